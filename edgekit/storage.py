@@ -1,0 +1,104 @@
+"""Records on disk: loading and validating at the boundary, the published schema, and writes that leave no half file."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from edgekit import records
+from edgekit.errors import EdgekitError
+
+T = TypeVar("T")
+
+MAX_RECORD_BYTES = 256 * 2**20
+"""Records come from strangers; the largest honest one (a thorough run with per-token times) is under 20 MB."""
+
+
+@cache
+def _adapter(record_type: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(record_type)
+
+
+def to_json(record: object, *, indent: int | None = 2) -> str:
+    """JSON text of a record. Raises ValueError on NaN or infinity: they never reach a file."""
+    plain = _adapter(type(record)).dump_python(record, mode="json")
+    return json.dumps(plain, indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def from_json(text: str | bytes, record_type: type[T], *, origin: str) -> T:
+    """The validated record in `text`; unknown versions, kinds and fields are refused by name.
+
+    Raises EdgekitError that names `origin` and the first offending field.
+    """
+    try:
+        return _adapter(record_type).validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "top level"
+        raise EdgekitError(
+            f"not a valid {record_type.__name__.lower()} record at `{where}` ({first['msg'].lower()}): `{origin}`",
+            hint="edgekit writes these files itself: `edgekit schema` prints what it reads and writes",
+        ) from None
+
+
+def load_record(path: Path, record_type: type[T]) -> T:
+    """Read one record file. Raises EdgekitError when it is missing, too large, or not that record."""
+    try:
+        if path.stat().st_size > MAX_RECORD_BYTES:
+            raise EdgekitError(f"record file is larger than 256 MiB: `{path}`", hint="is this a model file?")
+        text = path.read_bytes()
+    except OSError as error:
+        raise EdgekitError(f"cannot read record ({(error.strerror or 'unreadable').lower()}): `{path}`") from None
+    return from_json(text, record_type, origin=str(path))
+
+
+def write_record(path: Path, record: object) -> None:
+    """Write `record` as JSON, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(to_json(record) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its name when the block ends well and vanishes otherwise, Ctrl-C included."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".partial")
+    except OSError as error:
+        raise EdgekitError(
+            f"cannot write ({(error.strerror or 'not writable').lower()}): `{path}`",
+            hint="choose a writable place with `--out`",
+        ) from None
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise EdgekitError(f"cannot write ({(error.strerror or 'failed').lower()}): `{path}`") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def report_schema() -> dict[str, Any]:
+    """JSON Schema of the report file, as `edgekit schema` prints it."""
+    schema = _adapter(records.Report).json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edgekit release gate report", **schema}
+
+
+__all__ = ["from_json", "load_record", "replacing", "report_schema", "to_json", "write_record"]
