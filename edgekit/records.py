@@ -46,7 +46,9 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unknown:
-    """Not known, and why: a value with a reason, never `None`-means-fine. `settle` is the command or act that would settle it."""
+    """Not known, and why: a value with a reason, never `None`-means-fine. `settle` is the command or act that would
+    settle it.
+    """
 
     reason: str
     settle: str = ""
@@ -65,7 +67,9 @@ def exact(value: float, basis: Basis, note: str = "") -> Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorInfo:
-    """One tensor of a model file. `type` is ggml's name in lower case (`q4_0`, `f32`); `shape` is ggml's order (row length first)."""
+    """One tensor of a model file. `type` is ggml's name in lower case (`q4_0`, `f32`); `shape` is ggml's order (row
+    length first).
+    """
 
     name: str
     type: str
@@ -79,7 +83,8 @@ class Header:
     """What a model file says about itself, read without touching weights.
 
     Per-layer fields are tuples of length `layers`. `tensors` lists every tensor over all shards. `quant` is the
-    file's own label in llama.cpp's words, lower case (`q4_0`, `q4_k_m`), from `general.file_type` or the commonest type.
+    file's own label in llama.cpp's words, lower case (`q4_0`, `q4_k_m`), from `general.file_type` or the commonest
+    type.
     """
 
     kind: Literal["header"] = "header"
@@ -116,7 +121,9 @@ class Header:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """The file (or files) that would ship. `sha256` covers every shard's bytes in order; empty when only the header was read (`fit`)."""
+    """The file (or files) that would ship. `sha256` covers every shard's bytes in order; empty when only the header
+    was read (`fit`).
+    """
 
     kind: Literal["artifact"] = "artifact"
     version: Literal[1] = 1
@@ -150,7 +157,9 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What a measurement runs. Tests are named as llama-bench names them: `pp512`, `tg128`, and `tg16@d4096` at a depth."""
+    """What a measurement runs. Tests are named as llama-bench names them: `pp512`, `tg128`, and `tg16@d4096` at a
+    depth.
+    """
 
     settings: Settings = Settings()
     prompt_tokens: tuple[int, ...] = (512,)
@@ -347,7 +356,8 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPeak:
-    """Peaks of one worker process in bytes, its baseline before the load already taken off `unevictable` and `working_set`.
+    """Peaks of one worker process in bytes, its baseline before the load already taken off `unevictable` and
+    `working_set`.
 
     `unevictable` = anonymous + swap. `working_set` = unevictable + mapped pages read on every token, with how that was
     found in `working_set_method`. `None` where the OS does not tell.
@@ -380,7 +390,9 @@ class EnergyReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """Something the user should know. `fault` = the run broke or a figure is refused; `warning` = doubt; `note` = circumstance."""
+    """Something the user should know. `fault` = the run broke or a figure is refused; `warning` = doubt; `note` =
+    circumstance.
+    """
 
     level: Literal["fault", "warning", "note"]
     code: str
@@ -390,7 +402,9 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noise:
-    """The host's quiet before and during the run. `contaminated` lists the tests whose samples fail the checks of design §4."""
+    """The host's quiet before and during the run. `contaminated` lists the tests whose samples fail the checks of
+    design §4.
+    """
 
     idle_cpu_before: float | None
     """Fraction of all CPUs busy with others' work just before the run."""
@@ -472,7 +486,9 @@ class DepthPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Projection:
-    """Speed of an artifact on a device not at hand. `method` says in a sentence how; `anchors` names the runs behind it."""
+    """Speed of an artifact on a device not at hand. `method` says in a sentence how; `anchors` names the runs behind
+    it.
+    """
 
     kind: Literal["projection"] = "projection"
     version: Literal[1] = 1

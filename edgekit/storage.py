@@ -23,13 +23,14 @@ MAX_RECORD_BYTES = 256 * 2**20
 
 
 @cache
-def _adapter(record_type: type[T]) -> TypeAdapter[T]:
+def _adapter(record_type: Any) -> TypeAdapter[Any]:  # building one takes tens of milliseconds
     return TypeAdapter(record_type)
 
 
 def to_json(record: object, *, indent: int | None = 2) -> str:
     """JSON text of a record. Raises ValueError on NaN or infinity: they never reach a file."""
-    plain = _adapter(type(record)).dump_python(record, mode="json")
+    kind: Any = type(record)
+    plain = _adapter(kind).dump_python(record, mode="json")
     return json.dumps(plain, indent=indent, ensure_ascii=False, allow_nan=False)
 
 
@@ -39,7 +40,8 @@ def from_json(text: str | bytes, record_type: type[T], *, origin: str) -> T:
     Raises EdgekitError that names `origin` and the first offending field.
     """
     try:
-        return _adapter(record_type).validate_json(text)
+        kind: Any = record_type
+        record: T = _adapter(kind).validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "top level"
@@ -47,6 +49,7 @@ def from_json(text: str | bytes, record_type: type[T], *, origin: str) -> T:
             f"not a valid {record_type.__name__.lower()} record at `{where}` ({first['msg'].lower()}): `{origin}`",
             hint="edgekit writes these files itself: `edgekit schema` prints what it reads and writes",
         ) from None
+    return record
 
 
 def load_record(path: Path, record_type: type[T]) -> T:
@@ -68,7 +71,9 @@ def write_record(path: Path, record: object) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name when the block ends well and vanishes otherwise, Ctrl-C included."""
+    """A temporary path beside `path` that takes its name when the block ends well and vanishes otherwise, Ctrl-C
+    included.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".partial")
