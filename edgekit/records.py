@@ -257,7 +257,7 @@ class Gates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """A target profile. A `class` profile stands for a population (`members`: the anchored devices judged one by one)."""
+    """A target profile. A `class` profile stands for a population; its `members` are judged one by one."""
 
     name: str
     title: str
@@ -562,7 +562,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One gate, judged. `margin` is how far the value clears (+) or misses (−) the limit, as a fraction of the limit."""
+    """One gate, judged. `margin`: how far the value clears (+) or misses (−) the limit, as a fraction of it."""
 
     metric: str
     title: str
