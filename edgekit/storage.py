@@ -54,13 +54,17 @@ def from_json(text: str | bytes, record_type: type[T], *, origin: str) -> T:
 
 def load_record(path: Path, record_type: type[T]) -> T:
     """Read one record file. Raises EdgekitError when it is missing, too large, or not that record."""
+    return from_json(read_bounded(path), record_type, origin=str(path))
+
+
+def read_bounded(path: Path) -> bytes:
+    """The bytes of a record file. Raises EdgekitError when it is missing, unreadable or implausibly large."""
     try:
         if path.stat().st_size > MAX_RECORD_BYTES:
             raise EdgekitError(f"record file is larger than 256 MiB: `{path}`", hint="is this a model file?")
-        text = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise EdgekitError(f"cannot read record ({(error.strerror or 'unreadable').lower()}): `{path}`") from None
-    return from_json(text, record_type, origin=str(path))
 
 
 def write_record(path: Path, record: object) -> None:
@@ -106,4 +110,4 @@ def report_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edgekit release gate report", **schema}
 
 
-__all__ = ["from_json", "load_record", "replacing", "report_schema", "to_json", "write_record"]
+__all__ = ["from_json", "load_record", "read_bounded", "replacing", "report_schema", "to_json", "write_record"]

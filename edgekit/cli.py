@@ -1,0 +1,282 @@
+"""The command line: parse, call one function of the pipeline, print, return an exit code.
+
+Nothing heavy is imported at the top: `edgekit --help` must answer at once, so each verb imports what it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekit import __version__
+from edgekit.errors import EdgekitError, ExitCode
+
+app = typer.Typer(
+    help="Tells whether a distilled language model may ship to an edge device.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+devices_app = typer.Typer(help="List, show, check and anchor device profiles.", rich_markup_mode=None)
+app.add_typer(devices_app, name="devices")
+
+DeviceOption = Annotated[
+    list[str], typer.Option("--device", "-d", help="Profile name or a path to your own .toml; may be repeated.")
+]
+OneDeviceOption = Annotated[str, typer.Option("--device", "-d", help="Profile name or a path to your own .toml.")]
+GatesOption = Annotated[
+    Path | None, typer.Option("--gates", help="Judge by this gates file instead of the profile's [gates].")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+ContextOption = Annotated[int | None, typer.Option("--context", min=1, help="Context in tokens.")]
+BatchOption = Annotated[int | None, typer.Option("--batch", min=1, help="Batch in tokens.")]
+UbatchOption = Annotated[int | None, typer.Option("--ubatch", min=1, help="Micro-batch in tokens.")]
+KvOption = Annotated[str | None, typer.Option("--kv-type", help="KV cache type: f16, q8_0 or q4_0.")]
+FlashOption = Annotated[str | None, typer.Option("--flash-attention", help="auto, on or off.")]
+MmapOption = Annotated[bool | None, typer.Option("--mmap/--no-mmap", help="Map the weights, or read them in.")]
+RepackOption = Annotated[bool | None, typer.Option("--repack/--no-repack", help="Repack weights for the kernels.")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", "-t", min=1, help="Default: the big cores.")]
+RowsOption = Annotated[int | None, typer.Option("--output-rows", min=0, help="Rows of logits; 0: llama.cpp's default.")]
+
+
+@app.command()
+def bench(
+    model: Annotated[
+        Path | None, typer.Argument(help="GGUF file. Without it: the device's reference student as a stand-in.")
+    ] = None,
+    device: DeviceOption = [],  # noqa: B006 - typer reads the default, nobody mutates it
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the results.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Ten of pp128/tg32: a third of the time, wider.")] = False,
+    thorough: Annotated[bool, typer.Option("--thorough", help="More prompt lengths and depths.")] = False,
+    sustained: Annotated[str, typer.Option("--sustained", help="Also decode this long, e.g. 10m.")] = "",
+    gates: GatesOption = None,
+    context: ContextOption = None,
+    batch: BatchOption = None,
+    ubatch: UbatchOption = None,
+    kv_type: KvOption = None,
+    flash_attention: FlashOption = None,
+    mmap: MmapOption = None,
+    repack: RepackOption = None,
+    threads: ThreadsOption = None,
+    output_rows: RowsOption = None,
+    timeout: Annotated[str, typer.Option("--timeout", help="Give a worker up after this long.")] = "30m",
+    json: JsonOption = False,
+    junit: Annotated[Path | None, typer.Option("--junit", help="Also write JUnit XML here.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Also write Markdown here.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write the HTML page here.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and how long.")] = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Measure MODEL here, project it to the devices, judge it and write the release gate report."""
+    from edgekit import cli_support as support
+    from edgekit import pipeline
+
+    overrides = support.overrides(
+        context, batch, ubatch, kv_type, flash_attention, mmap, repack, threads, output_rows
+    )
+    workload = support.workload(quick=quick, thorough=thorough, sustained=sustained, timeout=timeout)
+    support.require_devices(device)
+    loaded_gates = support.gates(gates)
+    if dry_run:
+        return support.print_plan(model, device, workload, overrides)
+    places = support.Places.prepare(out, junit=junit, markdown=markdown, html=html)
+    with support.progress(quiet=quiet) as progress:
+        reports = pipeline.bench(
+            model, device, workload=workload, overrides=overrides, gates=loaded_gates, progress=progress
+        )
+    support.show(reports, places.write(reports), as_json=json)
+    return pipeline.overall(reports)
+
+
+@app.command()
+def fit(
+    model: Annotated[Path, typer.Argument(help="GGUF file; only its header is read.")],
+    device: OneDeviceOption,
+    gates: GatesOption = None,
+    context: ContextOption = None,
+    batch: BatchOption = None,
+    ubatch: UbatchOption = None,
+    kv_type: KvOption = None,
+    flash_attention: FlashOption = None,
+    mmap: MmapOption = None,
+    repack: RepackOption = None,
+    threads: ThreadsOption = None,
+    output_rows: RowsOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Say from the header alone whether MODEL fits the device's memory, and how fast it should run there.
+
+    The exit code answers for memory; projected speed is shown but not judged. `--gates FILE` judges by that file.
+    """
+    from edgekit import cli_support as support
+    from edgekit import pipeline
+
+    overrides = support.overrides(context, batch, ubatch, kv_type, flash_attention, mmap, repack, threads, output_rows)
+    answer = pipeline.fit(model, device, overrides=overrides, gates=support.gates(gates))
+    support.show_fit(answer, as_json=json)
+    return answer.exit_code
+
+
+@app.command()
+def gate(
+    evidence: Annotated[Path, typer.Argument(help="An `evidence.json` or `report.json` that bench wrote.")],
+    device: DeviceOption = [],  # noqa: B006
+    gates: GatesOption = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the reports into this folder.")] = None,
+    json: JsonOption = False,
+    junit: Annotated[Path | None, typer.Option("--junit", help="Also write JUnit XML here.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Also write Markdown here.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write the HTML page here.")] = None,
+) -> int:
+    """Judge recorded evidence again, with other gates or for another device; needs no model."""
+    from edgekit import cli_support as support
+    from edgekit import pipeline
+
+    support.require_devices(device)
+    loaded_gates = support.gates(gates)
+    places = support.Places.prepare(out, junit=junit, markdown=markdown, html=html, wanted=out is not None)
+    reports = pipeline.regate(support.load_evidence(evidence), device, loaded_gates)
+    support.show(reports, places.write(reports), as_json=json)
+    return pipeline.overall(reports)
+
+
+@app.command()
+def audit(
+    claims: Annotated[list[Path], typer.Argument(help="TOML files of claims.")],
+    json: JsonOption = False,
+) -> int:
+    """Say for each claimed speed, memory and battery life whether physics allows it, with the arithmetic."""
+    from edgekit import cli_support as support
+    from edgekit.claims import audit as audit_claims
+
+    return support.show_audit([result for path in claims for result in audit_claims(path)], as_json=json)
+
+
+@app.command()
+def standin(
+    shape: Annotated[str, typer.Argument(help="A reference shape, or the path of a SHAPE.toml.")],
+    type: Annotated[str, typer.Option("--type", help="q4_0, q4_k_m, q6_k, q8_0 or f16.")] = "q4_0",  # noqa: A002
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Write a stand-in: a model of SHAPE with random weights, of true size, memory and speed and no quality."""
+    from edgekit import cli_support as support
+
+    return support.write_stand_in(shape, type, out, force=force, quiet=quiet)
+
+
+@app.command()
+def schema() -> int:
+    """Print the JSON Schema of the report."""
+    import json as json_module
+
+    from edgekit.storage import report_schema
+
+    typer.echo(json_module.dumps(report_schema(), indent=2))
+    return ExitCode.PASS
+
+
+@devices_app.callback(invoke_without_command=True)
+def devices(context: typer.Context, json: JsonOption = False) -> int:
+    """List the device profiles."""
+    if context.invoked_subcommand:
+        return ExitCode.PASS
+    from edgekit import cli_support as support
+
+    return support.list_devices(as_json=json)
+
+
+@devices_app.command("show")
+def devices_show(
+    name: Annotated[str, typer.Argument(help="Profile name or path.")],
+    json: JsonOption = False,
+) -> int:
+    """Show a profile with the source of every number."""
+    from edgekit import cli_support as support
+
+    return support.show_device(name, as_json=json)
+
+
+@devices_app.command("check")
+def devices_check(file: Annotated[Path, typer.Argument(help="Your profile, a .toml.")]) -> int:
+    """Check a profile file: keys, units, sources, gates."""
+    from edgekit.devices import check_device
+
+    device = check_device(file)
+    typer.echo(f"ok: {device.title} ({device.name}), {len(device.anchors)} anchors, {len(device.gates.gates)} gates")
+    return ExitCode.PASS
+
+
+@devices_app.command("anchor")
+def devices_anchor(
+    name: Annotated[str, typer.Argument(help="Profile name or path the runs belong to.")],
+    results: Annotated[Path, typer.Argument(help="llama-bench output (`-o json` or `-o jsonl`) from that device.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Profile to write; default ./NAME.toml.")] = None,
+    model: Annotated[Path | None, typer.Option("--model", help="The GGUF that was run: exact bytes per token.")] = None,
+) -> int:
+    """Turn real llama-bench runs into anchors, so that the profile projects from your own device."""
+    from edgekit import cli_support as support
+
+    return support.add_anchors(name, results, out, model)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"edgekit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Tells whether a distilled language model may ship to an edge device.
+
+    Exit codes: 0 pass, 1 fail, 2 usage or bad input, 3 unknown, 4 the run broke, 130 interrupted.
+    """
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; every failure is one `error:` line with a hint."""
+    try:
+        code = app(args=arguments, prog_name="edgekit", standalone_mode=False)
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("error: interrupted", file=sys.stderr)  # noqa: T201
+        return ExitCode.INTERRUPTED
+    except EdgekitError as error:
+        return _say(error.message, error.hint, error.code)
+    except typer.TyperException as error:
+        return _say(_one_line(error.format_message()), "see `edgekit --help`", ExitCode.USAGE)
+    except BrokenPipeError:  # `edgekit … | head` closed our stdout; nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.BROKE
+    except Exception as error:
+        if os.environ.get("EDGEKIT_TRACEBACK"):
+            raise
+        message = f"edgekit itself failed ({type(error).__name__}: {_one_line(str(error))})"
+        return _say(message, "a bug: please report it with the output of EDGEKIT_TRACEBACK=1", ExitCode.BROKE)
+    return int(code or 0)
+
+
+def _one_line(text: str) -> str:
+    """A library's message in our style: one line, lower-case start, no final period."""
+    line = " ".join(text.split()).rstrip(".")
+    return line[:1].lower() + line[1:]
+
+
+def _say(message: str, hint: str, code: ExitCode) -> int:
+    print(f"error: {message}", file=sys.stderr)  # noqa: T201
+    if hint:
+        print(f"\nhint: {hint}", file=sys.stderr)  # noqa: T201
+    return code

@@ -1,0 +1,179 @@
+"""What the verbs of `cli` share: reading options, places for results, progress, and printing. Loaded by verbs only."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from edgekit.errors import EdgekitError
+from edgekit.gates import load_gates
+from edgekit.pipeline import Overrides
+from edgekit.progress import Progress, silent
+from edgekit.records import Evidence, Gates, Report, Workload
+from edgekit.storage import from_json, read_bounded, replacing, to_json, write_record
+
+REPORT_FILES = {"html": "report.html", "markdown": "report.md", "junit": "junit.xml"}
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
+_SECONDS = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+def seconds(text: str, option: str) -> float:
+    """`90`, `90s`, `10m`, `1.5h` → seconds. Raises EdgekitError naming the option."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise EdgekitError(f"not a duration for `{option}`: `{text[:40]}`", hint="write it as `90s`, `10m` or `1h`")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def workload(*, quick: bool, thorough: bool, sustained: str, timeout: str) -> Workload:
+    """The preset the flags name, with its durations."""
+    from dataclasses import replace
+
+    from edgekit.bench import PRESETS
+
+    if quick and thorough:
+        raise EdgekitError("choose one of `--quick` and `--thorough`")
+    preset = PRESETS["quick" if quick else "thorough" if thorough else "default"]
+    return replace(
+        preset,
+        sustained_s=seconds(sustained, "--sustained") if sustained else 0.0,
+        timeout_s=seconds(timeout, "--timeout"),
+    )
+
+
+def require_devices(names: Sequence[str]) -> None:
+    """Without a device there is nothing to judge by."""
+    if not names:
+        raise EdgekitError("no device named", hint="add `--device smartphone`; `edgekit devices` lists the profiles")
+
+
+def gates(path: Path | None) -> Gates | None:
+    """The gates file of `--gates`, if any."""
+    return load_gates(path) if path else None
+
+
+def load_evidence(path: Path) -> Evidence:
+    """Evidence from its own file or from within a report."""
+    text = read_bounded(path)
+    if b'"kind": "report"' in text[:200]:
+        return from_json(text, Report, origin=str(path)).evidence
+    return from_json(text, Evidence, origin=str(path))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where the reports go. Prepared before the work, so that an unwritable folder costs no measurement."""
+
+    folder: Path | None
+    extra: tuple[tuple[str, Path], ...]
+
+    @staticmethod
+    def prepare(
+        out: Path | None, *, junit: Path | None, markdown: Path | None, html: Path | None, wanted: bool = True
+    ) -> Places:
+        """Create the folder; refuse one that already holds a report, so that nothing is overwritten silently."""
+        folder = (out or Path("edgekit-results")) if wanted else None
+        extra = tuple((k, p) for k, p in (("junit", junit), ("markdown", markdown), ("html", html)) if p)
+        for place in [folder, *(path.parent for _, path in extra)]:
+            if place is not None:
+                with replacing(place / "report.json.probe") as probe:
+                    probe.write_text("")
+                (place / "report.json.probe").unlink()
+        if out and (out / "report.json").exists():
+            raise EdgekitError(f"a report is already there: `{out}`", hint="choose another folder with `--out`")
+        return Places(folder=folder, extra=extra)
+
+    def write(self, reports: Sequence[Report]) -> list[Path]:
+        """Write every format of every report; returns the folders."""
+        from edgekit.report import render
+
+        for kind, path in self.extra:
+            for number, report in enumerate(reports):
+                target = path if number == 0 else path.with_stem(f"{path.stem}-{report.verdicts[0].device}")
+                with replacing(target) as temporary:
+                    temporary.write_text(render(report, kind), encoding="utf-8")
+        if self.folder is None:
+            return []
+        return [self._write_folder(report, alone=len(reports) == 1) for report in reports]
+
+    def _write_folder(self, report: Report, *, alone: bool) -> Path:
+        from edgekit.report import render
+
+        folder = _folder_of(report, self.folder or Path(), alone=alone)
+        write_record(folder / "evidence.json", report.evidence)
+        write_record(folder / "report.json", report)
+        for kind, name in REPORT_FILES.items():
+            with replacing(folder / name) as temporary:
+                temporary.write_text(render(report, kind), encoding="utf-8")
+        return folder
+
+
+def _folder_of(report: Report, base: Path, *, alone: bool) -> Path:
+    device = report.verdicts[0].device
+    if base.name != "edgekit-results":
+        return base if alone else base / device
+    artifact = re.sub(r"[^\w.-]+", "_", Path(report.evidence.artifact.path).stem)[:60]
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    return base / f"{stamp}-{artifact}-{device}"
+
+
+def show(reports: Sequence[Report], folders: Sequence[Path], *, as_json: bool) -> None:
+    """The reports on stdout; where they were written on stderr."""
+    if as_json:
+        for report in reports:  # one JSON document a line when there are several, as llama-bench's jsonl
+            print(to_json(report, indent=2 if len(reports) == 1 else None))  # noqa: T201
+    else:
+        from rich.console import Console
+
+        from edgekit.report import print_terminal
+
+        for report in reports:
+            print_terminal(report, Console())
+    for folder in folders:
+        print(f"report: {folder / 'report.html'}", file=sys.stderr)  # noqa: T201
+
+
+@contextmanager
+def progress(*, quiet: bool) -> Iterator[Progress]:
+    """Progress on stderr: a bar on a terminal, a line per stage in a log, nothing when quiet."""
+    if quiet:
+        yield silent
+        return
+    if not sys.stderr.isatty():
+        yield _StageLines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description:<24}"), BarColumn(), TextColumn("{task.fields[detail]}"))
+    with Bars(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bars:
+        yield _StageBars(bars, bars.add_task("starting", total=None, detail=""))
+
+
+class _StageLines:
+    """One line when a stage begins: what a CI log wants."""
+
+    def __init__(self) -> None:
+        self.stage = ""
+
+    def __call__(self, stage: str, done: float, total: float, detail: str = "") -> None:
+        if stage != self.stage:
+            self.stage = stage
+            print(f"{stage} …", file=sys.stderr, flush=True)  # noqa: T201
+
+
+class _StageBars:
+    """One bar that takes the name of the stage at work."""
+
+    def __init__(self, bars: object, task: object) -> None:
+        self.bars, self.task = bars, task
+
+    def __call__(self, stage: str, done: float, total: float, detail: str = "") -> None:
+        self.bars.update(self.task, description=stage, completed=done, total=total or None, detail=detail)  # type: ignore[attr-defined]

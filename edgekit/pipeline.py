@@ -1,0 +1,162 @@
+"""The main path: model file → header → measurement here → projection to each device → verdict → report.
+
+Read this first. Every step leaves a record (`edgekit.records`), and every later step can start from a record on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from edgekit import __version__
+from edgekit.devices import load_device
+from edgekit.energy import estimate_battery
+from edgekit.errors import EdgekitError, ExitCode
+from edgekit.gate import exit_code, judge
+from edgekit.header import read_header
+from edgekit.memory import predict_memory
+from edgekit.progress import Progress, silent
+from edgekit.projection import project_to
+from edgekit.records import (
+    Artifact,
+    Case,
+    Device,
+    Evidence,
+    Gates,
+    Header,
+    Measurement,
+    MemoryBreakdown,
+    Report,
+    Settings,
+    Unknown,
+    Workload,
+)
+from edgekit.shapes import cached_stand_in
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrides:
+    """Settings the user asked for in place of the profile's judged configuration; `None` keeps the profile's."""
+
+    context_tokens: int | None = None
+    batch_tokens: int | None = None
+    ubatch_tokens: int | None = None
+    kv_type: str | None = None
+    flash_attention: str | None = None
+    mmap: bool | None = None
+    repack: bool | None = None
+    threads: int | None = None
+    output_rows: int | None = None
+
+    def applied_to(self, settings: Settings) -> Settings:
+        changed = {name: getattr(self, name) for name in self.__slots__ if getattr(self, name) is not None}
+        return replace(settings, **changed)
+
+
+def bench(
+    model: Path | None,
+    devices: Sequence[str],
+    *,
+    workload: Workload,
+    overrides: Overrides | None = None,
+    gates: Gates | None = None,
+    progress: Progress = silent,
+) -> list[Report]:
+    """Measure `model` (or each device's reference student) here, project it to every device and judge it there.
+
+    One report per named device. A run that breaks is part of its report (exit code 4), not an exception; raises
+    EdgekitError for input that cannot be benched at all.
+    """
+    from edgekit.bench import hash_artifact, measure
+
+    overrides = overrides or Overrides()
+    measured: dict[tuple[Path, Settings], tuple[Artifact, Measurement]] = {}
+    reports = []
+    for device in [load_device(name) for name in devices]:
+        path = model or cached_stand_in(device.reference_student, "q4_0", progress=progress)
+        header = read_header(path)
+        # the profile's thread count belongs to its cores: this host runs on its own big cores unless told otherwise
+        here = overrides.applied_to(replace(device.settings, threads=0))
+        if (path, here) not in measured:
+            artifact = hash_artifact(path, header)
+            measured[path, here] = artifact, measure(artifact, replace(workload, settings=here), progress=progress)
+        artifact, measurement = measured[path, here]
+        evidence = gather(artifact, device, overrides=overrides, measurement=measurement)
+        reports.append(conclude(evidence, device, gates))
+    return reports
+
+
+def fit(
+    model: Path, device: Device, *, overrides: Overrides | None = None, gates: Gates | None = None
+) -> tuple[Evidence, Report]:
+    """Memory and speed of `model` on `device` from its header alone: no weights read, nothing run."""
+    header = read_header(model)
+    evidence = gather(Artifact(path=str(model), header=header), device, overrides=overrides or Overrides())
+    return evidence, conclude(evidence, device, gates)
+
+
+def gather(
+    artifact: Artifact, device: Device, *, overrides: Overrides, measurement: Measurement | None = None
+) -> Evidence:
+    """Everything the gate may know: a case per anchored device of a class, or one for a concrete device."""
+    targets = [load_device(name) for name in device.members] or [device]
+    return Evidence(
+        edgekit_version=__version__,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        artifact=artifact,
+        cases=tuple(case_of(artifact.header, target, overrides) for target in targets),
+        measurement=measurement,
+    )
+
+
+def case_of(header: Header, device: Device, overrides: Overrides) -> Case:
+    """What is known of `header` on `device` without running it there."""
+    settings = overrides.applied_to(device.settings)
+    projection = project_to(device, header, settings)
+    return Case(
+        device=device.name,
+        device_title=device.title,
+        device_sha256=device.sha256,
+        settings=settings,
+        memory=_memory_or_reason(header, settings, device.isa),
+        projection=projection,
+        battery=estimate_battery(device, projection),
+    )
+
+
+def _memory_or_reason(header: Header, settings: Settings, isa: str) -> MemoryBreakdown | Unknown:
+    try:
+        return predict_memory(header, settings, isa)
+    except EdgekitError as error:
+        return Unknown(reason=error.message, settle=error.hint)
+
+
+def conclude(evidence: Evidence, device: Device, gates: Gates | None = None) -> Report:
+    """Judge the evidence for one device."""
+    verdict = judge(evidence, device, gates)
+    return Report(evidence=evidence, verdicts=(verdict,), exit_code=exit_code((verdict,), broke=broke(evidence)))
+
+
+def broke(evidence: Evidence) -> bool:
+    """The run itself failed: the worker died, or a figure had to be refused as a measuring fault."""
+    measurement = evidence.measurement
+    return measurement is not None and any(finding.level == "fault" for finding in measurement.findings)
+
+
+def regate(evidence: Evidence, device: Device, gates: Gates | None = None) -> Report:
+    """Judge recorded evidence again, without the model. Cases of a device it was not gathered for come from the header."""
+    wanted = set(device.members) or {device.name}
+    if wanted != {case.device for case in evidence.cases}:
+        cases = gather(evidence.artifact, device, overrides=Overrides()).cases
+        evidence = replace(evidence, cases=cases)
+    return conclude(evidence, device, gates)
+
+
+def overall(reports: Sequence[Report]) -> ExitCode:
+    """The exit code over several devices: 4 > 1 > 3 > 0."""
+    return exit_code(
+        tuple(verdict for report in reports for verdict in report.verdicts),
+        broke=any(broke(report.evidence) for report in reports),
+    )
