@@ -77,9 +77,7 @@ def bench(
     from edgekit import cli_support as support
     from edgekit import pipeline
 
-    overrides = support.overrides(
-        context, batch, ubatch, kv_type, flash_attention, mmap, repack, threads, output_rows
-    )
+    overrides = support.overrides(context, batch, ubatch, kv_type, flash_attention, mmap, repack, threads, output_rows)
     workload = support.workload(quick=quick, thorough=thorough, sustained=sustained, timeout=timeout)
     support.require_devices(device)
     loaded_gates = support.gates(gates)

@@ -17,6 +17,7 @@ from edgekit.progress import Progress, silent
 from edgekit.records import Evidence, Gates, Report, Workload
 from edgekit.storage import from_json, read_bounded, replacing, to_json, write_record
 
+RESULTS = "edgekit-results"
 REPORT_FILES = {"html": "report.html", "markdown": "report.md", "junit": "junit.xml"}
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
@@ -68,26 +69,28 @@ def load_evidence(path: Path) -> Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """Where the reports go. Prepared before the work, so that an unwritable folder costs no measurement."""
+    """Where the reports go. Prepared before the work, so that an unwritable folder costs no measurement.
+
+    `folder` is the user's `--out`, or `None` for a dated folder under `./edgekit-results`; `wanted` is false for verbs
+    that write no folder unless asked.
+    """
 
     folder: Path | None
+    wanted: bool
     extra: tuple[tuple[str, Path], ...]
 
     @staticmethod
     def prepare(
         out: Path | None, *, junit: Path | None, markdown: Path | None, html: Path | None, wanted: bool = True
     ) -> Places:
-        """Create the folder; refuse one that already holds a report, so that nothing is overwritten silently."""
-        folder = (out or Path("edgekit-results")) if wanted else None
+        """Try every place; refuse a folder that already holds a report, so that nothing is overwritten silently."""
         extra = tuple((k, p) for k, p in (("junit", junit), ("markdown", markdown), ("html", html)) if p)
-        for place in [folder, *(path.parent for _, path in extra)]:
-            if place is not None:
-                with replacing(place / "report.json.probe") as probe:
-                    probe.write_text("")
-                (place / "report.json.probe").unlink()
-        if out and (out / "report.json").exists():
+        folders = [path.parent for _, path in extra] + ([out or Path(RESULTS)] if wanted else [])
+        for folder in folders:
+            ensure_writable(folder)
+        if out and any((folder / "report.json").exists() for folder in (out, *out.glob("*/"))):
             raise EdgekitError(f"a report is already there: `{out}`", hint="choose another folder with `--out`")
-        return Places(folder=folder, extra=extra)
+        return Places(folder=out, wanted=wanted, extra=extra)
 
     def write(self, reports: Sequence[Report]) -> list[Path]:
         """Write every format of every report; returns the folders."""
@@ -96,31 +99,39 @@ class Places:
         for kind, path in self.extra:
             for number, report in enumerate(reports):
                 target = path if number == 0 else path.with_stem(f"{path.stem}-{report.verdicts[0].device}")
-                with replacing(target) as temporary:
-                    temporary.write_text(render(report, kind), encoding="utf-8")
-        if self.folder is None:
-            return []
-        return [self._write_folder(report, alone=len(reports) == 1) for report in reports]
+                _write_text(target, render(report, kind))
+        return [self._write_folder(report, alone=len(reports) == 1) for report in reports] if self.wanted else []
 
     def _write_folder(self, report: Report, *, alone: bool) -> Path:
         from edgekit.report import render
 
-        folder = _folder_of(report, self.folder or Path(), alone=alone)
+        folder = self._folder_of(report, alone=alone)
         write_record(folder / "evidence.json", report.evidence)
         write_record(folder / "report.json", report)
         for kind, name in REPORT_FILES.items():
-            with replacing(folder / name) as temporary:
-                temporary.write_text(render(report, kind), encoding="utf-8")
+            _write_text(folder / name, render(report, kind))
         return folder
 
+    def _folder_of(self, report: Report, *, alone: bool) -> Path:
+        device = report.verdicts[0].device
+        if self.folder is not None:
+            return self.folder if alone else self.folder / device
+        artifact = re.sub(r"[^\w.-]+", "_", Path(report.evidence.artifact.path).stem)[:60]
+        stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+        return Path(RESULTS) / f"{stamp}-{artifact}-{device}"
 
-def _folder_of(report: Report, base: Path, *, alone: bool) -> Path:
-    device = report.verdicts[0].device
-    if base.name != "edgekit-results":
-        return base if alone else base / device
-    artifact = re.sub(r"[^\w.-]+", "_", Path(report.evidence.artifact.path).stem)[:60]
-    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    return base / f"{stamp}-{artifact}-{device}"
+
+def ensure_writable(folder: Path) -> None:
+    """Create `folder` and prove that a file can be written there."""
+    probe = folder / ".edgekit-probe"
+    with replacing(probe) as temporary:
+        temporary.write_text("")
+    probe.unlink()
+
+
+def _write_text(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def show(reports: Sequence[Report], folders: Sequence[Path], *, as_json: bool) -> None:

@@ -145,13 +145,18 @@ def broke(evidence: Evidence) -> bool:
     return measurement is not None and any(finding.level == "fault" for finding in measurement.findings)
 
 
-def regate(evidence: Evidence, device: Device, gates: Gates | None = None) -> Report:
-    """Judge recorded evidence again, without the model. Cases of a device it was not gathered for come from the header."""
-    wanted = set(device.members) or {device.name}
-    if wanted != {case.device for case in evidence.cases}:
-        cases = gather(evidence.artifact, device, overrides=Overrides()).cases
-        evidence = replace(evidence, cases=cases)
-    return conclude(evidence, device, gates)
+def regate(evidence: Evidence, devices: Sequence[str], gates: Gates | None = None) -> list[Report]:
+    """Judge recorded evidence again, without the model. A device it was not gathered for is projected from the header."""
+    reports = []
+    for device in [load_device(name) for name in devices]:
+        wanted = set(device.members) or {device.name}
+        known = tuple(case for case in evidence.cases if case.device in wanted)
+        if len(known) == len(wanted):
+            mine = replace(evidence, cases=known)
+        else:
+            mine = replace(evidence, cases=gather(evidence.artifact, device, overrides=Overrides()).cases)
+        reports.append(conclude(mine, device, gates))
+    return reports
 
 
 def overall(reports: Sequence[Report]) -> ExitCode:

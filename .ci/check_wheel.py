@@ -1,0 +1,34 @@
+"""Check that the wheel carries what a user needs, and works from outside the checkout."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+MUST_HOLD = ("edgekit/py.typed", "edgekit/data/shapes.toml", "edgekit/data/projection.json")
+
+
+def main(wheel: str) -> int:
+    checkout = Path(__file__).resolve().parent.parent
+    names = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {*MUST_HOLD, *(f"edgekit/data/devices/{file.name}" for file in (checkout / "devices").glob("*.toml"))}
+    missing = sorted(wanted - names)
+    if missing or not any(name.endswith("licenses/LICENSE") for name in names):
+        print(f"the wheel lacks: {', '.join(missing) or 'LICENSE'}")
+        return 1
+    with tempfile.TemporaryDirectory() as folder:
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", folder, wheel]
+        subprocess.run(pip, check=True)
+        script = (
+            f"import sys; sys.path.insert(0, {folder!r}); from edgekit.cli import main; sys.exit(main(['devices']))"
+        )
+        subprocess.run([sys.executable, "-c", script], check=True, cwd=folder, stdout=subprocess.DEVNULL)
+    print(f"wheel holds {len(names)} files, {len(wanted)} required ones among them, and lists its devices")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1]))
