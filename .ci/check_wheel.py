@@ -25,7 +25,7 @@ def main(wheel: str) -> int:
         script = (
             f"import sys; sys.path.insert(0, {folder!r}); from edgekit.cli import main; sys.exit(main(['devices']))"
         )
-        subprocess.run([sys.executable, "-c", script], check=True, cwd=folder, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, cwd=folder, stdout=subprocess.DEVNULL)
     print(f"wheel holds {len(names)} files, {len(wanted)} required ones among them, and lists its devices")
     return 0
 

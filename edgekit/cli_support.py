@@ -12,7 +12,6 @@ from pathlib import Path
 
 from edgekit.errors import EdgekitError
 from edgekit.gates import load_gates
-from edgekit.pipeline import Overrides
 from edgekit.progress import Progress, silent
 from edgekit.records import Evidence, Gates, Report, Workload
 from edgekit.storage import from_json, read_bounded, replacing, to_json, write_record

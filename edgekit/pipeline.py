@@ -146,7 +146,10 @@ def broke(evidence: Evidence) -> bool:
 
 
 def regate(evidence: Evidence, devices: Sequence[str], gates: Gates | None = None) -> list[Report]:
-    """Judge recorded evidence again, without the model. A device it was not gathered for is projected from the header."""
+    """Judge recorded evidence again, without the model.
+
+    A device the evidence was not gathered for is projected from the header that the evidence carries.
+    """
     reports = []
     for device in [load_device(name) for name in devices]:
         wanted = set(device.members) or {device.name}

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from edgekit import records
 from edgekit.errors import EdgekitError
@@ -24,7 +24,7 @@ MAX_RECORD_BYTES = 256 * 2**20
 
 @cache
 def _adapter(record_type: Any) -> TypeAdapter[Any]:  # building one takes tens of milliseconds
-    return TypeAdapter(record_type, config=ConfigDict(extra="forbid"))
+    return TypeAdapter(record_type)
 
 
 def to_json(record: object, *, indent: int | None = 2) -> str:
