@@ -22,9 +22,7 @@ def main(wheel: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", folder, wheel]
         subprocess.run(pip, check=True)
-        script = (
-            f"import sys; sys.path.insert(0, {folder!r}); from edgekit.cli import main; sys.exit(main(['devices']))"
-        )
+        lines = ("import sys", f"sys.path.insert(0, {folder!r})", "from edgekit.cli import main", "main(['devices'])")
         subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, cwd=folder, stdout=subprocess.DEVNULL)
     print(f"wheel holds {len(names)} files, {len(wanted)} required ones among them, and lists its devices")
     return 0

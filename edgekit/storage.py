@@ -7,11 +7,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from edgekit import records
 from edgekit.errors import EdgekitError
@@ -20,6 +21,11 @@ T = TypeVar("T")
 
 MAX_RECORD_BYTES = 256 * 2**20
 """Records come from strangers; the largest honest one (a thorough run with per-token times) is under 20 MB."""
+
+
+# records stay plain dataclasses; at this boundary an unknown field is an error and not ignored
+for _record in filter(is_dataclass, vars(records).values()):
+    _record.__pydantic_config__ = ConfigDict(extra="forbid")
 
 
 @cache
