@@ -25,7 +25,7 @@ MAX_RECORD_BYTES = 256 * 2**20
 
 # records stay plain dataclasses; at this boundary an unknown field is an error and not ignored
 for _record in filter(is_dataclass, vars(records).values()):
-    _record.__pydantic_config__ = ConfigDict(extra="forbid")
+    _record.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[union-attr]
 
 
 @cache
