@@ -1,0 +1,344 @@
+"""The release gate: evidence × gates → verdict (design §3).
+
+A check passes only when its whole range clears the limit and fails only when the whole range misses it. Everything
+else, first of all what was not measured, is unknown: a wrong pass is the worst thing this program could print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, date, datetime
+
+from edgekit.errors import ExitCode
+from edgekit.metrics import METRICS, Metric, check_gate
+from edgekit.onsite import Subject
+from edgekit.records import (
+    BASES,
+    Case,
+    Check,
+    Device,
+    Estimate,
+    Evidence,
+    Figure,
+    Gate,
+    Gates,
+    Projection,
+    Settings,
+    Status,
+    Unknown,
+    Verdict,
+    Waiver,
+)
+from edgekit.remedies import advise
+from edgekit.units import format_number, format_percent
+
+__all__ = ["METRICS", "exit_code", "judge", "judge_figure"]
+
+
+def judge(
+    evidence: Evidence,
+    device: Device,
+    gates: Gates | None = None,
+    *,
+    members: Sequence[Device] | None = None,
+    today: date | None = None,
+) -> Verdict:
+    """The verdict on `evidence` for `device`, by `gates` or else by the profile's own.
+
+    A class profile with members is judged member by member, each by its own profile's gates unless `gates` is given;
+    `members` are loaded by name when not passed. `today` decides which waivers still hold (default: now, UTC). Raises
+    EdgekitError for a gate no figure could be judged by.
+    """
+    today = today or datetime.now(UTC).date()
+    if members is None:
+        members = _load_members(device)
+    if not members:
+        return _judge_device(evidence, device, gates or device.gates, today)
+    verdicts = tuple(_judge_device(evidence, member, gates or member.gates, today) for member in members)
+    status, reason = _class_outcome(verdicts)
+    used = gates or device.gates
+    return Verdict(
+        device=device.name,
+        device_title=device.title,
+        status=status,
+        reason=reason,
+        members=verdicts,
+        population=device.population,
+        gates_sha256=used.sha256,
+        gates_origin=used.origin,
+    )
+
+
+def exit_code(verdicts: Sequence[Verdict], *, broke: bool) -> ExitCode:
+    """One code over several devices: 4 (the run broke) > 1 (fail) > 3 (unknown, or nothing judged) > 0."""
+    if broke:
+        return ExitCode.BROKE
+    if any(verdict.status == "fail" for verdict in verdicts):
+        return ExitCode.FAIL
+    if not verdicts or any(verdict.status != "pass" for verdict in verdicts):
+        return ExitCode.UNKNOWN
+    return ExitCode.PASS
+
+
+def _load_members(device: Device) -> tuple[Device, ...]:
+    from edgekit.devices import load_device
+
+    return tuple(load_device(name) for name in device.members)
+
+
+# ---- one device ---------------------------------------------------------------------------------------------------
+
+
+def _judge_device(evidence: Evidence, device: Device, gates: Gates, today: date) -> Verdict:
+    subject = Subject(evidence=evidence, case=_case_for(evidence, device), device=device)
+    checks = tuple(_check(gate, subject, gates.waivers, today) for gate in gates.gates)
+    status, reason = _doubted(*_outcome(checks, today), evidence, gates)
+    conditions = _conditions(subject.case.settings, device.settings)
+    return Verdict(
+        device=device.name,
+        device_title=device.title,
+        status=status,
+        reason=f"{reason}; {conditions}" if conditions else reason,
+        checks=checks,
+        population=device.population,
+        gates_sha256=gates.sha256,
+        gates_origin=gates.origin,
+    )
+
+
+def _case_for(evidence: Evidence, device: Device) -> Case:
+    """The case of `device`, or one in which everything is unknown for a stated reason."""
+    found = [case for case in evidence.cases if case.device == device.name]
+    if not found:
+        return _empty_case(device, f"the evidence holds nothing about `{device.name}`")
+    if len(found) > 1:
+        return _empty_case(device, f"the evidence holds {len(found)} cases of `{device.name}`")
+    case = found[0]
+    if case.device_sha256 != device.sha256:
+        return _empty_case(device, "the evidence was computed from another version of this profile")
+    if case.settings.context_tokens < device.settings.context_tokens:
+        return _empty_case(
+            device,
+            f"the evidence is for a context of {case.settings.context_tokens} tokens and the profile asks for "
+            f"{device.settings.context_tokens}",
+        )
+    return case
+
+
+def _empty_case(device: Device, reason: str) -> Case:
+    unknown = Unknown(reason=reason, settle=f"edgekit bench MODEL --device {device.name}")
+    return Case(
+        device=device.name,
+        device_title=device.title,
+        device_sha256=device.sha256,
+        settings=device.settings,
+        memory=unknown,
+        projection=unknown,
+        battery=unknown,
+    )
+
+
+def _conditions(judged: Settings, profile: Settings) -> str:
+    """What must be shipped with the artifact for the verdict to hold, where it differs from the profile's workload."""
+    different = [
+        f"`{field.name}` {getattr(judged, field.name)} (profile: {getattr(profile, field.name)})"
+        for field in fields(Settings)
+        if getattr(judged, field.name) != getattr(profile, field.name)
+    ]
+    return "holds only when shipped with " + ", ".join(different) if different else ""
+
+
+# ---- one check ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ruling:
+    status: Status
+    reason: str
+    settle: str = ""
+
+
+def _check(gate: Gate, subject: Subject, waivers: tuple[Waiver, ...], today: date) -> Check:
+    metric = check_gate(gate)
+    figure = metric.function(subject)
+    ruling = _cautioned(judge_figure(figure, gate, metric), figure, gate, subject.case, metric)
+    waiver = _waiver_for(gate, waivers, today)
+    reason = ruling.reason
+    if waiver is not None and not _holds(waiver, today):
+        reason += f"; its waiver ended on `{waiver.until}` and does not count"
+    advice = advise(subject, metric, gate, figure, ruling.status)
+    return Check(
+        metric=gate.metric,
+        title=metric.title,
+        unit=metric.unit,
+        operating_point=metric.operating_point,
+        level=gate.level,
+        min=gate.min,
+        max=gate.max,
+        figure=figure,
+        status=ruling.status,
+        reason=reason,
+        margin=_margin(figure, gate),
+        physics=advice.physics,
+        remedy="; ".join(part for part in (advice.remedy, ruling.settle and f"to settle: {ruling.settle}") if part),
+        waiver=waiver,
+    )
+
+
+def judge_figure(figure: Figure, gate: Gate, metric: Metric) -> _Ruling:
+    """The bare rule: the whole range clears → pass, the whole range misses → fail, else unknown."""
+    if isinstance(figure, Unknown):
+        return _Ruling(status="unknown", reason=figure.reason, settle=figure.settle)
+    limit = _limit(gate)
+    sign = 1.0 if gate.min is not None else -1.0
+    worst, best = sorted((sign * figure.low, sign * figure.high))
+    shown = _range_text(figure, metric.unit)
+    bound = f"{'at least' if gate.min is not None else 'at most'} {format_number(limit, metric.unit)}"
+    if worst >= sign * limit:
+        return _Ruling(status="pass", reason=f"{shown} ({figure.basis}), {bound} asked")
+    if best < sign * limit:
+        return _Ruling(status="fail", reason=f"{shown} ({figure.basis}), {bound} asked")
+    lean = "pass" if sign * figure.value >= sign * limit else "fail"
+    return _Ruling(
+        status="unknown",
+        reason=f"{shown} ({figure.basis}) straddles the limit, {bound} asked; leans to {lean}",
+        settle=_settle(figure),
+    )
+
+
+def _settle(figure: Estimate) -> str:
+    if figure.basis in ("measured", "measured-here"):
+        return "measure again with more repetitions: `edgekit bench MODEL --thorough`"
+    return "run it on the device, or give the profile an anchor: `edgekit devices anchor NAME llama-bench.json`"
+
+
+def _cautioned(ruling: _Ruling, figure: Figure, gate: Gate, case: Case, metric: Metric) -> _Ruling:
+    """Take back a ruling whose figure is not strong enough to carry it."""
+    if isinstance(figure, Unknown):
+        return ruling
+    if gate.min_basis is not None and BASES.index(figure.basis) > BASES.index(gate.min_basis):
+        return _Ruling(
+            status="unknown",
+            reason=f"{ruling.reason}; the gate accepts only `{gate.min_basis}` figures",
+            settle="run it on the device itself" if gate.min_basis == "measured" else ruling.settle,
+        )
+    projection = case.projection if isinstance(case.projection, Projection) else None
+    if ruling.status != "pass" or projection is None or figure.basis not in ("projected", "estimated"):
+        return ruling
+    if not projection.calibrated:
+        return _Ruling(
+            status="unknown",
+            reason=f"{ruling.reason}; uncalibrated ({projection.devices_behind} devices behind the projection), "
+            "which cannot pass alone",
+            settle=_settle(figure),
+        )
+    bound = projection.bandwidth_bound
+    if metric.about == "decode" and isinstance(bound, Estimate) and figure.low > bound.high:
+        return _Ruling(
+            status="unknown",
+            reason=f"{ruling.reason}; the projection exceeds what the memory bandwidth allows",
+            settle=_settle(figure),
+        )
+    return ruling
+
+
+def _limit(gate: Gate) -> float:
+    limit = gate.min if gate.min is not None else gate.max
+    assert limit is not None, "check_gate has seen to it"
+    return limit
+
+
+def _margin(figure: Figure, gate: Gate) -> float | None:
+    """How far the value clears (+) or misses (−) the limit, as a fraction of the limit."""
+    limit = _limit(gate)
+    if isinstance(figure, Unknown) or limit == 0:
+        return None
+    return (figure.value - limit if gate.min is not None else limit - figure.value) / limit
+
+
+def _range_text(figure: Estimate, unit: str) -> str:
+    if figure.low == figure.high:
+        return format_number(figure.value, unit)
+    return f"{format_number(figure.low, unit)} to {format_number(figure.high, unit)}"
+
+
+# ---- from checks to a verdict -------------------------------------------------------------------------------------
+
+
+def _waiver_for(gate: Gate, waivers: tuple[Waiver, ...], today: date) -> Waiver | None:
+    """The waiver of this gate: one that still holds if there is one, else the last of the expired."""
+    named = sorted(
+        (one for one in waivers if one.metric == gate.metric), key=lambda one: (_holds(one, today), one.until)
+    )
+    return named[-1] if named else None
+
+
+def _holds(waiver: Waiver, today: date) -> bool:
+    try:
+        return today <= date.fromisoformat(waiver.until)
+    except ValueError:
+        return False  # an unreadable date excuses nothing
+
+
+def _outcome(checks: tuple[Check, ...], today: date) -> tuple[Status, str]:
+    required = [check for check in checks if check.level == "required"]
+    waived = [check for check in required if check.status != "pass" and check.waiver and _holds(check.waiver, today)]
+    counted = [check for check in required if check not in waived]
+    failing = [check for check in counted if check.status == "fail"]
+    open_ = [check for check in counted if check.status == "unknown"]
+    status: Status
+    if failing:
+        status, reason = "fail", f"{_of(failing, required)} not met: {_names(failing)}"
+    elif open_:
+        status, reason = "unknown", f"{_of(open_, required)} not known: {_names(open_)}"
+    elif not counted:
+        status, reason = "unknown", "no required check is left to pass" if required else "no required check to pass"
+    else:
+        status, reason = "pass", f"all {len(counted)} counted checks are met"
+    if failing and open_:
+        reason += f"; not known: {_names(open_)}"
+    for check in waived:
+        assert check.waiver is not None
+        reason += f"; waived until {check.waiver.until}: {check.title} ({check.status}; {check.waiver.reason})"
+    return status, reason
+
+
+def _of(some: Sequence[Check], all_: Sequence[Check]) -> str:
+    return f"{len(some)} of {len(all_)} required checks"
+
+
+def _names(checks: Sequence[Check]) -> str:
+    return ", ".join(
+        check.title + (f" ({format_percent(check.margin, signed=True)})" if check.margin is not None else "")
+        for check in checks
+    )
+
+
+def _doubted(status: Status, reason: str, evidence: Evidence, gates: Gates) -> tuple[Status, str]:
+    """A run that broke passes nothing, whatever the header promises: the artifact may not even load."""
+    for waiver in gates.waivers:
+        if waiver.metric not in {gate.metric for gate in gates.gates}:
+            reason += f"; a waiver names `{waiver.metric}`, which no gate asks for"
+    faults = (
+        [finding for finding in evidence.measurement.findings if finding.level == "fault"]
+        if (evidence.measurement)
+        else []
+    )
+    if not faults:
+        return status, reason
+    return ("unknown" if status == "pass" else status), f"the run broke ({faults[0].message}); {reason}"
+
+
+def _class_outcome(verdicts: tuple[Verdict, ...]) -> tuple[Status, str]:
+    passing = [verdict.device_title for verdict in verdicts if verdict.status == "pass"]
+    failing = [verdict.device_title for verdict in verdicts if verdict.status == "fail"]
+    if len(passing) == len(verdicts):
+        return "pass", f"all {len(verdicts)} devices of the class pass"
+    if len(failing) == len(verdicts):
+        return "fail", f"all {len(verdicts)} devices of the class fail"
+    return "unknown", (
+        f"of {len(verdicts)} devices {len(passing)} pass, {len(failing)} fail and "
+        f"{len(verdicts) - len(passing) - len(failing)} are unknown; "
+        + (f"passing: {', '.join(passing)}" if passing else "none passes")
+    )

@@ -1,0 +1,158 @@
+"""Whether a measurement counts: was it taken on the device itself, of this artifact, in the judged configuration?
+
+The gate's caution lives here. Every door that is not provably open is `Unknown` with its reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from statistics import median
+from typing import Literal
+
+from edgekit.errors import EdgekitError
+from edgekit.records import Case, Device, Estimate, Evidence, Figure, Host, Measurement, Settings, Unknown
+from edgekit.units import format_bytes, format_percent
+
+PREDICTOR_TOLERANCE = 0.05
+"""Design §4: a prediction further than this from a measurement on the same ISA proves the predictor wrong."""
+
+RAM_VISIBLE = (0.75, 1.05)
+"""Part of the nominal RAM an OS shows (firmware and GPUs reserve up to a quarter); outside it: another device."""
+
+PeakName = Literal["working_set", "unevictable"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What is judged: the evidence, and of it the case of one device."""
+
+    evidence: Evidence
+    case: Case
+    device: Device
+
+
+def on_target(subject: Subject) -> Measurement | Unknown | None:
+    """The measurement when it was taken on `device`; `None` when it was taken elsewhere or not at all; Unknown when it
+    claims the device and cannot be believed.
+    """
+    device, run = subject.device, subject.evidence.measurement
+    if run is None or not run.on_device or run.on_device != device.name:
+        return None
+    if device.tier == "class":
+        return Unknown(
+            reason="one machine does not stand for a class of devices",
+            settle="write a profile of that machine: `edgekit devices show` prints one to start from",
+        )
+    doubt = (
+        _other_artifact(subject.evidence)
+        or _other_machine(run.host, device)
+        or _other_configuration(run, subject.case.settings)
+    )
+    return Unknown(reason=doubt, settle=_bench(device)) if doubt else run
+
+
+def here_trusted(evidence: Evidence, test: str) -> Measurement | Unknown:
+    """The measurement as a statement about its own host: of this artifact, and with a quiet machine."""
+    run = evidence.measurement
+    if run is None:
+        return Unknown(reason="not measured here", settle="edgekit bench MODEL")
+    doubt = _other_artifact(evidence)
+    if doubt:
+        return Unknown(reason=doubt)
+    if run.noise is None:
+        return Unknown(reason="whether the host was quiet was not recorded")
+    if test in run.noise.contaminated:
+        return Unknown(
+            reason=f"samples of `{test}` are contaminated: they drift or depend on each other",
+            settle="close other programs, let the machine cool, and run again",
+        )
+    return run
+
+
+def checked_prediction(evidence: Evidence, predicted: Estimate, which: PeakName) -> Figure:
+    """`predicted`, unless a measurement here proves the predictor wrong for this artifact.
+
+    The check compares like with like: the peak measured here against a prediction for *this host's* ISA and the
+    settings that ran. The prediction for the device itself is returned unchanged.
+    """
+    run = evidence.measurement
+    if run is None:
+        return predicted
+    doubt = _other_artifact(evidence)
+    if doubt:
+        return Unknown(reason=doubt, settle="bench the file that is judged")
+    peaks = peaks_of(run, which)
+    if not peaks:
+        return replace(predicted, note="the predictor could not be checked on this host: its OS does not tell")
+    here = _predict_here(evidence, run, which)
+    if isinstance(here, Unknown):
+        return here
+    peak = median(peaks)
+    off = abs(here.value - peak) / peak
+    if off > PREDICTOR_TOLERANCE:
+        return Unknown(
+            reason=f"the predictor is {format_percent(off)} off here ({format_bytes(here.value)} predicted, "
+            f"{format_bytes(peak)} measured on `{run.host.isa}`), so its figure for the device is not trusted",
+            settle="run on the device itself, or report this model's header to edgekit",
+        )
+    return replace(predicted, note=f"the predictor was {format_percent(off)} off on this host")
+
+
+def _predict_here(evidence: Evidence, run: Measurement, which: PeakName) -> Estimate | Unknown:
+    from edgekit.memory import predict_memory
+
+    try:
+        memory = predict_memory(evidence.artifact.header, run.workload.settings, run.host.isa)
+    except EdgekitError as error:
+        return Unknown(reason=f"the predictor could not be checked here: {error.message}")
+    return memory.working_set if which == "working_set" else memory.unevictable
+
+
+def peaks_of(run: Measurement, which: PeakName) -> list[int]:
+    """Peaks of every worker process in bytes, where the OS told them."""
+    found = (peak.working_set_bytes if which == "working_set" else peak.unevictable_bytes for peak in run.peaks)
+    return [size_bytes for size_bytes in found if size_bytes is not None and size_bytes > 0]
+
+
+def _other_artifact(evidence: Evidence) -> str:
+    run = evidence.measurement
+    if run is not None and run.artifact_sha256 and run.artifact_sha256 == evidence.artifact.sha256:
+        return ""
+    return "the measurement is of another file than the one judged"
+
+
+def _other_machine(host: Host, device: Device) -> str:
+    """Why the host cannot be `device`, or nothing. Features beyond the profile's are a newer OS telling more."""
+    architecture, *features = device.isa.split("+")
+    here, *has = host.isa.split("+")
+    missing = sorted(set(features) - set(has))
+    if here != architecture or missing:
+        return f"the run claims to be on the device (`{device.isa}`) and its host is `{host.isa}`"
+    visible = host.ram_bytes / device.ram_bytes.value if device.ram_bytes.value > 0 else 0.0
+    if host.ram_bytes and not RAM_VISIBLE[0] <= visible <= RAM_VISIBLE[1]:
+        return (
+            f"the run claims to be on the device ({format_bytes(device.ram_bytes.value)} of RAM) and its host has "
+            f"{format_bytes(host.ram_bytes)}"
+        )
+    return ""
+
+
+def _other_configuration(run: Measurement, judged: Settings) -> str:
+    """Which setting of the run differs from the judged configuration; effective threads count, not the request."""
+    ran = run.workload.settings
+    for field in fields(Settings):
+        if field.name != "threads" and getattr(ran, field.name) != getattr(judged, field.name):
+            return (
+                f"the run used `{field.name}` {getattr(ran, field.name)} and the judged configuration has "
+                f"{getattr(judged, field.name)}"
+            )
+    effective = run.runtime.threads if run.runtime else ran.threads
+    if judged.threads and effective != judged.threads:
+        return f"the run used {effective} threads and the judged configuration has {judged.threads}"
+    if not judged.threads and ran.threads:
+        return f"the run used {ran.threads} threads and the judged configuration leaves them to the big cores"
+    return ""
+
+
+def _bench(device: Device) -> str:
+    return f"edgekit bench MODEL --device {device.name} --on-device {device.name}"
