@@ -289,6 +289,8 @@ class Device:
     memory_metric: Literal["working_set", "unevictable"] = "working_set"
     anchors: tuple[Anchor, ...] = ()
     gates: Gates
+    source: str = ""
+    """Who says the SoC, cores, clusters, ISA and OS."""
     origin: str
     sha256: str
 
