@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -37,8 +37,10 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on
 ContextOption = Annotated[int | None, typer.Option("--context", min=1, help="Context in tokens.")]
 BatchOption = Annotated[int | None, typer.Option("--batch", min=1, help="Batch in tokens.")]
 UbatchOption = Annotated[int | None, typer.Option("--ubatch", min=1, help="Micro-batch in tokens.")]
-KvOption = Annotated[str | None, typer.Option("--kv-type", help="KV cache type: f16, q8_0 or q4_0.")]
-FlashOption = Annotated[str | None, typer.Option("--flash-attention", help="auto, on or off.")]
+KvOption = Annotated[Literal["f16", "q8_0", "q4_0"] | None, typer.Option("--kv-type", help="KV cache type.")]
+FlashOption = Annotated[
+    Literal["auto", "on", "off"] | None, typer.Option("--flash-attention", help="Fused attention kernels.")
+]
 MmapOption = Annotated[bool | None, typer.Option("--mmap/--no-mmap", help="Map the weights, or read them in.")]
 RepackOption = Annotated[bool | None, typer.Option("--repack/--no-repack", help="Repack weights for the kernels.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", "-t", min=1, help="Default: the big cores.")]
@@ -150,10 +152,10 @@ def audit(
     json: JsonOption = False,
 ) -> int:
     """Say for each claimed speed, memory and battery life whether physics allows it, with the arithmetic."""
-    from edgekit import cli_support as support
+    from edgekit import cli_verbs as verbs
     from edgekit.claims import audit as audit_claims
 
-    return support.show_audit([result for path in claims for result in audit_claims(path)], as_json=json)
+    return verbs.show_audit([result for path in claims for result in audit_claims(path)], as_json=json)
 
 
 @app.command()
@@ -165,9 +167,9 @@ def standin(
     quiet: QuietOption = False,
 ) -> int:
     """Write a stand-in: a model of SHAPE with random weights, of true size, memory and speed and no quality."""
-    from edgekit import cli_support as support
+    from edgekit import cli_verbs as verbs
 
-    return support.write_stand_in(shape, type, out, force=force, quiet=quiet)
+    return verbs.write_stand_in(shape, type, out, force=force, quiet=quiet)
 
 
 @app.command()
@@ -186,9 +188,9 @@ def devices(context: typer.Context, json: JsonOption = False) -> int:
     """List the device profiles."""
     if context.invoked_subcommand:
         return ExitCode.PASS
-    from edgekit import cli_support as support
+    from edgekit import cli_verbs as verbs
 
-    return support.list_devices(as_json=json)
+    return verbs.list_devices(as_json=json)
 
 
 @devices_app.command("show")
@@ -197,9 +199,9 @@ def devices_show(
     json: JsonOption = False,
 ) -> int:
     """Show a profile with the source of every number."""
-    from edgekit import cli_support as support
+    from edgekit import cli_verbs as verbs
 
-    return support.show_device(name, as_json=json)
+    return verbs.show_device(name, as_json=json)
 
 
 @devices_app.command("check")
@@ -220,9 +222,9 @@ def devices_anchor(
     model: Annotated[Path | None, typer.Option("--model", help="The GGUF that was run: exact bytes per token.")] = None,
 ) -> int:
     """Turn real llama-bench runs into anchors, so that the profile projects from your own device."""
-    from edgekit import cli_support as support
+    from edgekit import cli_verbs as verbs
 
-    return support.add_anchors(name, results, out, model)
+    return verbs.add_anchors(name, results, out, model)
 
 
 def _version(value: bool) -> None:
@@ -255,7 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
     except EdgekitError as error:
         return _say(error.message, error.hint, error.code)
     except typer.TyperException as error:
-        return _say(_one_line(error.format_message()), "see `edgekit --help`", ExitCode.USAGE)
+        return _say(_one_line(error.format_message()), "", ExitCode.USAGE)
     except BrokenPipeError:  # `edgekit … | head` closed our stdout; nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.BROKE
@@ -274,7 +276,5 @@ def _one_line(text: str) -> str:
 
 
 def _say(message: str, hint: str, code: ExitCode) -> int:
-    print(f"error: {message}", file=sys.stderr)  # noqa: T201
-    if hint:
-        print(f"\nhint: {hint}", file=sys.stderr)  # noqa: T201
+    print(f"error: {message}\n\nhint: {hint or 'see `edgekit --help`'}", file=sys.stderr)  # noqa: T201
     return code

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edgekit.errors import EdgekitError
 from edgekit.gates import load_gates
+from edgekit.pipeline import Overrides
 from edgekit.progress import Progress, silent
 from edgekit.records import Evidence, Gates, Report, Workload
 from edgekit.storage import from_json, read_bounded, replacing, to_json, write_record
@@ -44,6 +45,36 @@ def workload(*, quick: bool, thorough: bool, sustained: str, timeout: str) -> Wo
         preset,
         sustained_s=seconds(sustained, "--sustained") if sustained else 0.0,
         timeout_s=seconds(timeout, "--timeout"),
+    )
+
+
+def overrides(
+    context: int | None,
+    batch: int | None,
+    ubatch: int | None,
+    kv_type: str | None,
+    flash_attention: str | None,
+    mmap: bool | None,
+    repack: bool | None,
+    threads: int | None,
+    output_rows: int | None,
+) -> Overrides:
+    """The settings flags that were given. Raises EdgekitError where two of them contradict."""
+    if kv_type in ("q8_0", "q4_0") and flash_attention == "off":
+        raise EdgekitError(
+            f"a quantized KV cache needs flash attention: `--kv-type {kv_type} --flash-attention off`",
+            hint="drop one of the two",
+        )
+    return Overrides(
+        context_tokens=context,
+        batch_tokens=batch,
+        ubatch_tokens=ubatch,
+        kv_type=kv_type,
+        flash_attention=flash_attention,
+        mmap=mmap,
+        repack=repack,
+        threads=threads,
+        output_rows=output_rows,
     )
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from edgekit import __version__
-from edgekit.devices import load_device
+from edgekit.devices import class_members, load_device
 from edgekit.energy import estimate_battery
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.gate import exit_code, judge
@@ -101,7 +101,7 @@ def gather(
     artifact: Artifact, device: Device, *, overrides: Overrides, measurement: Measurement | None = None
 ) -> Evidence:
     """Everything the gate may know: a case per anchored device of a class, or one for a concrete device."""
-    targets = [load_device(name) for name in device.members] or [device]
+    targets = class_members(device) or (device,)
     return Evidence(
         edgekit_version=__version__,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
