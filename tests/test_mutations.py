@@ -1,4 +1,4 @@
-"""Seeded byte flips in a valid header: never a traceback, never a hang, never a PASS the unmutated file would not get."""
+"""Seeded byte flips in a valid header: no traceback, no hang, no PASS that the unmutated file would not get."""
 
 from __future__ import annotations
 
