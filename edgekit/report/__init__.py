@@ -1,0 +1,38 @@
+"""The release gate report in the forms people and machines read. A format is one function and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edgekit.errors import EdgekitError
+from edgekit.records import Report
+from edgekit.report.junit import render_junit
+from edgekit.report.markdown import render_markdown
+from edgekit.report.terminal import print_terminal, render_terminal
+from edgekit.storage import to_json
+
+
+def render_html(report: Report) -> str:
+    """One self-contained page that opens offline."""
+    from edgekit.report.html import render_html  # jinja2 loads only when a page is written
+
+    return render_html(report)
+
+
+FORMATS: dict[str, Callable[[Report], str]] = {
+    "terminal": render_terminal,
+    "json": to_json,
+    "junit": render_junit,
+    "markdown": render_markdown,
+    "html": render_html,
+}
+
+
+def render(report: Report, format: str) -> str:  # noqa: A002 - the README's word for it
+    """The report as text in `format`, one of `FORMATS`. Raises EdgekitError for any other name."""
+    if format not in FORMATS:
+        raise EdgekitError(f"unknown report format: `{format}`", hint=f"choose one of {', '.join(FORMATS)}")
+    return FORMATS[format](report)
+
+
+__all__ = ["FORMATS", "print_terminal", "render"]

@@ -1,0 +1,101 @@
+"""JUnit XML for CI: fail is a `<failure>`, unknown an `<error>`, and nothing is ever skipped (design §3)."""
+
+from __future__ import annotations
+
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
+from edgekit.records import Check, Report, Unknown, Verdict
+from edgekit.report import facts
+from edgekit.report.words import (
+    STAND_IN_NOTE,
+    clean,
+    figure_text,
+    limit_of,
+    limit_text,
+    margin_text,
+    point_text,
+    waiver_text,
+)
+
+TAGS = {"fail": "failure", "unknown": "error"}
+
+
+def render_junit(report: Report) -> str:
+    """A `<testsuites>` document: one suite per device (per member of a class), one case per check, and one case for the
+    run itself.
+    """
+    root = Element("testsuites", name="edgekit")
+    for verdict in report.verdicts:
+        for leaf in facts.leaves(verdict):
+            _add_suite(root, report, verdict, leaf)
+    _add_run(root, report)
+    for total in ("tests", "failures", "errors"):
+        root.set(total, str(sum(int(suite.get(total, "0")) for suite in root)))
+    indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, encoding="unicode") + "\n"
+
+
+def _add_suite(root: Element, report: Report, verdict: Verdict, leaf: Verdict) -> None:
+    scope = leaf.device_title if leaf is verdict else f"{verdict.device_title} / {leaf.device_title}"
+    suite = _suite(root, f"{facts.artifact_title(report.evidence.artifact)} on {clean(scope)}", report)
+    properties = SubElement(suite, "properties")
+    rows = [("verdict", leaf.status), ("reason", leaf.reason), ("exit_code", str(report.exit_code))]
+    if report.evidence.artifact.header.stand_in:
+        rows.append(("stand_in", STAND_IN_NOTE))
+    for name, value in [*rows, *((fact.label, fact.value) for fact in facts.circumstances(report))]:
+        SubElement(properties, "property", name=name, value=clean(value))
+    for check in leaf.checks:
+        _add_case(suite, leaf, check)
+    if not leaf.checks:  # a device nobody judged is unknown, never silently green
+        case = SubElement(suite, "testcase", classname=clean(f"edgekit.{leaf.device}"), name="verdict", time="0")
+        SubElement(case, "error", type="unknown", message=clean(leaf.reason) or "no check was made")
+    _total(suite)
+
+
+def _suite(root: Element, name: str, report: Report) -> Element:
+    return SubElement(root, "testsuite", name=name, timestamp=clean(report.evidence.created_at)[:19], time="0")
+
+
+def _add_case(suite: Element, leaf: Verdict, check: Check) -> None:
+    name = clean(f"{check.title} ({point_text(check)})")
+    case = SubElement(suite, "testcase", classname=clean(f"edgekit.{leaf.device}"), name=name, time="0")
+    shown = f"{figure_text(check.figure, check.unit, limit_of(check))}; limit {limit_text(check)}"
+    tag = TAGS.get(check.status)
+    if tag:  # advisory and waived ones too, and they say so: a report that hides them would read as a pass
+        outcome = SubElement(case, tag, type=check.status, message=clean(f"{_prefix(check)}{shown}; {check.reason}"))
+        outcome.text = _details(check)
+    SubElement(case, "system-out").text = clean(
+        "; ".join(filter(None, (shown, margin_text(check), waiver_text(check))))
+    )
+
+
+def _prefix(check: Check) -> str:
+    waived = f"{waiver_text(check)}; " if check.waiver else ""
+    return f"{'advisory; ' if check.level == 'advisory' else ''}{waived}"
+
+
+def _details(check: Check) -> str:
+    settle = check.figure.settle if isinstance(check.figure, Unknown) else ""
+    lines = {"why": check.reason, "physics": check.physics, "remedy": check.remedy, "to settle": settle}
+    return "\n".join(f"{label}: {clean(text, 2000)}" for label, text in lines.items() if text)
+
+
+def _add_run(root: Element, report: Report) -> None:
+    """The run as a case of its own: a worker that died is an error whatever the checks say."""
+    if report.evidence.measurement is None:
+        return
+    suite = _suite(root, f"{facts.artifact_title(report.evidence.artifact)} measured on the host", report)
+    case = SubElement(suite, "testcase", classname="edgekit.run", name="measurement", time="0")
+    for finding in facts.findings(report):
+        if finding.level == "fault":
+            error = SubElement(case, "error", type=clean(finding.code), message=clean(finding.message))
+            error.text = clean(finding.hint)
+    _total(suite)
+
+
+def _total(suite: Element) -> None:
+    cases = suite.findall("testcase")
+    suite.set("tests", str(len(cases)))
+    for tag, total in (("failure", "failures"), ("error", "errors")):
+        suite.set(total, str(sum(case.find(tag) is not None for case in cases)))
+    suite.set("skipped", "0")

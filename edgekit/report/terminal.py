@@ -1,0 +1,275 @@
+"""The report for a terminal: verdict first, readable at 80 columns, without colour, and in plain ASCII where the
+terminal has no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from io import StringIO
+from pathlib import Path
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from edgekit.records import BASES, Check, Estimate, MemoryBreakdown, Report, Status, Unknown, Verdict
+from edgekit.report import facts
+from edgekit.report.words import (
+    BASIS_MEANING,
+    EXIT_MEANING,
+    RANGE_MEANING,
+    STAND_IN_NOTE,
+    STATUS_WORDS,
+    clean,
+    figure_text,
+    limit_of,
+    limit_text,
+    margin_text,
+    point_text,
+    span_text,
+    value_text,
+    waiver_text,
+)
+from edgekit.summary import summarize
+from edgekit.units import format_bytes
+
+STYLES: dict[str, str] = {"pass": "bold green", "fail": "bold red", "unknown": "bold yellow"}
+LEVEL_STYLES = {"fault": "bold red", "warning": "bold yellow", "note": "dim"}
+_ASCII = str.maketrans({"–": "-", "—": "-", "−": "-", "≥": ">=", "≤": "<=", "×": "x", "÷": "/", "…": "...", "µ": "u"})
+_INDENT = 10
+
+
+def render_terminal(report: Report) -> str:
+    """The report as plain text, 80 columns wide."""
+    out = StringIO()
+    print_terminal(report, Console(file=out, width=80, color_system=None, legacy_windows=False))
+    return out.getvalue()
+
+
+def print_terminal(report: Report, console: Console, written: Sequence[Path] = ()) -> None:
+    """Print the report to `console`; `written` are the files it was also written to."""
+    if console.is_terminal:
+        _print_page(_Page(console), report, written)
+        return
+    with console.capture() as capture:
+        _print_page(_Page(console), report, written)
+    console.file.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))  # no padding in a log
+
+
+def _print_page(page: _Page, report: Report, written: Sequence[Path]) -> None:
+    _print_head(page, report)
+    for verdict in report.verdicts:
+        (_print_class if verdict.members else _print_device)(page, report, verdict)
+    _print_speed(page, report)
+    _print_findings(page, report)
+    page.rows("circumstances", [(fact.label, fact.value) for fact in facts.circumstances(report)])
+    _print_legend(page, report)
+    if written:
+        page.rows("written", [("", clean(str(path))) for path in written])
+
+
+class _Page:
+    """Puts lines on a console; nothing that comes from a model is ever read as markup or highlighted."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.ascii = not (console.encoding or "").lower().startswith("utf")
+
+    def text(self, text: str, style: str = "") -> Text:
+        if self.ascii:
+            text = text.translate(_ASCII).encode("ascii", "replace").decode()
+        return Text(text, style=style)
+
+    def line(self, *parts: tuple[str, str], indent: int = 0) -> None:
+        joined = Text().join(self.text(text, style) for text, style in parts)
+        self.console.print(Padding(joined, (0, 0, 0, indent), expand=False))
+
+    def blank(self) -> None:
+        self.console.print()
+
+    def heading(self, text: str) -> None:
+        self.blank()
+        self.line((text, "bold"))
+
+    def labelled(self, label: str, text: str, style: str = "", indent: int = _INDENT) -> None:
+        """`label` in front of a paragraph that hangs behind it; nothing at all where there is no text."""
+        if text:
+            self.rows("", [(label, clean(text, 2000))], indent=indent, style=style)
+
+    def rows(
+        self,
+        heading: str,
+        rows: Iterable[tuple[str, str]],
+        *,
+        indent: int = 2,
+        style: str = "",
+        label_style: str = "dim",
+    ) -> None:
+        """A heading and pairs of a label and a text that hangs behind it."""
+        if heading:
+            self.heading(heading)
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_column(no_wrap=True)
+        grid.add_column(overflow="fold")
+        for label, value in rows:
+            grid.add_row(self.text(label, label_style), self.text(value, style))
+        self.console.print(Padding(grid, (0, 0, 0, indent), expand=False))
+
+    def table(self, header: Sequence[str], rows: Iterable[Sequence[tuple[str, str]]]) -> None:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        for name in header:
+            table.add_column(self.text(name), overflow="fold")
+        for row in rows:
+            table.add_row(*(self.text(text, style) for text, style in row))
+        self.console.print(Padding(table, (0, 0, 0, 2), expand=False))
+
+
+def _status(status: Status) -> tuple[str, str]:
+    return f"{STATUS_WORDS[status]:<8}", STYLES[status]
+
+
+def _print_head(page: _Page, report: Report) -> None:
+    name = facts.artifact_title(report.evidence.artifact)
+    for verdict in report.verdicts:
+        page.line(_status(verdict.status), (f"  {name} on {clean(verdict.device_title, 80)}", "bold"))
+        page.line((clean(verdict.reason, 1000), ""), indent=_INDENT)
+    meaning = EXIT_MEANING.get(report.exit_code, "unnamed")
+    page.line((f"exit code {report.exit_code}: {meaning}", "dim"), indent=_INDENT)
+    for finding in facts.findings(report):
+        if finding.level == "fault":
+            page.labelled("the run broke", finding.message, LEVEL_STYLES["fault"])
+    if report.evidence.artifact.header.stand_in:
+        page.blank()
+        page.rows("", [("STAND-IN", STAND_IN_NOTE)], indent=0, label_style="bold magenta")
+
+
+def _print_device(page: _Page, report: Report, verdict: Verdict) -> None:
+    page.heading(f"checks on {clean(verdict.device_title, 80)}")
+    for check in verdict.checks:
+        page.blank()
+        _print_check(page, check)
+    if not verdict.checks:
+        page.line(("no check was made", ""), indent=2)
+    _print_memory(page, report, verdict)
+
+
+def _print_check(page: _Page, check: Check) -> None:
+    page.line(_status(check.status), (f"  {clean(check.title, 80)}", "bold"), (f"  {point_text(check)}", "dim"))
+    margin = margin_text(check)
+    limit = f"limit {limit_text(check)}" + (f", {margin}" if margin else "")
+    page.line((figure_text(check.figure, check.unit, limit_of(check)), ""), indent=_INDENT)
+    page.line((limit, ""), indent=_INDENT)
+    _print_reasons(page, check)
+
+
+def _print_reasons(page: _Page, check: Check) -> None:
+    unknown = check.figure if isinstance(check.figure, Unknown) else None
+    note = check.figure.note if isinstance(check.figure, Estimate) else ""
+    page.labelled("note", note)
+    page.labelled("why", check.reason or (unknown.reason if unknown else ""))
+    page.labelled("physics", check.physics)
+    page.labelled("to settle" if check.status == "unknown" else "to pass", check.remedy)
+    if unknown and unknown.settle not in check.remedy:
+        page.labelled("to settle", unknown.settle)
+    page.labelled("waiver", waiver_text(check), style="bold yellow")
+
+
+def _print_class(page: _Page, report: Report, verdict: Verdict) -> None:
+    statuses = facts.count_statuses([member.status for member in verdict.members])
+    page.heading(f"{clean(verdict.device_title, 80)}: {len(verdict.members)} devices, {statuses}")
+    page.labelled("stands for", verdict.population, indent=2)
+    for row in facts.by_metric(verdict):
+        _print_metric(page, row)
+    page.blank()
+    page.line(("memory, speed and reasons for each device stand in the HTML and JSON reports", "dim"), indent=2)
+    _print_memory(page, report, facts.by_metric(verdict)[0].nearest[0] if facts.by_metric(verdict) else verdict)
+
+
+def _print_metric(page: _Page, row: facts.MetricRow) -> None:
+    first = row.entries[0][1]
+    bases = sorted({check.figure.basis for _, check in row.entries if isinstance(check.figure, Estimate)})
+    page.heading(f"{clean(first.title, 60)} {limit_text(first)}: {row.counts}")
+    page.line((", ".join([point_text(first), *(bases if len(bases) == 1 else ())]), "dim"), indent=2)
+    entries = row.entries[:1] if row.uniform else row.entries
+    everyone = f"all {len(row.entries)} devices" if row.uniform and len(row.entries) > 1 else ""
+    page.table(
+        ("", "device", "value", "90 % range", "margin"),
+        (_member_row(*entry, everyone, with_basis=len(bases) > 1) for entry in entries),
+    )
+    if any(check.status != "pass" for _, check in row.entries):
+        member, nearest = row.nearest
+        page.labelled("nearest", "" if everyone else member.device_title)
+        _print_reasons(page, nearest)
+
+
+def _member_row(member: Verdict, check: Check, everyone: str, *, with_basis: bool) -> tuple[tuple[str, str], ...]:
+    figure, limit = check.figure, limit_of(check)
+    span = ""
+    if isinstance(figure, Estimate):
+        span = span_text(figure, check.unit, limit) + (f", {figure.basis}" if with_basis else "")
+    return (
+        (STATUS_WORDS[check.status], STYLES[check.status]),
+        (everyone or clean(member.device_title, 60), ""),
+        (value_text(figure, check.unit, limit), ""),
+        (span, ""),
+        (margin_text(check), ""),
+    )
+
+
+def _print_memory(page: _Page, report: Report, verdict: Verdict) -> None:
+    case = facts.case_of(report, verdict)
+    if case is None:
+        return
+    page.heading(f"memory on {clean(case.device_title, 80)}")
+    if isinstance(case.memory, MemoryBreakdown):
+        parts = facts.memory_parts(case.memory)
+        sums = " + ".join(f"{part.label} {format_bytes(part.size_bytes)}" for part in parts if part.counted)
+        dormant = [f"{part.label} {format_bytes(part.size_bytes)}" for part in parts if not part.counted]
+        page.labelled("working set", f"{figure_text(case.memory.working_set, 'bytes')} = {sums}", indent=2)
+        page.labelled("unevictable", figure_text(case.memory.unevictable, "bytes"), indent=2)
+        page.labelled("not counted", ", ".join(dormant), indent=2)
+    else:
+        page.labelled("unknown", case.memory.reason, indent=2)
+        page.labelled("to settle", case.memory.settle, indent=2)
+
+
+def _print_speed(page: _Page, report: Report) -> None:
+    measurement = report.evidence.measurement
+    if measurement is None:
+        return
+    host = f"the device `{measurement.on_device}` itself" if measurement.on_device else "this host"
+    page.heading(f"measured on {clean(host)}")
+    rows = [
+        (
+            (clean(row.test, 40), "bold"),
+            (value_text(row.tokens_per_s, "tok/s"), ""),
+            (span_text(row.tokens_per_s, "tok/s"), "")
+            if isinstance(row.tokens_per_s, Estimate)
+            else (clean(row.tokens_per_s.reason), ""),
+            (f"{row.repetitions} in {row.processes} process{'es' if row.processes != 1 else ''}", "dim"),
+        )
+        for row in summarize(measurement)
+    ]
+    if rows:
+        page.table(("test", "median", "90 % range", "repetitions"), rows)
+    else:
+        page.line(("nothing was timed", ""), indent=2)
+
+
+def _print_findings(page: _Page, report: Report) -> None:
+    found = facts.findings(report)
+    if found:
+        page.heading("findings")
+    for finding in found:
+        page.labelled(finding.level, f"{finding.message} [{finding.code}]", LEVEL_STYLES[finding.level], indent=2)
+        page.labelled(" " * len(finding.level), finding.hint, indent=2)
+    waived = facts.waivers(report)
+    if waived:
+        page.rows("waivers", [("", text) for text in waived])
+
+
+def _print_legend(page: _Page, report: Report) -> None:
+    used = {check.figure.basis for _, check in facts.all_checks(report) if isinstance(check.figure, Estimate)}
+    page.rows("where figures come from", [(basis, BASIS_MEANING[basis]) for basis in BASES if basis in used])
+    page.line((RANGE_MEANING, "dim"), indent=2)
