@@ -1,0 +1,32 @@
+"""The README is made from the program: what it shows is what a user gets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+
+
+@pytest.mark.slow
+def test_generated_parts_are_current() -> None:
+    done = subprocess.run([sys.executable, ROOT / ".ci" / "readme.py"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_order_and_length() -> None:
+    lines = README.read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 200
+    assert any("edgekit bench" in line for line in lines[:20])
+
+
+def test_python_lines_run(tmp_path: Path) -> None:
+    """The ten lines of Python, as printed, on the tiny stand-in."""
+    text = README.read_text(encoding="utf-8")
+    code = text.split("```python\n", 1)[1].split("```", 1)[0]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 12
+    compile(code, "README.md", "exec")
