@@ -81,7 +81,7 @@ def load_device(name_or_path: str) -> Device:
         hint = f"{_suggest(slug)}; `edgekit devices` lists them, a file of your own ends in .toml"
         raise EdgekitError(f"unknown device: `{name_or_path[:80]}`", hint=hint)
     device = _build(_read(path, packaged=True))
-    return _with_members(device, _build_all().values()) if device.tier == "class" else device
+    return _with_members(device, _build_all(f'"{device.name}"').values()) if device.tier == "class" else device
 
 
 def list_devices() -> tuple[Device, ...]:
@@ -170,8 +170,14 @@ def _read(path: Path, *, packaged: bool) -> _Profile:
     return _Profile(name, origin, text, parse_toml(text, what="device profile", origin=origin))
 
 
-def _build_all() -> dict[str, Device]:
-    return {name: _build(_read(profile_folder() / f"{name}.toml", packaged=True)) for name in _names()}
+def _build_all(mention: str = "") -> dict[str, Device]:
+    """Every packaged device whose file holds the word `mention`; parsing all of them takes a quarter of a second."""
+    paths = {name: profile_folder() / f"{name}.toml" for name in _names()}
+    return {
+        name: _build(_read(path, packaged=True))
+        for name, path in paths.items()
+        if mention.encode() in path.read_bytes()
+    }
 
 
 def _class_of(profile: _Profile) -> _Profile | None:
@@ -187,7 +193,7 @@ def _class_of(profile: _Profile) -> _Profile | None:
         found = _read(profile_folder() / f"{name}.toml", packaged=True)
         if found.table.get("tier") == "class":
             return found
-    classes = [known for known, device in _build_all().items() if device.tier == "class"]
+    classes = [known for known, device in _build_all('"class"').items() if device.tier == "class"]
     raise EdgekitError(f"unknown class in {where}: `{name[:80]}`", hint=nearest(name, classes))
 
 
