@@ -52,12 +52,9 @@ def _small_scales(blocks: Bytes) -> None:
     scales -= 8  # wraps to the two's complement that int8 reads
 
 
-def _no_minus_128(blocks: Bytes) -> None:
-    """ggml never writes −128 in q8_0, and kernels may rely on it."""
-    import numpy as np
-
-    quants = blocks[:, 2:].view(np.int8)
-    np.maximum(quants, -127, out=quants)
+def _odd_quants(blocks: Bytes) -> None:
+    """ggml never writes −128 in q8_0, and kernels may rely on it: odd values only, −127…127."""
+    blocks |= 0x01  # the whole block in one contiguous pass; the scale is written afterwards
 
 
 def _uniform_squares(levels: int) -> float:
@@ -80,7 +77,7 @@ _LAYOUTS = {
     "q4_0": _Layout(scale_at=0, rms=math.sqrt(_centred_squares(16)), signed=True),
     "q5_0": _Layout(scale_at=0, rms=math.sqrt(_centred_squares(32)), signed=True),
     "q5_1": _Layout(scale_at=0, rms=math.sqrt((32**2 - 1) / 12), signed=False, min_at=2, min_ratio=-15.5),
-    "q8_0": _Layout(scale_at=0, rms=math.sqrt(_centred_squares(256)), signed=True, confine=_no_minus_128),
+    "q8_0": _Layout(scale_at=0, rms=math.sqrt((128**2 - 1) / 3), signed=True, confine=_odd_quants),
     "q4_k": _Layout(
         scale_at=0, rms=_with_minima_rms(16), signed=False, min_at=2, min_ratio=7.5, confine=_four_bit_scales
     ),
@@ -105,12 +102,12 @@ def random_blocks(kind: str, count: int, row_length: int, seed: tuple[int, ...])
         return data
     layout = _LAYOUTS[kind]
     blocks = data.reshape(count, size)
+    if layout.confine is not None:
+        layout.confine(blocks)
     scale = 1 / (math.sqrt(row_length) * layout.rms)
     _write_scale(blocks, layout.scale_at, scale, signed=layout.signed)
     if layout.min_at is not None:
         _write_scale(blocks, layout.min_at, scale * layout.min_ratio, signed=False)
-    if layout.confine is not None:
-        layout.confine(blocks)
     return data
 
 

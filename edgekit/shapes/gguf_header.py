@@ -28,6 +28,7 @@ _TENSOR_TYPES = {
     "q6_k": 14,
 }
 _QUANTIZATION_VERSION = 2
+_LENGTH = struct.Struct("<Q").pack
 
 
 def header_bytes(shape: Shape, quant: str, tensors: Sequence[TensorInfo], vocabulary: Vocabulary) -> bytes:
@@ -98,7 +99,7 @@ def _tensor_infos(tensors: Iterable[TensorInfo]) -> list[bytes]:
 
 def _string(text: str) -> bytes:
     data = text.encode()
-    return struct.pack("<Q", len(data)) + data
+    return _LENGTH(len(data)) + data
 
 
 def _text(text: str) -> bytes:

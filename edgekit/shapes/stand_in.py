@@ -49,9 +49,10 @@ def write_stand_in(shape: Shape, quant: str, out: Path, *, seed: int = 1, progre
     total = sum(padded(tensor.size_bytes) for tensor in tensors)
     _check_space(out, total + _HEADER_ROOM_BYTES)
     stage, written = f"writing stand-in {shape.name} {quant}", 0
-    with replacing(out) as temporary, temporary.open("wb", buffering=0) as file:
+    # not "wb": after a truncation ext4 allocates every block at close, half a second for this file
+    with replacing(out) as temporary, temporary.open("r+b", buffering=0) as file:
         progress(stage, 0, total)
-        file.write(header_bytes(shape, quant, tensors, synthesise(shape.vocabulary, seed)))
+        _write_all(file.fileno(), memoryview(header_bytes(shape, quant, tensors, synthesise(shape.vocabulary, seed))))
         for piece in _pieces(tensors, seed):
             written += _write_all(file.fileno(), piece.data)
             progress(stage, written, total)
