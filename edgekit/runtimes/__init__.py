@@ -1,0 +1,19 @@
+"""Runtimes: what loads an artifact and runs it, and the child process it runs in.
+
+`open_worker` is the way in for measuring: a fresh process for each, so that peaks are clean and a crash is a finding.
+`RUNTIMES[name].open_session(path, settings)` opens a model in this process.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from edgekit.runtimes import llamacpp, null
+from edgekit.runtimes.cores import big_cores
+from edgekit.runtimes.death import WorkerDied
+from edgekit.runtimes.handle import Worker, open_worker
+from edgekit.runtimes.protocol import RawSample, Step
+
+RUNTIMES: dict[str, ModuleType] = {"llamacpp": llamacpp, "null": null}
+
+__all__ = ["RUNTIMES", "RawSample", "Step", "Worker", "WorkerDied", "big_cores", "open_worker"]

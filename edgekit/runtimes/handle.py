@@ -1,0 +1,265 @@
+"""The worker as the bench sees it: open, run steps, finish. Every way out ends and collects the child process."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from edgekit.errors import EdgekitError
+from edgekit.records import Buffer, Finding, MemoryPeak, Runtime, Settings
+from edgekit.runtimes.death import WorkerDied
+from edgekit.runtimes.process import Child, spawn
+from edgekit.runtimes.protocol import (
+    Done,
+    Loaded,
+    Message,
+    ProtocolError,
+    RawSample,
+    Ready,
+    Step,
+    Timed,
+    raw_sample,
+)
+
+TOUCHED_TOKENS = 3
+"""Decoded to see which pages a token reads; more add nothing but the input embedding's rows."""
+
+_amx: dict[str, Literal["untried", "works", "denied"]] = {"state": "untried"}
+"""GCC before 14 drops the stores that configure AMX tiles (its `_tile_loadconfig` names 8 of 64 bytes as input), and
+llama.cpp built with it dies of SIGILL at the first batch. Found out once; then workers run without AMX.
+"""
+
+_SHARD = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
+
+
+_AMX_DENIED = Finding(
+    level="warning",
+    code="amx-broken",
+    message="this llama.cpp build's AMX kernels die on this CPU: the run went without them",
+    hint="a build by GCC 14 or clang has working ones; speed and memory here are those of the kernels that ran",
+)
+
+
+class Worker:
+    """A child process with the model loaded. Made by `open_worker`; raises WorkerDied from any method."""
+
+    def __init__(self, child: Child, ready: Ready, loaded: Loaded, files: Sequence[Path]) -> None:
+        self._child = child
+        self._files = tuple(files)
+        self._running = False
+        self.load_s = loaded.load_ns / 1e9
+        self.context_tokens = loaded.context_tokens
+        self.vocabulary = loaded.vocabulary
+        self.pid = child.process.pid
+        self.runtime = _describe_runtime(child, ready, loaded)
+        self.buffers: tuple[Buffer, ...] = tuple(child.log.buffers)
+        self.findings: tuple[Finding, ...] = (_AMX_DENIED,) if _amx["state"] == "denied" else ()
+
+    def run(self, step: Step) -> Iterator[RawSample]:
+        """The samples of `step` as they arrive. Raises EdgekitError for a step that cannot be run in this context,
+        WorkerDied when the worker ends first; samples already yielded stay valid.
+
+        Leaving the iteration early waits for the rest of the step at the next call.
+        """
+        _check_step(step, self.context_tokens)
+        self._catch_up()
+        child = self._child
+        read_before = child.sampler.read_bytes()
+        child.command({"op": "run", "step": asdict(step)})
+        self._running = True
+        decoded = expected = 0
+        while True:
+            message = child.expect(Timed, Done, doing=f"running `{step.test}`")
+            if isinstance(message, Done):
+                break
+            expected += 1
+            sample = self._sample(step, message, expected)
+            decoded += len(sample.token_s)
+            yield sample
+        self._running = False
+        child.sampler.end_phase()
+        if decoded and not step.prompt and not step.warmup:
+            child.sampler.count_decode(read_before, decoded)
+
+    def _sample(self, step: Step, message: Message, count: int) -> RawSample:
+        assert isinstance(message, Timed)
+        most = step.duration_s * 1.5 + 10 if step.duration_s > 0 else step.repetitions
+        if count > most:
+            raise self._child.distrust("more samples than were asked for")
+        try:
+            return raw_sample(step, message)
+        except ProtocolError as error:
+            raise self._child.distrust(str(error)) from None
+
+    def _catch_up(self) -> None:
+        while self._running:
+            message = self._child.expect(Timed, Done, doing="finishing the test before")
+            self._running = not isinstance(message, Done)
+
+    def finish(self, process: int = 0) -> MemoryPeak | None:
+        """End the worker in good order. Its peaks as a record (`None` where the OS tells nothing); `process` is the
+        index they carry.
+        """
+        self._catch_up()
+        sampler = self._child.sampler
+        sampler.end_phase()
+        if sampler.clear_references():
+            touch = Step(test="touch", generate=min(TOUCHED_TOKENS, self.context_tokens), warmup=True)
+            for _ in self.run(touch):
+                pass
+            sampler.count_references(self._files)
+        peak = sampler.peak(process, buffers=self._child.log.buffers)
+        self._child.command({"op": "quit"})
+        self._child.close()
+        return peak
+
+
+@contextmanager
+def open_worker(
+    path: Path,
+    settings: Settings,
+    *,
+    timeout_s: float,
+    seed: int,
+    runtime: str = "llamacpp",
+    memory_limit_bytes: int = 0,
+    command: Sequence[str] | None = None,
+) -> Iterator[Worker]:
+    """A fresh process with `path` loaded under `settings`; it is gone when the block ends, Ctrl-C included.
+
+    `timeout_s` is the wall time of the whole worker, from here to `finish`. `memory_limit_bytes` caps its address
+    space (0: none beyond what the machine can give); `command` replaces the program, for tests of this door.
+    Raises WorkerDied: `finding.code` tells a rejected model from a crash.
+    """
+    files = model_files(path)
+    start = {
+        "op": "start",
+        "parent": os.getpid(),
+        "runtime": runtime,
+        "path": str(files[0]),
+        "readable": [str(file) for file in files],
+        "settings": asdict(settings),
+        "limits": _limits(memory_limit_bytes),
+        "seed": seed,
+    }
+    with _opened(start, files, timeout_s, command) as worker:
+        yield worker
+
+
+@contextmanager
+def _opened(
+    start: dict[str, Any], files: Sequence[Path], timeout_s: float, command: Sequence[str] | None
+) -> Iterator[Worker]:
+    child = spawn(timeout_s, command)
+    try:
+        try:
+            worker = _start(child, start, files)
+        except WorkerDied as death:
+            if death.finding.code != "worker-illegal-instruction" or _amx["state"] != "untried":
+                raise
+            _amx["state"] = "denied"
+            child.close()
+            child = spawn(timeout_s, command)
+            worker = _start(child, start, files)
+        yield worker
+    finally:
+        child.close()
+
+
+def _start(child: Child, start: dict[str, Any], files: Sequence[Path]) -> Worker:
+    child.command({**start, "amx": _amx["state"]})
+    ready = child.expect(Ready, doing="starting")
+    assert isinstance(ready, Ready)
+    child.sampler.take_baseline()
+    child.command({"op": "load"})
+    loaded = child.expect(Loaded, doing="loading the model")
+    assert isinstance(loaded, Loaded)
+    child.sampler.end_phase()
+    if _amx["state"] == "untried" and any(buffer.name == "AMX" for buffer in child.log.buffers):
+        _amx["state"] = "works"
+    return Worker(child, ready, loaded, files)
+
+
+def model_files(path: Path) -> tuple[Path, ...]:
+    """The absolute path of `path` and, where its name says that it is one of several shards, of them all. Raises
+    EdgekitError when one is missing.
+    """
+    try:
+        first = path.resolve(strict=True)
+    except OSError as error:
+        raise EdgekitError(f"cannot read model ({(error.strerror or 'unreadable').lower()}): `{path}`") from None
+    match = _SHARD.search(first.name)
+    if match is None:
+        return (first,)
+    count = int(match[1])
+    stem = first.name[: match.start()]
+    shards = [first.with_name(f"{stem}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
+    missing = next((shard for shard in shards if not shard.exists()), None)
+    if missing is not None:
+        raise EdgekitError(f"a shard of the model is missing: `{missing.name}`", hint="all shards lie side by side")
+    return (first, *(shard.resolve() for shard in shards if shard != first))
+
+
+def _limits(address_space_bytes: int) -> dict[str, int]:
+    """What the machine can give at this moment bounds the worker's private memory: a hostile header that asks for
+    more is refused by the kernel instead of bringing down its neighbours.
+    """
+    return {"address_space_bytes": address_space_bytes, "data_bytes": _memory_to_give()}
+
+
+def _memory_to_give() -> int:
+    """Bytes available in RAM and swap (Linux), else 0 for no limit."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    figures = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in text.splitlines() if line.endswith("kB")}
+    return figures.get("MemAvailable", 0) + figures.get("SwapFree", 0)
+
+
+def _check_step(step: Step, context_tokens: int) -> None:
+    """Raises EdgekitError when `step` is empty or longer than the context."""
+    longest = step.depth + (1 if step.duration_s > 0 else step.prompt + step.generate)
+    if longest > context_tokens:
+        raise EdgekitError(
+            f"test `{step.test}` needs {longest} tokens of context, more than there are: `{context_tokens}`",
+            hint="a larger context or a smaller depth",
+        )
+    if min(step.prompt, step.generate, step.depth) < 0 or step.repetitions < 1:
+        raise EdgekitError(f"a test cannot have negative lengths or no repetition: `{step.test}`")
+    if step.prompt + step.generate == 0 and step.duration_s <= 0:
+        raise EdgekitError(f"a test needs tokens or a duration: `{step.test}`")
+
+
+def _describe_runtime(child: Child, ready: Ready, loaded: Loaded) -> Runtime:
+    log = child.log
+    kernels = sorted({buffer.name.lower() for buffer in log.buffers if buffer.role == "repacked"})
+    return Runtime(
+        name="llama.cpp",
+        version=_binding_version(),
+        build=ready.build,
+        backend=" + ".join(["cpu", *kernels]),
+        cpu_features=_without_denied(ready.cpu_features),
+        threads=loaded.threads,
+        flash_attention=log.flash_attention,
+        repacked_tensors=log.repacked_tensors,
+        isolation=ready.isolation,
+    )
+
+
+def _without_denied(features: str) -> str:
+    kept = features.split()
+    return " ".join(name for name in kept if not (_amx["state"] == "denied" and name.startswith("AMX")))
+
+
+def _binding_version() -> str:
+    try:
+        return f"llama-cpp-python {version('llama-cpp-python')}"
+    except PackageNotFoundError:
+        return "llama-cpp-python"

@@ -1,0 +1,218 @@
+"""llama.cpp through its own C functions: what llama-bench calls, without the Python wrapper around it.
+
+The high-level wrapper loses 12–22 % of decode speed and is not what ships on a phone. Everything runs on the CPU
+backends; no device is offloaded to. `swa_full` is off as in llama-bench and llama-server: a sliding-window cache has
+the size of its window.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import types
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgekit.records import Settings
+from edgekit.runtimes.cores import big_cores
+from edgekit.runtimes.protocol import SessionRefused
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # ggml_type in ggml.h
+_FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # llama_flash_attn_type in llama.h
+_LOAD_NONE, _LOAD_MMAP = 0, 1  # llama_load_mode in llama.h
+
+
+def import_bindings_alone() -> None:
+    """Make `llama_cpp.llama_cpp` importable without its package's `__init__`, which pulls in jinja2, sqlite and more:
+    0.02 s and 5 MB instead of 0.25 s and 60 MB. For the worker only: `llama_cpp.Llama` is missing afterwards.
+    """
+    if "llama_cpp" in sys.modules:
+        return
+    spec = find_spec("llama_cpp")
+    if spec is None or not spec.submodule_search_locations:
+        raise SessionRefused("worker", "llama-cpp-python is not installed")
+    package = types.ModuleType("llama_cpp")
+    package.__path__ = list(spec.submodule_search_locations)
+    sys.modules["llama_cpp"] = package
+
+
+def _bindings() -> Any:
+    import llama_cpp.llama_cpp as bindings
+
+    return bindings
+
+
+def describe_build() -> tuple[str, str]:
+    """(llama.cpp and ggml version, CPU features) of the libraries, which are loaded and initialised by this call."""
+    c = _bindings()
+    c.llama_backend_init()
+    features = [part.split("=")[0].strip() for part in c.llama_print_system_info().decode().split("|") if "= 1" in part]
+    features = [feature.removeprefix("CPU :").strip() for feature in features]
+    return f"llama.cpp {_c_string(c, 'llama_version')}, {_ggml_version(c)}", " ".join(features)
+
+
+def _c_string(c: Any, name: str) -> str:
+    """What a `const char * name(void)` of the library returns; `unknown` in builds without it."""
+    function = getattr(c._lib, name, None)
+    if function is None:
+        return "unknown"
+    function.restype = ctypes.c_char_p
+    return (function() or b"unknown").decode(errors="replace")
+
+
+def _ggml_version(c: Any) -> str:
+    return f"ggml {_c_string(c, 'ggml_version')} ({_c_string(c, 'ggml_commit')})"
+
+
+class Session:
+    """A model and its context in this process. A hostile file can crash it: strangers' models belong into a worker."""
+
+    def __init__(self, bindings: Any, model: Any, context: Any, settings: Settings, threads: int) -> None:
+        c = self._c = bindings
+        self._model, self._context = model, context
+        self._memory = c.llama_get_memory(context)
+        vocabulary = c.llama_model_get_vocab(model)
+        self.vocabulary: int = c.llama_vocab_n_tokens(vocabulary)
+        bos = c.llama_vocab_bos(vocabulary) if c.llama_vocab_get_add_bos(vocabulary) else -1
+        self.first_token: int | None = bos if 0 <= bos < self.vocabulary else None
+        self.batch_tokens: int = c.llama_n_batch(context)
+        self.ubatch_tokens: int = c.llama_n_ubatch(context)
+        self.context_tokens: int = c.llama_n_ctx(context)
+        self.output_rows = settings.output_rows
+        self.threads = threads
+        self.position = 0
+        self._single = (c.llama_token * 1)()
+        self._single_batch = c.llama_batch_get_one(self._single, 1)
+
+    def decode(self, tokens: list[int]) -> None:
+        """Evaluate at most `batch_tokens` tokens; logits of the last one stand when this returns."""
+        if len(tokens) == 1:
+            self._single[0] = tokens[0]
+            batch = self._single_batch
+        else:
+            array = (self._c.llama_token * len(tokens))(*tokens)
+            batch = self._c.llama_batch_get_one(array, len(tokens))
+        self._evaluate(batch, len(tokens))
+
+    def _evaluate(self, batch: Any, count: int) -> None:
+        status = self._c.llama_decode(self._context, batch)
+        if status != 0:
+            raise SessionRefused("step", f"llama.cpp could not evaluate {count} tokens: `llama_decode` gave `{status}`")
+        self._c.llama_synchronize(self._context)
+        self.position += count
+
+    def feed(self, tokens: Sequence[int], want: Literal["last", "all"] = "last") -> NDArray[np.float32]:
+        """Evaluate `tokens` after what is in the context; logits as float32, (len(tokens), vocabulary) for `all`,
+        (1, vocabulary) for `last`. Raises SessionRefused when they do not fit.
+        """
+        import numpy as np
+
+        if not tokens or self.position + len(tokens) > self.context_tokens:
+            raise SessionRefused("step", f"context of {self.context_tokens} tokens cannot take `{len(tokens)}` more")
+        if want == "all" and 0 < self.output_rows < min(len(tokens), self.ubatch_tokens):
+            raise SessionRefused("step", f"all logits need `output_rows = 0`, not `{self.output_rows}`")
+        size = self.ubatch_tokens if want == "all" else self.batch_tokens
+        rows = []
+        for start in range(0, len(tokens), size):
+            part = tokens[start : start + size]
+            count = self._feed_part(part, every=want == "all", begin=self.position)
+            pointer = self._c.llama_get_logits(self._context)
+            rows.append(np.ctypeslib.as_array(pointer, shape=(count, self.vocabulary)).copy())
+        return np.concatenate(rows) if want == "all" else rows[-1]
+
+    def _feed_part(self, tokens: Sequence[int], *, every: bool, begin: int) -> int:
+        """Evaluate one batch with outputs for `every` token or the last; the number of output rows."""
+        c = self._c
+        batch = c.llama_batch_init(len(tokens), 0, 1)
+        try:
+            batch.n_tokens = len(tokens)
+            for index, token in enumerate(tokens):
+                batch.token[index] = token
+                batch.pos[index] = begin + index
+                batch.n_seq_id[index] = 1
+                batch.seq_id[index][0] = 0
+                batch.logits[index] = every or index == len(tokens) - 1
+            self._evaluate(batch, len(tokens))
+        finally:
+            c.llama_batch_free(batch)
+        return len(tokens) if every else 1
+
+    def rewind(self, tokens: int) -> None:
+        """Forget all but the first `tokens` tokens; everything where the model's memory cannot be cut."""
+        if tokens >= self.position:
+            return
+        if tokens > 0 and self._c.llama_memory_seq_rm(self._memory, 0, tokens, -1):
+            self.position = tokens
+            return
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every token."""
+        self._c.llama_memory_clear(self._memory, False)
+        self.position = 0
+
+    def close(self) -> None:
+        """Free context and model; the session is unusable afterwards."""
+        if self._context is not None:
+            self._c.llama_free(self._context)
+            self._c.llama_model_free(self._model)
+        self._context = self._model = None
+
+
+def open_session(path: Path, settings: Settings) -> Session:
+    """Load the GGUF at `path` into this process. Raises SessionRefused, `stage` `model` or `context`."""
+    c = _bindings()
+    c.llama_backend_init()
+    model = c.llama_model_load_from_file(str(path).encode(), _model_params(c, settings))
+    if not model:
+        raise SessionRefused("model", f"llama.cpp could not load the model: `{path.name}`")
+    context = None
+    try:
+        _check_model(c, model)
+        threads = settings.threads or big_cores()
+        context = c.llama_init_from_model(model, _context_params(c, settings, threads))
+        if not context:
+            raise SessionRefused("context", "llama.cpp could not set up the context")
+        if not c.llama_get_memory(context):
+            raise SessionRefused("model", "the model has no memory of past tokens and cannot generate text")
+        return Session(c, model, context, settings, threads)
+    except BaseException:
+        if context:
+            c.llama_free(context)
+        c.llama_model_free(model)
+        raise
+
+
+def _check_model(c: Any, model: Any) -> None:
+    if c.llama_model_has_encoder(model) or not c.llama_model_has_decoder(model):
+        raise SessionRefused("model", "models with an encoder are not supported: edgekit runs decoders")
+    if c.llama_vocab_n_tokens(c.llama_model_get_vocab(model)) <= 0:
+        raise SessionRefused("model", "the model has an empty vocabulary")
+
+
+def _model_params(c: Any, settings: Settings) -> Any:
+    params = c.llama_model_default_params()
+    params.n_gpu_layers = 0
+    params.devices = ctypes.cast((ctypes.c_void_p * 1)(None), ctypes.c_void_p)  # an empty list: no GPU at all
+    params.load_mode = _LOAD_MMAP if settings.mmap else _LOAD_NONE
+    params.use_extra_bufts = settings.repack
+    return params
+
+
+def _context_params(c: Any, settings: Settings, threads: int) -> Any:
+    params = c.llama_context_default_params()
+    params.n_ctx = settings.context_tokens
+    params.n_batch = settings.batch_tokens
+    params.n_ubatch = settings.ubatch_tokens
+    params.n_outputs_max = settings.output_rows
+    params.type_k = params.type_v = _KV_TYPES[settings.kv_type]
+    params.flash_attn_type = _FLASH_ATTENTION[settings.flash_attention]
+    params.n_threads = params.n_threads_batch = threads
+    params.swa_full = False
+    return params

@@ -1,0 +1,90 @@
+"""The fence around the worker, put up by the worker itself once its libraries are loaded and before it opens the
+model: memory limits, no new privileges, a system call filter, a read-only view of a few files. Each part is best
+effort, and the worker reports which ones hold. None costs anything in the timed loop, which makes hardly a system
+call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit.runtimes import landlock, seccomp
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NO_NEW_PRIVS = 38
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Memory the worker may take, in bytes; 0 leaves the limit as it is."""
+
+    address_space_bytes: int = 0
+    data_bytes: int = 0
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Have the kernel kill this process when edgekit dies (Linux); leave at once if it is already gone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def deny_amx() -> None:
+    """Have ggml find no AMX: it asks the kernel for the permission when it starts, and that call fails from now on."""
+    if _no_new_privileges():
+        seccomp.install(seccomp.without_amx())
+
+
+def fence_in(readable: Sequence[Path], limits: Limits) -> tuple[str, ...]:
+    """Give up what running a model does not need; the names of the parts that hold.
+
+    `readable` are the model's files. Threads can still be made; programs, sockets and files cannot.
+    """
+    parts = []
+    if _limit_resources(limits):
+        parts.append("rlimits")
+    if sys.platform != "linux":
+        return tuple(parts)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+        parts.append("first to go when memory runs out")
+    if _no_new_privileges():
+        parts.append("no new privileges")
+        abi = landlock.restrict(readable)
+        if abi:
+            parts.append(f"landlock {abi}")
+        if seccomp.install(seccomp.worker_filter()):
+            parts.append("seccomp")
+    return tuple(parts)
+
+
+def _no_new_privileges() -> bool:
+    return sys.platform == "linux" and ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+
+
+def _limit_resources(limits: Limits) -> bool:
+    """No core dump (it would hold the weights), no file growth, no memory beyond `limits`."""
+    import resource
+
+    wanted = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0)]
+    if limits.address_space_bytes:
+        wanted.append((resource.RLIMIT_AS, limits.address_space_bytes))
+    if limits.data_bytes and sys.platform == "linux":
+        wanted.append((resource.RLIMIT_DATA, limits.data_bytes))
+    held = True
+    for limit, value in wanted:
+        try:
+            hard = resource.getrlimit(limit)[1]
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(limit, (value, value))
+        except (OSError, ValueError):
+            held = False
+    return held
