@@ -124,25 +124,23 @@ def add_anchors(name: str, results: Path, out: Path | None = None, *, bytes_per_
     if device.tier == "class":
         hint = f'write a file with `class = "{device.name}"`, `isa` and `ram_bytes`, or name a device of it'
         raise EdgekitError(f"a class has no anchors of its own: `{device.name}`", hint=hint)
-    own_file = Path(name) if name not in _names() else None
+    own_file = None if name in _names() else Path(name)
     target = out or own_file or Path(f"{device.name}.toml")
-    if target.resolve().is_relative_to(profile_folder().resolve()) and _is_installed():
+    if target.resolve().parent == profile_folder().resolve():
         raise EdgekitError(f"packaged profiles are not written to: `{target}`", hint="name another file with `--out`")
     start = target if target.exists() else own_file or profile_folder() / f"{device.name}.toml"
-    text = read_file(start, what="device profile", max_bytes=MAX_PROFILE_BYTES).decode("utf-8")
-    present = {anchor.id for anchor in (check_device(start) if start == target else device).anchors}
-    new = anchor_rows.read_llama_bench(results)
+    text = read_file(start, what="device profile", max_bytes=MAX_PROFILE_BYTES)
+    present = {anchor.id for anchor in check_device(start).anchors}
+    new = anchor_rows.read_llama_bench(results, bytes_per_token=bytes_per_token)
     for anchor in new:
         if anchor.id in present:
             raise EdgekitError(f"`{target}` has this run already: `{anchor.id}`")
         present.add(anchor.id)
-    if bytes_per_token is not None:
-        new = tuple(replace(anchor, bytes_per_token=bytes_per_token) for anchor in new)
-    blocks = "".join("\n" + anchor_rows.anchor_toml(anchor) for anchor in new)
+    blocks = "\n".join(map(anchor_rows.anchor_toml, new))
+    extended = text.rstrip(b"\n") + f"\n\n# added by `edgekit devices anchor`\n\n{blocks}".encode()
+    _build(_parse(target, extended, origin=str(target)))
     with replacing(target) as temporary:
-        temporary.write_text(text.rstrip("\n") + "\n" + blocks, encoding="utf-8")
-        table = parse_toml(temporary.read_bytes(), what="device profile", origin=str(target))
-        _build(_Profile(device.name, str(target), temporary.read_bytes(), table))
+        temporary.write_bytes(extended)
     return target
 
 
@@ -153,10 +151,6 @@ def _names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in profile_folder().glob("*.toml")))
 
 
-def _is_installed() -> bool:
-    return profile_folder().parent.name == "data"
-
-
 def _suggest(slug: str) -> str:
     names = _names()
     inside = [name for name in names if slug and (slug in name or name in slug)]
@@ -165,7 +159,10 @@ def _suggest(slug: str) -> str:
 
 def _read(path: Path, *, packaged: bool) -> _Profile:
     text = read_file(path, what="device profile", max_bytes=MAX_PROFILE_BYTES)
-    origin = f"devices/{path.name}" if packaged else str(path)
+    return _parse(path, text, origin=f"devices/{path.name}" if packaged else str(path))
+
+
+def _parse(path: Path, text: bytes, *, origin: str) -> _Profile:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-.")[:64] or "device"
     return _Profile(name, origin, text, parse_toml(text, what="device profile", origin=origin))
 
