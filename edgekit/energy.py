@@ -1,7 +1,142 @@
-"""Energy, measured where the machine has a counter; the model for where it has none is `edgekit.energy_model`."""
+"""Energy, measured where the machine has a counter (`edgekit.counters`) and estimated where it has none
+(`edgekit.energy_model`); the basis of a figure says which, and one never stands in for the other silently.
+"""
 
 from __future__ import annotations
 
-from edgekit.energy_model import estimate_battery
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
-__all__ = ["estimate_battery"]
+from edgekit.counters import Counter, find_counters, why_none
+from edgekit.energy_model import estimate_battery, usable_wh
+from edgekit.records import Battery, Device, EnergyReading, Estimate, Measurement, Unknown, weakest
+from edgekit.units import format_rate
+
+__all__ = ["Meter", "estimate_battery", "find_counters", "measured_battery", "metering", "why_none"]
+
+INTERVAL_S = 0.1
+GAUGE_ERROR = 0.10
+"""Assumed error of a fuel gauge's current: its makers promise a few per cent, phones are not calibrated."""
+
+
+@dataclass(slots=True)
+class Meter:
+    """Adds a counter's readings up. Nothing but `poll` reads the counter, so a test can be the clock."""
+
+    counter: Counter
+    joules_so_far: float = 0.0
+    trouble: Unknown | None = None
+    _last: tuple[float, float] | None = field(default=None, repr=False)
+    _first_s: float | None = field(default=None, repr=False)
+
+    def poll(self, now_s: float) -> None:
+        """Read once. Energy counters add their difference, powers their trapezoid; trouble once is trouble for good."""
+        if self.trouble is not None:
+            return
+        reading = self.counter.read()
+        if isinstance(reading, Unknown):
+            self.trouble = reading
+            return
+        if self._last is not None:
+            before_s, before = self._last
+            if self.counter.counts == "power":
+                self.joules_so_far += (before + reading) / 2 * (now_s - before_s)
+            else:
+                self._add_energy(before, reading)
+        self._first_s = now_s if self._first_s is None else self._first_s
+        self._last = (now_s, reading)
+
+    def _add_energy(self, before: float, reading: float) -> None:
+        difference = reading - before
+        if difference < 0:  # polled ten times a second, so a range of minutes wraps once at most
+            if self.counter.wraps_at_j is None:
+                self.trouble = Unknown(reason=f"`{self.counter.name}` went backwards and does not tell its range")
+                return
+            difference += self.counter.wraps_at_j
+        self.joules_so_far += difference
+
+    @property
+    def elapsed_s(self) -> float:
+        """Between the first and the last reading."""
+        return self._last[0] - self._first_s if self._last and self._first_s is not None else 0.0
+
+    def reading(self, test: str, tokens: int) -> EnergyReading | Unknown:
+        """What was metered as a record. Nothing metered, or nothing drawn, is unknown and not zero."""
+        if self.trouble is not None:
+            return self.trouble
+        if self.elapsed_s <= 0:
+            return Unknown(reason=f"`{self.counter.name}` was read less than twice")
+        if self.joules_so_far <= 0:
+            return Unknown(reason=f"`{self.counter.name}` did not move in {self.elapsed_s:.1f} s")
+        return EnergyReading(
+            scope=self.counter.scope,
+            counter=self.counter.name,
+            test=test,
+            joules=self.joules_so_far,
+            elapsed_s=self.elapsed_s,
+            tokens=tokens,
+        )
+
+
+@contextmanager
+def metering(counter: Counter, interval_s: float = INTERVAL_S) -> Iterator[Meter]:
+    """A meter that runs in a thread of its own until the block ends."""
+    meter, done = Meter(counter), threading.Event()
+    meter.poll(time.monotonic())
+
+    def run() -> None:
+        while not done.wait(interval_s):
+            meter.poll(time.monotonic())
+
+    thread = threading.Thread(target=run, name=f"meter {counter.name}", daemon=True)
+    thread.start()
+    try:
+        yield meter
+    finally:
+        done.set()
+        thread.join()
+        meter.poll(time.monotonic())
+
+
+def measured_battery(device: Device, run: Measurement) -> Battery | Unknown:
+    """Battery hours from what the whole device drew in its sustained run; unknown without such a reading.
+
+    Only the scope `device` counts: a package or a rail is a part of what empties the battery.
+    """
+    readings = [
+        reading
+        for reading in run.energy
+        if reading.scope == "device" and reading.test == "sustained" and min(reading.joules, reading.elapsed_s) > 0
+    ]
+    readings = [reading for reading in readings if reading.tokens > 0]
+    if not readings:
+        return Unknown(
+            reason="the whole device's draw was not measured"
+            + (f": {run.energy_unknown}" if run.energy_unknown else ""),
+            settle="unplug the charger and run `edgekit bench MODEL --sustained 10m` on the device",
+        )
+    power = _spread([reading.joules / reading.elapsed_s for reading in readings])
+    joules = _spread([reading.joules / reading.tokens for reading in readings])
+    speeds = [reading.tokens / reading.elapsed_s for reading in readings]
+    middle = sorted(speeds)[len(speeds) // 2]
+    speed = Estimate(value=middle, low=min(speeds), high=max(speeds), basis="measured")
+    usable = usable_wh(device)
+    if isinstance(usable, Unknown):
+        return Battery(hours=usable, at_tokens_per_s=speed, power_w=power, joules_per_token=joules, usable_wh=usable)
+    hours = Estimate(
+        value=usable.value / power.value,
+        low=usable.low / power.high,
+        high=usable.high / power.low,
+        basis=weakest((usable.basis, power.basis)),
+        note=f"at {format_rate(speed.value)} and {power.value:.1f} W sustained; the battery's Wh are the profile's",
+    )
+    return Battery(hours=hours, at_tokens_per_s=speed, power_w=power, joules_per_token=joules, usable_wh=usable)
+
+
+def _spread(values: list[float]) -> Estimate:
+    middle = sorted(values)[len(values) // 2]
+    low, high = min(values) * (1 - GAUGE_ERROR), max(values) * (1 + GAUGE_ERROR)
+    return Estimate(value=middle, low=low, high=high, basis="measured", note="fuel gauge, ± 10 %")

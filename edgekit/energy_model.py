@@ -65,7 +65,7 @@ def estimate_battery(device: Device, projection: Projection | Unknown) -> Batter
 
     Hours = usable Wh ÷ power at the sustained speed. Each figure that cannot be known says which input is missing.
     """
-    usable = _usable_wh(device)
+    usable = usable_wh(device)
     sustained: Figure = projection.sustained if isinstance(projection, Projection) else projection
     if isinstance(sustained, Estimate) and sustained.low <= 0:
         sustained = Unknown(reason="a sustained speed of zero draws no telling power")
@@ -113,7 +113,7 @@ def highest_rate_for(device: Device, bytes_per_token: float, hours: float) -> fl
 
     Uses the pessimistic ends: the smallest usable Wh, the highest idle power and the most joules per GB.
     """
-    usable, model = _usable_wh(device), power_model(device)
+    usable, model = usable_wh(device), power_model(device)
     if isinstance(usable, Unknown) or isinstance(model, Unknown) or hours <= 0 or bytes_per_token <= 0:
         return None
     spare_w = usable.low / hours - model.idle.high
@@ -163,13 +163,16 @@ def _package_median(device_class: str) -> float:
 
 
 def _slug(name: str) -> str:
+    """The profile name a published device would have: `Raspberry Pi 5 (2GB)` → `raspberry-pi-5`."""
+    name = re.sub(r"\(.*?\)", "", name)
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 # ---- the figures --------------------------------------------------------------------------------------------------
 
 
-def _usable_wh(device: Device) -> Figure:
+def usable_wh(device: Device) -> Figure:
+    """Nominal watt-hours × the part of them that inference may use."""
     if device.battery_wh is None:
         return Unknown(reason="the profile has no battery capacity: it runs from the mains or nobody published it")
     if device.battery_usable is None:

@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime
 
 from edgekit.errors import ExitCode
 from edgekit.metrics import METRICS, Metric, check_gate
-from edgekit.onsite import Subject
+from edgekit.onsite import Subject, on_target
 from edgekit.records import (
     BASES,
     Case,
@@ -23,7 +23,6 @@ from edgekit.records import (
     Figure,
     Gate,
     Gates,
-    Projection,
     Settings,
     Status,
     Unknown,
@@ -82,9 +81,9 @@ def exit_code(verdicts: Sequence[Verdict], *, broke: bool) -> ExitCode:
 
 
 def _load_members(device: Device) -> tuple[Device, ...]:
-    from edgekit.devices import load_device
+    from edgekit.devices import class_members  # it reads gates tables, which name this module's metrics
 
-    return tuple(load_device(name) for name in device.members)
+    return class_members(device)
 
 
 # ---- one device ---------------------------------------------------------------------------------------------------
@@ -162,7 +161,7 @@ class _Ruling:
 def _check(gate: Gate, subject: Subject, waivers: tuple[Waiver, ...], today: date) -> Check:
     metric = check_gate(gate)
     figure = metric.function(subject)
-    ruling = _cautioned(judge_figure(figure, gate, metric), figure, gate, subject.case, metric)
+    ruling = _cautioned(judge_figure(figure, gate, metric), figure, gate, subject, metric)
     waiver = _waiver_for(gate, waivers, today)
     reason = ruling.reason
     if waiver is not None and not _holds(waiver, today):
@@ -213,7 +212,7 @@ def _settle(figure: Estimate) -> str:
     return "run it on the device, or give the profile an anchor: `edgekit devices anchor NAME llama-bench.json`"
 
 
-def _cautioned(ruling: _Ruling, figure: Figure, gate: Gate, case: Case, metric: Metric) -> _Ruling:
+def _cautioned(ruling: _Ruling, figure: Figure, gate: Gate, subject: Subject, metric: Metric) -> _Ruling:
     """Take back a ruling whose figure is not strong enough to carry it."""
     if isinstance(figure, Unknown):
         return ruling
@@ -223,9 +222,11 @@ def _cautioned(ruling: _Ruling, figure: Figure, gate: Gate, case: Case, metric: 
             reason=f"{ruling.reason}; the gate accepts only `{gate.min_basis}` figures",
             settle="run it on the device itself" if gate.min_basis == "measured" else ruling.settle,
         )
-    projection = case.projection if isinstance(case.projection, Projection) else None
-    if ruling.status != "pass" or projection is None or figure.basis not in ("projected", "estimated"):
+    projection = subject.case.projection
+    if ruling.status != "pass" or isinstance(projection, Unknown) or figure.basis not in ("projected", "estimated"):
         return ruling
+    if on_target(subject) is not None:
+        return ruling  # nothing in it was projected
     if not projection.calibrated:
         return _Ruling(
             status="unknown",

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from statistics import median
 from typing import Literal
 
+from edgekit.energy import estimate_battery, measured_battery
 from edgekit.errors import EdgekitError
 from edgekit.onsite import Subject, checked_prediction, here_trusted, on_target, peaks_of
 from edgekit.records import (
@@ -25,12 +26,11 @@ from edgekit.records import (
     Projection,
     Unknown,
     exact,
-    weakest,
 )
-from edgekit.summary import basis_of, median_interval, speed
+from edgekit.summary import load_time, speed, sustained_speed, time_to_first_token
 
 MetricFunction = Callable[[Subject], Figure]
-PROMPT_TOKENS, GENERATED_TOKENS = 512, 128
+PROMPT_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,28 +137,26 @@ def _at_depth(depth: int) -> Callable[[Projection], Figure]:
     return figure
 
 
-_decode = _speed(f"tg{GENERATED_TOKENS}", lambda projection: projection.decode)
 _prefill = _speed(f"pp{PROMPT_TOKENS}", lambda projection: projection.prefill)
 
 
 def _time_to_first_token(subject: Subject) -> Figure:
-    """Seconds from a 512-token prompt to its first answer token: the prompt's evaluation and one decode step."""
-    prefill, decode = _prefill(subject), _decode(subject)
+    """Seconds until the logits of the first answer token stand: the evaluation of a 512-token prompt."""
+    run = on_target(subject)
+    if isinstance(run, Unknown):
+        return run
+    if run is not None:
+        return time_to_first_token(run, f"pp{PROMPT_TOKENS}")
+    prefill = _prefill(subject)
     if isinstance(prefill, Unknown):
         return prefill
-    if isinstance(decode, Unknown):
-        return decode
-    if min(prefill.low, decode.low) <= 0:
-        return Unknown(reason="a speed of zero gives no time to the first token")
-
-    def seconds(prefill_speed: float, decode_speed: float) -> float:
-        return PROMPT_TOKENS / prefill_speed + 1 / decode_speed
-
+    if prefill.low <= 0:
+        return Unknown(reason="a prefill speed of zero gives no time to the first token")
     return Estimate(
-        value=seconds(prefill.value, decode.value),
-        low=seconds(prefill.high, decode.high),
-        high=seconds(prefill.low, decode.low),
-        basis=weakest((prefill.basis, decode.basis)),
+        value=PROMPT_TOKENS / prefill.value,
+        low=PROMPT_TOKENS / prefill.high,
+        high=PROMPT_TOKENS / prefill.low,
+        basis=prefill.basis,
     )
 
 
@@ -169,16 +167,7 @@ def _load_s(subject: Subject) -> Figure:
             reason="loading was not timed on the device: another machine's storage says nothing of it",
             settle=f"edgekit bench MODEL --device {subject.device.name} --on-device {subject.device.name}",
         )
-    return run if isinstance(run, Unknown) else _load_times(run)
-
-
-def _load_times(run: Measurement) -> Figure:
-    times = [seconds for seconds in run.load_s if math.isfinite(seconds)]
-    if not times:
-        return Unknown(reason="the run recorded no load time")
-    # a handful of loads gives no 90 % interval of the median: the range is all that was seen
-    low, high = median_interval(times) or (min(times), max(times))
-    return Estimate(value=median(times), low=low, high=high, basis=basis_of(run))
+    return run if isinstance(run, Unknown) else load_time(run)
 
 
 def _here(test: str) -> MetricFunction:
@@ -195,11 +184,27 @@ def _here(test: str) -> MetricFunction:
 
 
 def _battery(subject: Subject) -> Figure:
-    return subject.case.battery.hours if isinstance(subject.case.battery, Battery) else subject.case.battery
+    found = _battery_record(subject)
+    return found.hours if isinstance(found, Battery) else found
 
 
 def _energy_per_token(subject: Subject) -> Figure:
-    return subject.case.battery.joules_per_token if isinstance(subject.case.battery, Battery) else subject.case.battery
+    found = _battery_record(subject)
+    return found.joules_per_token if isinstance(found, Battery) else found
+
+
+def _battery_record(subject: Subject) -> Battery | Unknown:
+    """Metered on the device; else the energy model at the speed measured there; else at the projected speed."""
+    run = on_target(subject)
+    if isinstance(run, Unknown):
+        return run
+    if run is None:
+        return subject.case.battery
+    metered = measured_battery(subject.device, run)
+    sustained = sustained_speed(run)
+    if isinstance(metered, Battery) or isinstance(sustained, Unknown) or isinstance(subject.case.projection, Unknown):
+        return metered
+    return estimate_battery(subject.device, replace(subject.case.projection, sustained=sustained))
 
 
 def _quality(field: Literal["kld_mean", "top1_agreement", "perplexity", "retention"]) -> MetricFunction:

@@ -16,8 +16,10 @@ from edgekit.units import format_bytes, format_percent
 PREDICTOR_TOLERANCE = 0.05
 """Design §4: a prediction further than this from a measurement on the same ISA proves the predictor wrong."""
 
-RAM_VISIBLE = (0.75, 1.05)
-"""Part of the nominal RAM an OS shows (firmware and GPUs reserve up to a quarter); outside it: another device."""
+RAM_SEEN = (0.7, 2.1)
+"""Part of the profile's RAM a host may show and still be that device: firmware and GPUs reserve up to a quarter, and
+devices are sold with twice the class's RAM.
+"""
 
 PeakName = Literal["working_set", "unevictable"]
 
@@ -129,7 +131,7 @@ def _other_machine(host: Host, device: Device) -> str:
     if here != architecture or missing:
         return f"the run claims to be on the device (`{device.isa}`) and its host is `{host.isa}`"
     visible = host.ram_bytes / device.ram_bytes.value if device.ram_bytes.value > 0 else 0.0
-    if host.ram_bytes and not RAM_VISIBLE[0] <= visible <= RAM_VISIBLE[1]:
+    if host.ram_bytes and not RAM_SEEN[0] <= visible <= RAM_SEEN[1]:
         return (
             f"the run claims to be on the device ({format_bytes(device.ram_bytes.value)} of RAM) and its host has "
             f"{format_bytes(host.ram_bytes)}"
