@@ -66,8 +66,10 @@ def parse_gates(table: Mapping[str, Any], *, origin: str, inherited: Gates | Non
     for metric, limits in table_at(table, "gates", where=where).items():
         lines[metric] = _gate(metric, limits, origin=origin)
     waivers = {waiver.metric: waiver for waiver in inherited.waivers} if inherited else {}
-    for row in tables_at(table, "waivers", where=where):
-        waiver = _waiver(row, gated=lines, origin=origin)
+    own = [_waiver(row, gated=lines, origin=origin) for row in tables_at(table, "waivers", where=where)]
+    for waiver in own:
+        if sum(waiver.metric == other.metric for other in own) > 1:
+            raise EdgekitError(f"a metric is waived twice in {where}: `{waiver.metric}`")
         waivers[waiver.metric] = waiver
     return make_gates(tuple(lines.values()), tuple(waivers.values()), origin=origin)
 
