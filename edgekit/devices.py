@@ -201,6 +201,9 @@ def _build(profile: _Profile) -> Device:
     """The checked device; what only its class holds is taken from there. Members of a class are not looked for."""
     table, where = profile.table, f"`{profile.origin}`"
     refuse_unknown(table, PROFILE_KEYS, where=where)
+    calibration = table.get("calibration", [])  # for benchmarks/make_anchors.py alone
+    if not isinstance(calibration, list) or not all(isinstance(name, str) for name in calibration):
+        raise EdgekitError(f"`calibration` in {where} must be an array of texts")
     parent = _class_of(profile)
     base = _build(parent) if parent else None
     is_class = table.get("tier") == "class"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import runpy
 import subprocess
 import sys
@@ -129,6 +128,20 @@ def test_members_are_anchored_devices_with_the_ram_of_their_class(name: str) -> 
     assert class_members(load_device(device.members[0])) == ()
 
 
+def test_small_or_unanchored_devices_are_no_members(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "edgekit" / "data" / "devices"
+    folder.mkdir(parents=True)
+    (folder / "smartphone.toml").write_bytes((ROOT / "devices" / "smartphone.toml").read_bytes())
+    profile(folder, MINE, "fits.toml")
+    profile(folder, MINE.replace("8_589_934_592", "6_442_450_944"), "small.toml")
+    profile(folder, MINE[: MINE.index("[[anchors]]")], "bare.toml")
+    profile(folder, MINE.replace("threads = 4", 'backend = "opencl"'), "gpu.toml")
+    profile(folder, MINE.replace("threads = 4", 'runtime = "MNN 3.0.4"'), "foreign.toml")
+    profile(folder, MINE.replace("decode_tokens", "prefill_tokens"), "prefill.toml")
+    monkeypatch.setattr(devices, "__file__", str(tmp_path / "edgekit" / "devices.py"))
+    assert load_device("smartphone").members == ("fits",)
+
+
 def test_a_user_names_a_device_wrongly() -> None:
     for wrong, right in {"galaxy-s26": "galaxy-s25", "Smartphone": "smartphone", "pi 5": "raspberry-pi-5"}.items():
         with pytest.raises(EdgekitError, match="unknown device") as raised:
@@ -236,6 +249,7 @@ BAD = {
     "no context": ("context_tokens = 2048", "context_tokens = 0", "at least 1"),
     "unknown KV type": ("context_tokens = 2048", 'kv_type = "q8"', "cannot be `q8`"),
     "mmap in words": ("context_tokens = 2048", 'mmap = "yes"', "true or false"),
+    "calibration as text": ("isa =", 'calibration = "Pixel 8"\nisa =', "array of texts"),
     "anchor without a speed": ("decode_tokens_per_s = 20\n", "", "has no speed"),
     "anchor of zero speed": ("decode_tokens_per_s = 20", "decode_tokens_per_s = 0", "at least"),
     "anchor without bytes": ("bytes_per_token = 934_200_000\n", "", "exactly one of `bytes_per_token`"),
