@@ -40,9 +40,14 @@ class _Layout:
     confine: Callable[[Bytes], None] | None = None
 
 
-def _four_bit_scales(blocks: Bytes) -> None:
-    """Sub-block scales and minima of 0…15: wider ones would push d below fp16's normal range on long rows."""
-    blocks[:, 4:12] &= 0x0F
+def _three_bit_scales(blocks: Bytes) -> None:
+    """Sub-block scales and minima of 0…7: wider ones would push d below fp16's normal range on long rows.
+
+    Bytes 4–11 hold the first four of each in their low six bits and the upper bits of the others, whose low four bits
+    share bytes 12–15.
+    """
+    blocks[:, 4:12] &= 0x07
+    blocks[:, 12:16] &= 0x77
 
 
 def _small_scales(blocks: Bytes) -> None:
@@ -68,8 +73,8 @@ def _centred_squares(levels: int) -> float:
 
 
 def _with_minima_rms(levels: int) -> float:
-    """RMS of s·q − r·m at scale 1 with s, m uniform on 0…15, q on 0…levels−1 and r = mean(q)."""
-    scale, square, mean = 7.5, _uniform_squares(16), (levels - 1) / 2
+    """RMS of s·q − r·m at scale 1 with s, m uniform on 0…7, q on 0…levels−1 and r = mean(q)."""
+    scale, square, mean = 3.5, _uniform_squares(8), (levels - 1) / 2
     return math.sqrt(square * _uniform_squares(levels) - 2 * scale * mean * mean * scale + mean**2 * square)
 
 
@@ -79,10 +84,10 @@ _LAYOUTS = {
     "q5_1": _Layout(scale_at=0, rms=math.sqrt((32**2 - 1) / 12), signed=False, min_at=2, min_ratio=-15.5),
     "q8_0": _Layout(scale_at=0, rms=math.sqrt((128**2 - 1) / 3), signed=True, confine=_odd_quants),
     "q4_k": _Layout(
-        scale_at=0, rms=_with_minima_rms(16), signed=False, min_at=2, min_ratio=7.5, confine=_four_bit_scales
+        scale_at=0, rms=_with_minima_rms(16), signed=False, min_at=2, min_ratio=7.5, confine=_three_bit_scales
     ),
     "q5_k": _Layout(
-        scale_at=0, rms=_with_minima_rms(32), signed=False, min_at=2, min_ratio=15.5, confine=_four_bit_scales
+        scale_at=0, rms=_with_minima_rms(32), signed=False, min_at=2, min_ratio=15.5, confine=_three_bit_scales
     ),
     "q6_k": _Layout(
         scale_at=208, rms=math.sqrt(_centred_squares(16) * _centred_squares(64)), signed=True, confine=_small_scales

@@ -98,7 +98,9 @@ def _merges(count: int, seed: int) -> list[tuple[str, str]]:
     merges of a full vocabulary take a tenth of a second. Mean length and bytes are near those of Qwen's files.
     """
     pairs = [a + b for a in _LETTERS for b in _LETTERS]
-    merges = [*((a, b) for a, b in pairs), *(("Ġ", a) for a in _LETTERS), *(("Ġ", pair) for pair in pairs)][:count]
+    merges = [*((pair[0], pair[1]) for pair in pairs), *(("Ġ", a) for a in _LETTERS), *(("Ġ", pair) for pair in pairs)][
+        :count
+    ]
     words = [left + right for left, right in merges]
     parents = iter(words)  # the list grows while it is read
     offset = random.Random(seed).randrange  # noqa: S311 - a reproducible vocabulary, no secret
