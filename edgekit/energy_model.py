@@ -108,18 +108,34 @@ def power_model(device: Device) -> PowerModel | Unknown:
     )
 
 
-def highest_rate_for(device: Device, bytes_per_token: float, hours: float) -> float | None:
-    """The tok/s that surely leaves `hours` on one charge when the rate is capped there, or None when no rate does.
+def highest_rate_for(device: Device, bytes_per_token: float, hours: float) -> Figure:
+    """The average tok/s at which one charge lasts `hours`: `low` surely does, `high` cannot be exceeded.
 
-    Uses the pessimistic ends: the smallest usable Wh, the highest idle power and the most joules per GB.
+    Unknown where the idle draw alone empties the battery sooner, or where battery or power are not known.
     """
     usable, model = usable_wh(device), power_model(device)
-    if isinstance(usable, Unknown) or isinstance(model, Unknown) or hours <= 0 or bytes_per_token <= 0:
-        return None
-    spare_w = usable.low / hours - model.idle.high
-    if spare_w <= 0 or not math.isfinite(model.j_per_gb.high):
-        return None
-    return spare_w / (model.j_per_gb.high * bytes_per_token / 1e9)
+    if isinstance(usable, Unknown):
+        return usable
+    if isinstance(model, Unknown):
+        return model
+    gigabytes, joules = bytes_per_token / 1e9, model.j_per_gb
+
+    def rate(energy_wh: float, idle_w: float, j_per_gb: float) -> float:
+        return max(0.0, (energy_wh / hours - idle_w) / (j_per_gb * gigabytes))
+
+    value = rate(usable.value, model.idle.value, joules.value)
+    if value <= 0:
+        return Unknown(
+            reason=f"the idle draw of about {model.idle.value:.1f} W alone takes more than the "
+            f"{usable.value / hours:.1f} W that {hours:g} h leave"
+        )
+    return Estimate(
+        value=value,
+        low=min(value, rate(usable.low, model.idle.high, joules.high)),
+        high=max(value, rate(usable.high, model.idle.low, joules.low)),
+        basis="estimated",
+        note=model.origin,
+    )
 
 
 # ---- from published figures to joules per GB ----------------------------------------------------------------------

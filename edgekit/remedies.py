@@ -1,12 +1,20 @@
-"""For a check that did not pass: the physical limit with its arithmetic, and what change would pass."""
+"""For a check that did not pass: the physical limit with its arithmetic, and what change would pass.
+
+Only what was computed is offered. Where nothing that was tried clears the gate, the remedy says so.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
 
+from edgekit.alternatives import Build, Found, clears, first_clearing, leaner, smaller_quants, smaller_students
+from edgekit.energy_model import highest_rate_for, power_model
 from edgekit.metrics import Metric
 from edgekit.onsite import Subject
-from edgekit.records import Figure, Gate, Status
+from edgekit.records import Estimate, Figure, Gate, MemoryBreakdown, Projection, Status, Unknown
+from edgekit.units import format_bytes, format_number, format_percent, format_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,5 +26,193 @@ class Advice:
 
 
 def advise(subject: Subject, metric: Metric, gate: Gate, figure: Figure, status: Status) -> Advice:
-    """Physics and remedy of one check; empty for a check that passes."""
-    return Advice()
+    """Physics and remedy of one check; empty for a check that passes and for what no build could change."""
+    if status == "pass" or metric.about not in _ADVICE:
+        return Advice()
+    advice = _ADVICE[metric.about](subject, metric, gate, figure)
+    if isinstance(figure, Estimate) and clears(figure, gate):
+        return replace(advice, remedy="")  # the figure is fine, its evidence is not: no other build would help
+    return advice
+
+
+# ---- memory -------------------------------------------------------------------------------------------------------
+
+
+def _memory(subject: Subject, metric: Metric, gate: Gate, figure: Figure) -> Advice:
+    physics = _memory_sum(subject.case.memory)
+    if isinstance(figure, Unknown):
+        return Advice(physics=physics)  # a predictor that is refuted or refuses has nothing to offer either
+    header, settings = subject.evidence.artifact.header, subject.case.settings
+    quants = list(smaller_quants(header, settings))
+    found = first_clearing(subject, metric, gate, leaner(header, settings)) or first_clearing(
+        subject, metric, gate, chain.from_iterable(leaner(one.header, settings, one.words) for one in quants)
+    )
+    if found:
+        remedy = _would_clear(found, metric)
+    else:
+        tried = f"no quantization down to `{quants[-1].header.quant}`" if quants else "no smaller quantization"
+        student = first_clearing(subject, metric, gate, _lean_students(subject))
+        remedy = f"{tried} clears it, not even with the leanest settings; "
+        remedy += _would_clear(student, metric) if student else "no smaller reference student does either"
+    return Advice(physics=physics, remedy=remedy)
+
+
+def _lean_students(subject: Subject) -> Iterator[Build]:
+    settings = subject.case.settings
+    for build in smaller_students(subject.evidence.artifact.header, settings):
+        yield from leaner(build.header, settings, build.words)
+
+
+def _memory_sum(memory: MemoryBreakdown | Unknown) -> str:
+    """What the memory is made of, largest first: the floor is the weights."""
+    if isinstance(memory, Unknown):
+        return ""
+    parts = (
+        (memory.weights_bytes - memory.dormant_bytes, "weights"),
+        (memory.repacked_bytes, "repacked copy"),
+        (memory.kv_bytes, "KV cache"),
+        (memory.compute_bytes, "compute buffer"),
+        (memory.output_bytes, "output buffer"),
+        (memory.runtime_bytes, "runtime"),
+    )
+    shown = [f"{format_bytes(size)} {name}" for size, name in sorted(parts, reverse=True) if size >= 1e6]
+    context = f"context {memory.settings.context_tokens}, ubatch {memory.settings.ubatch_tokens}"
+    return f"{' + '.join(shown)} (predicted for {memory.isa}, {context}, {memory.settings.kv_type} KV)"
+
+
+# ---- decode -------------------------------------------------------------------------------------------------------
+
+
+def _decode(subject: Subject, metric: Metric, gate: Gate, figure: Figure) -> Advice:
+    projection = subject.case.projection
+    if isinstance(projection, Unknown):
+        return Advice()
+    return Advice(
+        physics=_bandwidth_limit(subject, projection, gate),
+        remedy="; ".join(part for part in (_smaller(subject, metric, gate), _speedup(figure, gate)) if part),
+    )
+
+
+def _bandwidth_limit(subject: Subject, projection: Projection, gate: Gate) -> str:
+    """Bandwidth ÷ bytes per token: what no kernel can exceed, as every weight crosses the memory bus once a token."""
+    bandwidth, gigabytes = subject.device.bandwidth_bytes_per_s, projection.bytes_per_token / 1e9
+    if bandwidth is None or gigabytes <= 0 or gate.min is None:
+        return ""
+    fastest = (bandwidth.high or bandwidth.value) / projection.bytes_per_token
+    usual = bandwidth.value / projection.bytes_per_token
+    text = (
+        f"{bandwidth.value / 1e9:.1f} GB/s ÷ {gigabytes:.3g} GB per token = {usual:.1f} tok/s at most "
+        f"(bandwidth: {bandwidth.source})"
+    )
+    if gate.min > fastest:
+        return f"{text}; the {format_rate(gate.min)} asked are {gate.min / fastest:.2g} × beyond it, on any kernel"
+    return f"{text}; the {format_rate(gate.min)} asked are {format_percent(gate.min / usual)} of it"
+
+
+def _smaller(subject: Subject, metric: Metric, gate: Gate) -> str:
+    """The largest quantization that clears, or else the largest smaller student that does, or that none does."""
+    header, settings = subject.evidence.artifact.header, subject.case.settings
+    quants = list(smaller_quants(header, settings))
+    found = first_clearing(subject, metric, gate, iter(quants))
+    if found:
+        return _would_clear(found, metric)
+    tried = f"no quantization down to `{quants[-1].header.quant}` clears it" if quants else "it is as small as it gets"
+    student = first_clearing(subject, metric, gate, smaller_students(header, settings))
+    return f"{tried}; " + (_would_clear(student, metric) if student else "no smaller reference student does either")
+
+
+def _speedup(figure: Figure, gate: Gate) -> str:
+    """What else gives the missing factor: bandwidth, or tokens per pass."""
+    if isinstance(figure, Unknown) or gate.min is None or figure.low <= 0 or figure.low >= gate.min:
+        return ""
+    factor = gate.min / figure.low
+    return (
+        f"with this file: {factor:.2f} × the effective bandwidth, or a draft model with which each pass yields "
+        f"{factor:.2f} tokens net of its own cost"
+    )
+
+
+# ---- prefill ------------------------------------------------------------------------------------------------------
+
+
+def _prefill(subject: Subject, metric: Metric, gate: Gate, figure: Figure) -> Advice:
+    wanted = gate.min if gate.min is not None else 512 / gate.max if gate.max else None
+    parameters = _parameters(subject)
+    physics = ""
+    if wanted and parameters:
+        physics = (
+            f"2 operations × {parameters / 1e9:.2f} G weights × {wanted:.0f} tok/s = "
+            f"{2 * parameters * wanted / 1e12:.2f} Top/s that the cores must deliver"
+        )
+    remedy = "" if isinstance(figure, Unknown) else _student_only(subject, metric, gate)
+    return Advice(physics=physics, remedy=remedy)
+
+
+def _student_only(subject: Subject, metric: Metric, gate: Gate) -> str:
+    # prefill is bound by arithmetic: a smaller quantization of the same weights does not speed it up
+    students = smaller_students(subject.evidence.artifact.header, subject.case.settings)
+    found = first_clearing(subject, metric, gate, students)
+    return _would_clear(found, metric) if found else "no smaller reference student clears it; a shorter prompt would"
+
+
+def _parameters(subject: Subject) -> float:
+    """Weights multiplied per token: all matrices but an input embedding, which is looked up."""
+    header = subject.evidence.artifact.header
+    total = 0.0
+    for tensor in header.tensors:
+        if len(tensor.shape) < 2 or (tensor.name == "token_embd.weight" and not header.tied_embedding):
+            continue
+        size = 1.0
+        for extent in tensor.shape:
+            size *= extent
+        total += size
+    return total
+
+
+# ---- battery ------------------------------------------------------------------------------------------------------
+
+
+def _battery(subject: Subject, metric: Metric, gate: Gate, figure: Figure) -> Advice:
+    if isinstance(figure, Unknown) or gate.min is None:
+        return Advice()
+    battery = subject.case.battery
+    if isinstance(battery, Unknown) or not isinstance(battery.usable_wh, Estimate):
+        return Advice()
+    usable, hours = battery.usable_wh, gate.min
+    physics = (
+        f"{usable.low:.1f} to {usable.high:.1f} usable Wh ÷ {hours:g} h = {usable.low / hours:.2f} to "
+        f"{usable.high / hours:.2f} W may be drawn on average"
+    )
+    model = power_model(subject.device)
+    if not isinstance(model, Unknown):
+        physics += f"; idle alone draws {model.idle.low:.1f} to {model.idle.high:.1f} W"
+    remedy = "; ".join(part for part in (_rate_cap(subject, hours), _smaller(subject, metric, gate)) if part)
+    return Advice(physics=physics, remedy=remedy)
+
+
+def _rate_cap(subject: Subject, hours: float) -> str:
+    """The decode rate an app must not exceed on average for the battery to last."""
+    projection = subject.case.projection
+    if isinstance(projection, Unknown):
+        return ""
+    rates = highest_rate_for(subject.device, projection.bytes_per_token, hours)
+    if isinstance(rates, Unknown):
+        return f"no cap on the rate would do: {rates.reason}"
+    sure = f"surely below {format_rate(rates.low)}" if rates.low > 0 else "but not surely at any rate"
+    return f"capped at about {format_rate(rates.value)} on average it lasts {hours:g} h ({sure})"
+
+
+# ---- words --------------------------------------------------------------------------------------------------------
+
+
+def _would_clear(found: Found, metric: Metric) -> str:
+    low, high = format_number(found.figure.low, metric.unit), format_number(found.figure.high, metric.unit)
+    return f"{found.build.words or 'the same build'} would clear it with {low} to {high} ({found.figure.basis})"
+
+
+_ADVICE: dict[str, Callable[[Subject, Metric, Gate, Figure], Advice]] = {
+    "memory": _memory,
+    "decode": _decode,
+    "prefill": _prefill,
+    "battery": _battery,
+}

@@ -313,13 +313,18 @@ def test_a_laptop_is_bounded_by_memory_energy_and_its_sustained_power() -> None:
 
 def test_a_rate_cap_holds_the_hours_it_promises() -> None:
     rate = highest_rate_for(SMARTPHONE, 0.9e9, 4)
-    assert rate is not None
-    slow = Estimate(value=rate, low=rate, high=rate, basis="projected")
-    hours = estimate_battery(replace(SMARTPHONE, sustained_power_w=None), r.projection(sustained=slow)).hours
-    assert isinstance(hours, Estimate)
-    assert hours.low == pytest.approx(4)
-    assert highest_rate_for(SMARTPHONE, 0.9e9, 40) is None
-    assert highest_rate_for(replace(SMARTPHONE, battery_wh=None), 0.9e9, 4) is None
+    assert isinstance(rate, Estimate)
+    for at, end in ((rate.low, "low"), (rate.value, "value"), (rate.high, "high")):
+        slow = Estimate(value=at, low=at, high=at, basis="projected")
+        hours = estimate_battery(replace(SMARTPHONE, sustained_power_w=None), r.projection(sustained=slow)).hours
+        assert getattr(hours, end) == pytest.approx(4)
+
+
+def test_no_rate_cap_beats_the_idle_draw() -> None:
+    found = highest_rate_for(SMARTPHONE, 0.9e9, 40)
+    assert isinstance(found, Unknown)
+    assert "idle draw" in found.reason
+    assert isinstance(highest_rate_for(replace(SMARTPHONE, battery_wh=None), 0.9e9, 4), Unknown)
 
 
 positive = st.floats(0.01, 1000)
