@@ -21,6 +21,7 @@ _RECT = Markup('<rect class="{}" x="{}%" y="{}" width="{}%" height="{}"/>')
 _BAR = Markup('<rect class="{}" x="{}%" y="{}" width="{}%" height="{}" rx="{}"/>')
 _LINE = Markup('<line class="{}" x1="{}%" x2="{}%" y1="{}" y2="{}"/>')
 _TEXT = Markup('<text class="{}" x="{}%" y="{}">{}</text>')
+_UNIT = Markup('<text class="tick-text start" x="{}%" y="{}" dx="{}">{}</text>')
 _DOT = Markup('<circle class="{}" cx="{}%" cy="{}" r="{}"/>')
 _SVG = Markup(
     '<svg class="chart" role="img" aria-labelledby="{id}-t {id}-d" width="100%" height="{height}">'
@@ -124,12 +125,14 @@ def _interval(check: Check, axis: Axis, top: float) -> Markup:
         low, high = axis.at(figure.low), axis.at(figure.high)
         width = max(high - low, 0.4)
         body += _BAR.format(f"range {check.status}", min(low, 100 - width), top + 4, width, 10, 5)
-        body += _LINE.format("middle", axis.at(figure.value), axis.at(figure.value), top + 1, top + 17)
     else:
         body += _RECT.format("hatched", 0, top, 100, 18) + _TEXT.format("word plate", 50, top + 13, "unknown")
         body += _TEXT.format("word", 50, top + 13, "unknown")
     if limit is not None:
+        body += _LINE.format("limit halo", axis.at(limit), axis.at(limit), top - 3, top + 21)
         body += _LINE.format("limit", axis.at(limit), axis.at(limit), top - 3, top + 21)
+    if isinstance(figure, Estimate):
+        body += _DOT.format(f"middle {check.status}", axis.at(figure.value), top + 9, 4.5)
     return body
 
 
@@ -137,9 +140,9 @@ def _limit_label(check: Check, axis: Axis) -> Markup:
     limit = limit_of(check)
     if limit is None:
         return Markup()
-    at, text = axis.at(limit), limit_text(check)
     # the arrow points to the side that passes, so the tint is not alone in saying it
-    return _tag("limit-text", at, 12, f"{text} →" if check.min is not None else f"← {text}")
+    text = limit_text(check).lstrip("≥≤ ")
+    return _tag("limit-text", axis.at(limit), 12, f"limit {text} →" if check.min is not None else f"← limit {text}")
 
 
 def _bound(axis: Axis, value: float, top: float) -> Markup:
@@ -151,16 +154,16 @@ def _ticks(axis: Axis, top: float) -> Markup:
     body = Markup()
     for tick in axis.ticks:
         body += _LINE.format("tick", axis.at(tick), axis.at(tick), top - 2, top + 2)
-        last = tick == axis.ticks[-1]
-        body += _tag(
-            "tick-text", axis.at(tick), top + 15, f"{axis.label(tick)} {axis.unit}" if last else axis.label(tick)
-        )
+        body += _tag("tick-text", axis.at(tick), top + 15, axis.label(tick), edge=3)
+    named = [tick for tick in axis.ticks if 3 < axis.at(tick) < 82]
+    if named and axis.unit:
+        body += _UNIT.format(axis.at(named[-1]), top + 15, 4 + 3.7 * len(axis.label(named[-1])), axis.unit)
     return body
 
 
-def _tag(css: str, at: float, y: float, text: str) -> Markup:
+def _tag(css: str, at: float, y: float, text: str, edge: float = 16) -> Markup:
     """Text at a position, anchored so that it stays inside the chart."""
-    side = "start" if at < 12 else "end" if at > 80 else "middle"
+    side = "start" if at < edge else "end" if at > 100 - edge else "middle"
     return _TEXT.format(f"{css} {side}", at, y, text)
 
 
@@ -186,8 +189,9 @@ def memory_chart(ident: str, parts: Sequence[Part], total: Estimate, limit: floa
     body += _LINE.format("whisker", low, high, 52, 52)
     body += _LINE.format("whisker", low, low, 49, 55) + _LINE.format("whisker", high, high, 49, 55)
     if limit is not None:
+        body += _LINE.format("limit halo", axis.at(limit), axis.at(limit), 16, 58)
         body += _LINE.format("limit", axis.at(limit), axis.at(limit), 16, 58)
-        body += _tag("limit-text", axis.at(limit), 12, f"← ≤ {axis.label(limit)} {axis.unit}")
+        body += _tag("limit-text", axis.at(limit), 12, f"← limit {axis.label(limit)} {axis.unit}")
     body += _ticks(axis, 62)
     said = ", ".join(f"{part.label} {axis.label(part.size_bytes)} {axis.unit}" for part in parts)
     return _svg(ident, "memory by part", f"working set {figure_text(total, 'bytes')}; {said}", 80, body)
@@ -208,9 +212,8 @@ def strip_chart(ident: str, measurement: Measurement, test: str) -> Markup:
     for sample in samples:
         y = 18 if len(lanes) == 1 else 6 + 24 * lanes.index(sample.process) / (len(lanes) - 1)
         body += _DOT.format("sample", axis.at(_rate(sample)), round(y, 1), 3)
-    body += _tag("tick-text", 0, 48, axis.label(axis.low)) + _tag(
-        "tick-text", 100, 48, f"{axis.label(axis.high)} tok/s"
-    )
+    for end, label in ((axis.low, axis.label(axis.low)), (axis.high, f"{axis.label(axis.high)} tok/s")):
+        body += _tag("tick-text", axis.at(end), 48, label)
     said = f"{len(rates)} repetitions from {range_text(min(rates), max(rates), 'tok/s')} in {len(lanes)} processes"
     return _svg(ident, f"samples of {test}", said, 52, body)
 

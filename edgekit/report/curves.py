@@ -13,7 +13,7 @@ from edgekit.report.charts import Axis, axis_over
 from edgekit.report.words import clean, figure_text
 from edgekit.summary import depth_curve, speed, sustained_curve
 
-_HEIGHT, _TOP, _FOOT = 200, 14, 26
+_HEIGHT, _TOP, _FOOT = 200, 22, 42
 _LEFT, _WIDTH = 9.0, 89.0
 _MAX_POINTS = 300
 _SVG = Markup(
@@ -107,7 +107,7 @@ def sustained_chart(ident: str, measurement: Measurement) -> Markup:
     if isinstance(burst, Estimate):
         ends = (points[0].x, points[-1].x)
         level = tuple(Point(x=x, y=burst.value, low=burst.low, high=burst.high) for x in ends)
-        series.append(Series(label="burst tg128", key="device", points=level, marked=False))
+        series.append(Series(label="burst tg128", key="burst", points=level, marked=False))
     return _chart(ident, "sustained decode speed", series, "min", "minutes of decoding without a pause")
 
 
@@ -176,14 +176,12 @@ def _grid(x_axis: Axis, y_axis: Axis, x_title: str) -> Markup:
     grid = Markup()
     for tick in y_axis.ticks:
         y = round(_TOP + _HEIGHT * (1 - y_axis.at(tick) / 100), 1)
-        label = f"{y_axis.label(tick)} tok/s" if tick == y_axis.ticks[-1] else y_axis.label(tick)
-        grid += _GRID.format(y=y, above=y - 3, label=label)
+        grid += _GRID.format(y=y, above=y - 3, label=y_axis.label(tick))
     for tick in x_axis.ticks:
-        last = tick == x_axis.ticks[-1]
-        label = f"{x_axis.label(tick)} {x_title}" if last and x_axis.at(tick) > 60 else x_axis.label(tick)
-        side = "end" if last and x_axis.at(tick) > 60 else _side(x_axis, tick)
+        label, side = x_axis.label(tick), _side(x_axis, tick)
         grid += _X_TICK.format(x=_across(x_axis, tick), y=_TOP + _HEIGHT + 17, side=side, label=label)
-    return grid
+    grid += _X_TICK.format(x=0, y=11, side="start", label=y_axis.unit)
+    return grid + _X_TICK.format(x=100, y=_TOP + _HEIGHT + 35, side="end", label=x_title)
 
 
 def _across(axis: Axis, value: float) -> float:

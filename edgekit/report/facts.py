@@ -7,6 +7,7 @@ from pathlib import PurePath
 
 from edgekit.records import (
     Artifact,
+    Battery,
     Case,
     Check,
     Finding,
@@ -18,7 +19,7 @@ from edgekit.records import (
     Settings,
     Verdict,
 )
-from edgekit.report.words import Fact, clean, waiver_text
+from edgekit.report.words import Fact, clean, figure_text, waiver_text
 from edgekit.units import format_bytes, format_duration, format_percent
 
 
@@ -35,6 +36,15 @@ def leaves(verdict: Verdict) -> tuple[Verdict, ...]:
 def all_checks(report: Report) -> tuple[tuple[Verdict, Check], ...]:
     """Every check with the device it belongs to."""
     return tuple((leaf, check) for verdict in report.verdicts for leaf in leaves(verdict) for check in leaf.checks)
+
+
+def beside(report: Report, leaf: Verdict, check: Check) -> str:
+    """The speed and power that battery hours are stated at (design §3); empty for other checks."""
+    case = case_of(report, leaf)
+    if case is None or not isinstance(case.battery, Battery) or "battery" not in check.metric:
+        return ""
+    speed, power = case.battery.at_tokens_per_s, case.battery.power_w
+    return f"at {figure_text(speed, 'tok/s')}, drawing {figure_text(power, 'W')}"
 
 
 def case_of(report: Report, verdict: Verdict) -> Case | None:
@@ -157,7 +167,7 @@ def _artifact_facts(artifact: Artifact) -> tuple[Fact, ...]:
         Fact(label="artifact", value=artifact.path),
         Fact(label="model", value=f"{header.name or 'unnamed'}: {shape}"),
         Fact(label="type and size", value=f"{header.format} {header.quant}, {size}"),
-        Fact(label="sha256", value=digest),
+        Fact(label="SHA-256", value=digest),
         Fact(label="weights", value="stand-in (random weights, no quality)" if header.stand_in else ""),
     )
 
@@ -239,5 +249,5 @@ def findings(report: Report) -> tuple[Finding, ...]:
 
 def waivers(report: Report) -> tuple[str, ...]:
     """Each waiver in force, said once."""
-    texts = (f"{check.title}: {waiver_text(check)}" for _, check in all_checks(report) if check.waiver)
+    texts = (f"{check.title}: waiver {waiver_text(check)}" for _, check in all_checks(report) if check.waiver)
     return tuple(dict.fromkeys(clean(text) for text in texts))

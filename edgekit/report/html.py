@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from edgekit.records import BASES, Check, Estimate, MemoryBreakdown, Projection, Report, Status, Verdict
 from edgekit.report import charts, curves, facts, words
@@ -60,6 +60,16 @@ def _shown(value: Any) -> Any:
     return value if isinstance(value, Markup) else words.clean(str(value), 2000)
 
 
+def prose(text: str) -> Markup:
+    """A sentence for the page, `literals` in backticks set as code."""
+    pieces = words.sentence(words.clean(text, 2000)).split("`")
+    if len(pieces) % 2 == 0:
+        return escape("`".join(pieces))
+    return Markup().join(
+        Markup("<code>{}</code>").format(piece) if odd % 2 else escape(piece) for odd, piece in enumerate(pieces)
+    )
+
+
 def _names() -> dict[str, Any]:
     """What the template may call."""
     return {
@@ -75,7 +85,7 @@ def _names() -> dict[str, Any]:
         "projection_of": projection_of,
         "bases": BASES,
         "is_estimate": lambda figure: isinstance(figure, Estimate),
-        "zip": zip,
+        "prose": prose,
     }
 
 

@@ -45,7 +45,7 @@ def _add_suite(root: Element, report: Report, verdict: Verdict, leaf: Verdict) -
     for name, value in [*rows, *((fact.label, fact.value) for fact in facts.circumstances(report))]:
         SubElement(properties, "property", name=name, value=clean(value))
     for check in leaf.checks:
-        _add_case(suite, leaf, check)
+        _add_case(suite, report, leaf, check)
     if not leaf.checks:  # a device nobody judged is unknown, never silently green
         case = SubElement(suite, "testcase", classname=clean(f"edgekit.{leaf.device}"), name="verdict", time="0")
         SubElement(case, "error", type="unknown", message=clean(leaf.reason) or "no check was made")
@@ -56,7 +56,7 @@ def _suite(root: Element, name: str, report: Report) -> Element:
     return SubElement(root, "testsuite", name=name, timestamp=clean(report.evidence.created_at)[:19], time="0")
 
 
-def _add_case(suite: Element, leaf: Verdict, check: Check) -> None:
+def _add_case(suite: Element, report: Report, leaf: Verdict, check: Check) -> None:
     name = clean(f"{check.title} ({point_text(check)})")
     case = SubElement(suite, "testcase", classname=clean(f"edgekit.{leaf.device}"), name=name, time="0")
     shown = f"{figure_text(check.figure, check.unit, limit_of(check))}; limit {limit_text(check)}"
@@ -64,14 +64,16 @@ def _add_case(suite: Element, leaf: Verdict, check: Check) -> None:
     if tag:  # advisory and waived ones too, and they say so: a report that hides them would read as a pass
         outcome = SubElement(case, tag, type=check.status, message=clean(f"{_prefix(check)}{shown}; {check.reason}"))
         outcome.text = _details(check)
-    SubElement(case, "system-out").text = clean(
-        "; ".join(filter(None, (shown, margin_text(check), waiver_text(check))))
-    )
+    parts = (shown, facts.beside(report, leaf, check), margin_text(check), _waiver(check))
+    SubElement(case, "system-out").text = clean("; ".join(part for part in parts if part), 1000)
 
 
 def _prefix(check: Check) -> str:
-    waived = f"{waiver_text(check)}; " if check.waiver else ""
-    return f"{'advisory; ' if check.level == 'advisory' else ''}{waived}"
+    return "".join(f"{part}; " for part in ("advisory" * (check.level == "advisory"), _waiver(check)) if part)
+
+
+def _waiver(check: Check) -> str:
+    return f"waiver {waiver_text(check)}" if check.waiver else ""
 
 
 def _details(check: Check) -> str:

@@ -49,14 +49,19 @@ def render_markdown(report: Report) -> str:
     if report.evidence.artifact.header.stand_in:
         lines += ["> [!WARNING]", f"> {_escape(STAND_IN_NOTE)}", ""]
     for verdict in report.verdicts:
-        lines += _class(verdict) if verdict.members else _device(verdict)
+        lines += _class(report, verdict) if verdict.members else _device(report, verdict)
     lines += [*_memory(report), *_speed(report), *_findings(report), *_circumstances(report), *_legend(report)]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _escape(text: str, limit: int = 1000) -> str:
     """Text that GitHub shows as it is: no markup, no HTML, no link, no mention, no emoji."""
-    return _SPECIAL.sub(_harmless, clean(text, limit))
+    pieces = clean(text, limit).split("`")
+    if len(pieces) % 2 == 0 or not all(piece.strip() for piece in pieces[1::2]):  # not pairs of backticks: literal ones
+        return _SPECIAL.sub(_harmless, "`".join(pieces))
+    code = [f"`{piece.replace('|', chr(92) + '|')}`" for piece in pieces[1::2]]
+    words = [_SPECIAL.sub(_harmless, piece) for piece in pieces[::2]]
+    return words[0] + "".join(a + b for a, b in zip(code, words[1:], strict=True))
 
 
 def _harmless(found: re.Match[str]) -> str:
@@ -77,19 +82,19 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     ]
 
 
-def _device(verdict: Verdict) -> list[str]:
+def _device(report: Report, verdict: Verdict) -> list[str]:
     lines = [f"### Checks on {_escape(verdict.device_title)}", ""]
     lines += _table(
         ("", "check", "value (90 % range), basis", "limit", "margin"),
         (_check_cells(check, check.title) for check in verdict.checks),
     )
     for check in verdict.checks:
-        lines += _reasons(check, check.title)
+        lines += _reasons(report, verdict, check, check.title)
     return [*lines, ""]
 
 
 def _check_cells(check: Check, name: str) -> tuple[str, ...]:
-    waived = f"<br>{_escape(waiver_text(check))}" if check.waiver else ""
+    waived = f"<br>waiver {_escape(waiver_text(check))}" if check.waiver else ""
     return (
         SIGNS[check.status],
         f"{_escape(name)}{waived}",
@@ -99,7 +104,7 @@ def _check_cells(check: Check, name: str) -> tuple[str, ...]:
     )
 
 
-def _reasons(check: Check, name: str) -> list[str]:
+def _reasons(report: Report, leaf: Verdict, check: Check, name: str) -> list[str]:
     """What stands below the table for a check that did not pass, as one list item."""
     if check.status == "pass":
         return []
@@ -107,6 +112,7 @@ def _reasons(check: Check, name: str) -> list[str]:
     action = "to settle" if check.status == "unknown" else "to pass"
     parts = (
         (f"({point_text(check)})", check.reason),
+        ("stated", facts.beside(report, leaf, check)),
         ("physics:", check.physics),
         (f"{action}:", check.remedy or settle),
     )
@@ -114,7 +120,7 @@ def _reasons(check: Check, name: str) -> list[str]:
     return [f"- **{_escape(name)}** {said}"]
 
 
-def _class(verdict: Verdict) -> list[str]:
+def _class(report: Report, verdict: Verdict) -> list[str]:
     counts = facts.count_statuses([member.status for member in verdict.members])
     lines = [f"### {_escape(verdict.device_title)}: {counts}", ""]
     if verdict.population:
@@ -125,7 +131,7 @@ def _class(verdict: Verdict) -> list[str]:
     for row in rows:
         if any(check.status != "pass" for _, check in row.entries):
             member, check = row.nearest
-            lines += _reasons(check, f"{check.title}, nearest: {clean(member.device_title, 80)}")
+            lines += _reasons(report, member, check, f"{check.title}, nearest: {clean(member.device_title, 80)}")
     return [*lines, ""]
 
 

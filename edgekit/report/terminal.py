@@ -148,24 +148,25 @@ def _print_device(page: _Page, report: Report, verdict: Verdict) -> None:
     page.heading(f"checks on {clean(verdict.device_title, 80)}")
     for check in verdict.checks:
         page.blank()
-        _print_check(page, check)
+        _print_check(page, report, verdict, check)
     if not verdict.checks:
         page.line(("no check was made", ""), indent=2)
     _print_memory(page, report, verdict)
 
 
-def _print_check(page: _Page, check: Check) -> None:
+def _print_check(page: _Page, report: Report, verdict: Verdict, check: Check) -> None:
     page.line(_status(check.status), (f"  {clean(check.title, 80)}", "bold"), (f"  {point_text(check)}", "dim"))
     margin = margin_text(check)
     limit = f"limit {limit_text(check)}" + (f", {margin}" if margin else "")
     page.line((figure_text(check.figure, check.unit, limit_of(check)), ""), indent=_INDENT)
     page.line((limit, ""), indent=_INDENT)
-    _print_reasons(page, check)
+    _print_reasons(page, report, verdict, check)
 
 
-def _print_reasons(page: _Page, check: Check) -> None:
+def _print_reasons(page: _Page, report: Report, verdict: Verdict, check: Check) -> None:
     unknown = check.figure if isinstance(check.figure, Unknown) else None
     note = check.figure.note if isinstance(check.figure, Estimate) else ""
+    page.labelled("stated", facts.beside(report, verdict, check))
     page.labelled("note", note)
     page.labelled("why", check.reason or (unknown.reason if unknown else ""))
     page.labelled("physics", check.physics)
@@ -180,13 +181,13 @@ def _print_class(page: _Page, report: Report, verdict: Verdict) -> None:
     page.heading(f"{clean(verdict.device_title, 80)}: {len(verdict.members)} devices, {statuses}")
     page.labelled("stands for", verdict.population, indent=2)
     for row in facts.by_metric(verdict):
-        _print_metric(page, row)
+        _print_metric(page, report, row)
     page.blank()
     page.line(("memory, speed and reasons for each device stand in the HTML and JSON reports", "dim"), indent=2)
     _print_memory(page, report, facts.by_metric(verdict)[0].nearest[0] if facts.by_metric(verdict) else verdict)
 
 
-def _print_metric(page: _Page, row: facts.MetricRow) -> None:
+def _print_metric(page: _Page, report: Report, row: facts.MetricRow) -> None:
     first = row.entries[0][1]
     bases = sorted({check.figure.basis for _, check in row.entries if isinstance(check.figure, Estimate)})
     page.heading(f"{clean(first.title, 60)} {limit_text(first)}: {row.counts}")
@@ -200,7 +201,7 @@ def _print_metric(page: _Page, row: facts.MetricRow) -> None:
     if any(check.status != "pass" for _, check in row.entries):
         member, nearest = row.nearest
         page.labelled("nearest", "" if everyone else member.device_title)
-        _print_reasons(page, nearest)
+        _print_reasons(page, report, member, nearest)
 
 
 def _member_row(member: Verdict, check: Check, everyone: str, *, with_basis: bool) -> tuple[tuple[str, str], ...]:

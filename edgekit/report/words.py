@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from datetime import datetime
 
 from edgekit.records import Basis, Check, Estimate, Figure, Status
 from edgekit.units import format_number
@@ -56,22 +57,28 @@ def clean(text: str, limit: int = 400) -> str:
 
 
 def number_text(value: float, unit: str, against: float | None = None) -> str:
-    """The value in its unit, with as many digits as it takes not to read like the limit it is judged `against`."""
+    """The value in its unit, with as many digits as it takes not to read like the different number `against`."""
     text = format_number(value, unit)
     if against is None or value == against or text != format_number(against, unit):
         return text
     suffix = text.rpartition(" ")[2]
     scale = 3600.0 if (suffix, unit) == ("h", "s") else _UNIT_SCALE.get(suffix, 1.0)
-    for digits in range(4, 17):
-        finer = f"{value / scale:.{digits}g}"
+    if suffix == text or " " in text.rpartition(" ")[0]:
+        return text
+    for digits in range(3, 17):
+        finer = f"{value / scale:#.{digits}g}".rstrip(".")
         if float(finer) != float(f"{against / scale:.{digits}g}"):
             return f"{finer} {suffix}"
     return text
 
 
 def range_text(low: float, high: float, unit: str, against: float | None = None) -> str:
-    """`41.0–55.2 tok/s`; the unit is said once where both ends share it."""
+    """`41.0–55.2 tok/s`; the unit is said once where both ends share it, and the ends never read alike unless they
+    are.
+    """
     first, last = number_text(low, unit, against), number_text(high, unit, against)
+    if first == last and low != high:
+        first, last = number_text(low, unit, high), number_text(high, unit, low)
     number, _, suffix = first.rpartition(" ")
     shared = number and " " not in number and suffix == last.rpartition(" ")[2] and " " not in last.rpartition(" ")[0]
     return f"{number if shared else first}–{last}"
@@ -97,8 +104,8 @@ def value_text(figure: Figure, unit: str, against: float | None = None) -> str:
 
 def span_text(figure: Estimate, unit: str, against: float | None = None) -> str:
     """The range without the unit that the value beside it already says: `41.0–55.2`."""
-    if figure.low == figure.high:
-        return "exact"
+    if figure.low == figure.high:  # a counted figure has no width; for any other its absence must be said
+        return "exact" if figure.basis == "predicted" else "no spread" if "measured" in figure.basis else "no range"
     span = range_text(figure.low, figure.high, unit, against)
     number, _, suffix = span.rpartition(" ")
     same = suffix == value_text(figure, unit, against).rpartition(" ")[2] and " " not in number
@@ -134,8 +141,23 @@ def point_text(check: Check) -> str:
 
 
 def waiver_text(check: Check) -> str:
-    """`waived until 2026-12-31: reason`, or empty."""
-    return "" if check.waiver is None else clean(f"waived until {check.waiver.until}: {check.waiver.reason}")
+    """`holds until 2026-12-31: reason`, or empty. Whether it still holds is part of the check's reason."""
+    return "" if check.waiver is None else clean(f"holds until {check.waiver.until}: {check.waiver.reason}")
+
+
+def sentence(text: str) -> str:
+    """With a capital letter, as headings and paragraphs of a page begin."""
+    return text[:1].upper() + text[1:]
+
+
+def moment_text(iso: str) -> str:
+    """`22 November 2026, 01:05 UTC` for an ISO time; anything else as it stands."""
+    try:
+        moment = datetime.fromisoformat(iso)
+    except ValueError:
+        return clean(iso, 40)
+    zone = moment.tzname() or ""
+    return f"{moment.day} {moment:%B %Y, %H:%M} {zone}".rstrip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
