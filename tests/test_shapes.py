@@ -244,6 +244,9 @@ def test_same_seed_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_tensors_of_many_pieces_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stand_in_module, "_CHUNK_BYTES", 5000)
+    matrices = tuple(tensor for tensor in plan_tensors(TINY, "q6_k") if tensor.type != "f32")
+    pieces = [piece.tobytes() for piece in stand_in_module._pieces(matrices, 1)]
+    assert len(set(pieces)) == len(pieces) > 500
     seen: list[tuple[float, float]] = []
     path = write_stand_in(
         TINY, "q6_k", tmp_path / "tiny.gguf", progress=lambda stage, done, total, detail="": seen.append((done, total))

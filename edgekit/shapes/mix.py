@@ -131,7 +131,7 @@ def _tensor_type(shape: Shape, quant: str, name: str, dims: tuple[int, ...]) -> 
     if kind == "f16":
         return kind
     if name == "output.weight" or (shape.tied_embedding and name == "token_embd.weight"):
-        kind = "q8_0" if kind == "q8_0" or dims[0] % BLOCKS[kind][0] else "q6_k"
+        kind = "q8_0" if kind == "q8_0" else "q6_k"
     elif quant in ("q4_k_m", "q5_k_m") and name.endswith(("attn_v.weight", "ffn_down.weight")):
         if _use_more_bits(int(name.split(".")[1]), shape.layers):
             kind = "q6_k"
