@@ -10,7 +10,7 @@ from edgekit.records import Finding, MemoryPeak
 from edgekit.runtimes.protocol import Refused
 
 
-class WorkerDied(EdgekitError):
+class WorkerDied(EdgekitError):  # noqa: N818  (named for what happened)
     """The run broke in the worker. `finding` says how; samples already yielded stay valid; `peak` is the memory seen
     up to then, where it was sampled.
 

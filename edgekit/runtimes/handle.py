@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,7 +112,7 @@ class Worker:
             touch = Step(test="touch", generate=min(TOUCHED_TOKENS, self.context_tokens), warmup=True)
             for _ in self.run(touch):
                 pass
-            sampler.count_references(self._files)
+            sampler.count_references([file.resolve() for file in self._files])
         peak = sampler.peak(process, buffers=self._child.log.buffers)
         self._child.command({"op": "quit"})
         self._child.close()
@@ -190,8 +189,9 @@ def model_files(path: Path) -> tuple[Path, ...]:
     """The absolute path of `path` and, where its name says that it is one of several shards, of them all. Raises
     EdgekitError when one is missing.
     """
+    first = path.absolute()  # not resolved: llama.cpp finds the shards by name, and caches link to nameless blobs
     try:
-        first = path.resolve(strict=True)
+        first.stat()
     except OSError as error:
         raise EdgekitError(f"cannot read model ({(error.strerror or 'unreadable').lower()}): `{path}`") from None
     match = _SHARD.search(first.name)
@@ -203,7 +203,7 @@ def model_files(path: Path) -> tuple[Path, ...]:
     missing = next((shard for shard in shards if not shard.exists()), None)
     if missing is not None:
         raise EdgekitError(f"a shard of the model is missing: `{missing.name}`", hint="all shards lie side by side")
-    return (first, *(shard.resolve() for shard in shards if shard != first))
+    return (first, *(shard for shard in shards if shard != first))
 
 
 def _limits(address_space_bytes: int) -> dict[str, int]:
@@ -259,6 +259,8 @@ def _without_denied(features: str) -> str:
 
 
 def _binding_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # 40 ms that the worker's start would pay for
+
     try:
         return f"llama-cpp-python {version('llama-cpp-python')}"
     except PackageNotFoundError:

@@ -22,7 +22,11 @@ _BUFFER = re.compile(
     r"^[\w.:<>~]+:\s+(\S{1,40})\s+(model|KV|RS|compute|output) buffer size =\s*(\d{1,9}\.\d{1,4}) MiB$"
 )
 _REPACKED = re.compile(r"^[\w.:<>~]+: (?:amx )?repack tensor ")
-_FLASH = re.compile(r"^[\w.:<>~]+: .*(?:flash|Flash).*$")
+_FLASH = re.compile(
+    r"^(?:resolve_fused_ops: Flash Attention (enabled|not supported)|"
+    r"\w+: flash_attn\s+= (enabled|disabled)|\w+: flash_attn is not compatible .*(forcing off))"
+)
+_CHATTER = b"llama_graph_n_input_tensors:"
 _ERROR = re.compile(
     r"error|fail|assert|abort|unsupported|unknown|missing|invalid|corrupt|requires|exceed|cannot|not supported|"
     r"terminate called|what\(\)|out of memory|duplicate|wrong|mismatch",
@@ -30,7 +34,7 @@ _ERROR = re.compile(
 )
 _HARMLESS = re.compile(
     r"cannot be used with preferred buffer type|control token|not marked as|^print_info:|^llama_model_loader: - |"
-    r"n_ctx_seq \(\d+\) < n_ctx_train"
+    r"n_ctx_seq \(\d+\) < n_ctx_train|failed to load model$|failed to load model from "
 )
 
 Role = Literal["weights", "repacked", "kv", "compute", "output", "other"]
@@ -65,6 +69,8 @@ class LogDigest:
         self._rest = b""
 
     def _take(self, line: bytes) -> None:
+        if line.startswith(_CHATTER):  # hundreds of lines per graph
+            return
         text = printable(line[:MAX_LINE_BYTES].decode("utf-8", errors="replace").strip())
         if not text.strip("."):
             return
@@ -74,7 +80,7 @@ class LogDigest:
         self.tail.append(text)
         if "buffer size" in text:
             self._take_buffer(text)
-        elif "lash" in text and _FLASH.match(text):
+        elif "lash" in text:
             self._take_flash(text)
         if _ERROR.search(text) and not _HARMLESS.search(text):
             self._take_error(text)
@@ -95,13 +101,9 @@ class LogDigest:
         self.buffers.append(Buffer(name=name, role=role, size_bytes=size, mapped=name.endswith("_Mapped")))
 
     def _take_flash(self, text: str) -> None:
-        lowered = text.lower()
-        if "auto" in lowered and "set to" not in lowered:
-            return
-        if re.search(r"set to enabled|= enabled|enabling|= on\b", lowered):
-            self.flash_attention = True
-        elif re.search(r"set to disabled|= disabled|disabling|forcing off|= off\b", lowered):
-            self.flash_attention = False
+        match = _FLASH.match(text)
+        if match is not None:
+            self.flash_attention = "enabled" in match.groups()
 
     def last_words(self, limit: int = 300) -> str:
         """The lines that most likely say what was at fault, joined, at most `limit` characters; empty without any."""
@@ -117,7 +119,8 @@ def _weights_role(name: str) -> Role:
 
 
 def _without_function(line: str) -> str:
-    return re.sub(r"^[\w.:<>~]+: ", "", line)
+    """`line` without the name of the C function and the build's directory: `llama-vocab.cpp:2544: …` stays."""
+    return re.sub(r"^\S*/(?=[\w.-]+:\d+: )", "", re.sub(r"^[\w:<>~]+: ", "", line))
 
 
 __all__ = ["MAX_LOG_BYTES", "LogDigest"]

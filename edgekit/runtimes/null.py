@@ -37,6 +37,6 @@ def describe_build() -> tuple[str, str]:
     return "null", ""
 
 
-def open_session(path: Path, settings: Settings) -> Session:
+def open_session(path: Path, settings: Settings) -> Session:  # noqa: ARG001  (every runtime opens so)
     """A session on nothing; `path` is not opened."""
     return Session(settings)

@@ -132,7 +132,7 @@ class Child:
     def _died(self) -> WorkerDied:
         self._drain_log()
         try:
-            status = self.process.wait(timeout=5)
+            status = self.process.wait(timeout=2)
         except subprocess.TimeoutExpired:
             return self.distrust("nothing more and stayed")
         out_of_memory = _count_oom_kills() > self._oom_kills

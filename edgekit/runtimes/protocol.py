@@ -179,7 +179,7 @@ def raw_sample(step: Step, timed: Timed) -> RawSample:
     )
 
 
-class SessionRefused(EdgekitError):
+class SessionRefused(EdgekitError):  # noqa: N818  (named for what happened)
     """A runtime declined in good order; `stage` as in `Refused`."""
 
     def __init__(self, stage: str, message: str) -> None:

@@ -67,7 +67,7 @@ def fence_in(readable: Sequence[Path], limits: Limits) -> tuple[str, ...]:
 
 
 def _no_new_privileges() -> bool:
-    return sys.platform == "linux" and ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+    return sys.platform == "linux" and bool(ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0)
 
 
 def _limit_resources(limits: Limits) -> bool:

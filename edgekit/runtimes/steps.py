@@ -95,7 +95,7 @@ def _time_repetition(
         started = clock()
         for chunk in chunks:
             session.decode(chunk)
-        prompted = clock() if generated else 0
+        prompted = clock() if chunks and generated else started
         for index, token in enumerate(generated):
             session.decode([token])
             ends[index] = clock()

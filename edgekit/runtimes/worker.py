@@ -36,7 +36,7 @@ def main() -> int:
     except SessionRefused as refusal:
         send(Refused(stage=refusal.stage, message=refusal.message))
         return 1
-    except Exception as error:  # noqa: BLE001  (a traceback would only be guessed at on the other side)
+    except Exception as error:
         send(Refused(stage="worker", message=f"the worker failed: `{type(error).__name__}: {error}`"))
         return 1
     return 0
@@ -65,7 +65,7 @@ def _serve(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send
     begun = time.perf_counter_ns()
     session = runtime.open_session(path, settings)
     loaded_ns = time.perf_counter_ns() - begun
-    if start["amx"] == "untried" and "AMX" in features:
+    if start["amx"] == "untried" and settings.repack and "AMX" in features:
         _try_batch(session)
     send(
         Loaded(
