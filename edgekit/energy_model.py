@@ -69,6 +69,8 @@ def estimate_battery(device: Device, projection: Projection | Unknown) -> Batter
     sustained: Figure = projection.sustained if isinstance(projection, Projection) else projection
     if isinstance(sustained, Estimate) and sustained.low <= 0:
         sustained = Unknown(reason="a sustained speed of zero draws no telling power")
+    if isinstance(projection, Projection) and projection.bytes_per_token <= 0:
+        sustained = Unknown(reason="the projection streams no bytes per token")
     model = power_model(device)
     power = _power(model, projection, sustained)
     return Battery(
@@ -118,6 +120,8 @@ def highest_rate_for(device: Device, bytes_per_token: float, hours: float) -> Fi
         return usable
     if isinstance(model, Unknown):
         return model
+    if bytes_per_token <= 0 or hours <= 0:
+        return Unknown(reason="no bytes per token, or no hours, to divide by")
     gigabytes, joules = bytes_per_token / 1e9, model.j_per_gb
 
     def rate(energy_wh: float, idle_w: float, j_per_gb: float) -> float:
@@ -190,7 +194,10 @@ def _slug(name: str) -> str:
 def usable_wh(device: Device) -> Figure:
     """Nominal watt-hours × the part of them that inference may use."""
     if device.battery_wh is None:
-        return Unknown(reason="the profile has no battery capacity: it runs from the mains or nobody published it")
+        return Unknown(
+            reason="the profile has no battery capacity: it runs from the mains, or nobody published it",
+            settle="add `battery_wh` with its source to the profile",
+        )
     if device.battery_usable is None:
         return Unknown(
             reason="the profile does not say which part of the battery is usable", settle="add `battery_usable`"

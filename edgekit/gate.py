@@ -23,6 +23,7 @@ from edgekit.records import (
     Figure,
     Gate,
     Gates,
+    Projection,
     Settings,
     Status,
     Unknown,
@@ -116,6 +117,8 @@ def _case_for(evidence: Evidence, device: Device) -> Case:
     case = found[0]
     if case.device_sha256 != device.sha256:
         return _empty_case(device, "the evidence was computed from another version of this profile")
+    if isinstance(case.projection, Projection) and case.projection.device != device.name:
+        return _empty_case(device, f"the projection in the evidence is for `{case.projection.device}`")
     if case.settings.context_tokens < device.settings.context_tokens:
         return _empty_case(
             device,
@@ -166,6 +169,7 @@ def _check(gate: Gate, subject: Subject, waivers: tuple[Waiver, ...], today: dat
     reason = ruling.reason
     if waiver is not None and not _holds(waiver, today):
         reason += f"; its waiver ended on `{waiver.until}` and does not count"
+    settle = ruling.settle.replace("NAME", subject.device.name)
     advice = advise(subject, metric, gate, figure, ruling.status)
     return Check(
         metric=gate.metric,
@@ -180,7 +184,7 @@ def _check(gate: Gate, subject: Subject, waivers: tuple[Waiver, ...], today: dat
         reason=reason,
         margin=_margin(figure, gate),
         physics=advice.physics,
-        remedy="; ".join(part for part in (advice.remedy, ruling.settle and f"to settle: {ruling.settle}") if part),
+        remedy="; ".join(part for part in (advice.remedy, settle and f"to settle: {settle}") if part),
         waiver=waiver,
     )
 
@@ -202,14 +206,20 @@ def judge_figure(figure: Figure, gate: Gate, metric: Metric) -> _Ruling:
     return _Ruling(
         status="unknown",
         reason=f"{shown} ({figure.basis}) straddles the limit, {bound} asked; leans to {lean}",
-        settle=_settle(figure),
+        settle=_settle(figure, metric),
     )
 
 
-def _settle(figure: Estimate) -> str:
+def _settle(figure: Estimate, metric: Metric) -> str:
+    """The command that narrows a range, as its origin and its metric ask."""
     if figure.basis in ("measured", "measured-here"):
         return "measure again with more repetitions: `edgekit bench MODEL --thorough`"
-    return "run it on the device, or give the profile an anchor: `edgekit devices anchor NAME llama-bench.json`"
+    there = "on the device itself: `edgekit bench MODEL --device NAME --on-device NAME`"
+    if metric.about == "battery":
+        return f"unplug the charger and run ten minutes {there[:-1]} --sustained 10m`"
+    if metric.about == "memory":
+        return f"measure {there}"
+    return f"measure {there}; or anchor the profile with a run of yours: `edgekit devices anchor NAME llama-bench.json`"
 
 
 def _cautioned(ruling: _Ruling, figure: Figure, gate: Gate, subject: Subject, metric: Metric) -> _Ruling:
@@ -232,14 +242,14 @@ def _cautioned(ruling: _Ruling, figure: Figure, gate: Gate, subject: Subject, me
             status="unknown",
             reason=f"{ruling.reason}; uncalibrated ({projection.devices_behind} devices behind the projection), "
             "which cannot pass alone",
-            settle=_settle(figure),
+            settle=_settle(figure, metric),
         )
     bound = projection.bandwidth_bound
     if metric.about == "decode" and isinstance(bound, Estimate) and figure.low > bound.high:
         return _Ruling(
             status="unknown",
             reason=f"{ruling.reason}; the projection exceeds what the memory bandwidth allows",
-            settle=_settle(figure),
+            settle=_settle(figure, metric),
         )
     return ruling
 

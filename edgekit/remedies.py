@@ -89,24 +89,26 @@ def _decode(subject: Subject, metric: Metric, gate: Gate, figure: Figure) -> Adv
         return Advice()
     return Advice(
         physics=_bandwidth_limit(subject, projection, gate),
-        remedy="; ".join(part for part in (_smaller(subject, metric, gate), _speedup(figure, gate)) if part),
+        remedy="; ".join(part for part in (_smaller(subject, metric, gate), _speedup(subject, figure, gate)) if part),
     )
 
 
 def _bandwidth_limit(subject: Subject, projection: Projection, gate: Gate) -> str:
     """Bandwidth ÷ bytes per token: what no kernel can exceed, as every weight crosses the memory bus once a token."""
-    bandwidth, gigabytes = subject.device.bandwidth_bytes_per_s, projection.bytes_per_token / 1e9
-    if bandwidth is None or gigabytes <= 0 or gate.min is None:
+    bandwidth, streamed = subject.device.bandwidth_bytes_per_s, projection.bytes_per_token
+    if bandwidth is None or streamed <= 0 or gate.min is None:
         return ""
-    fastest = (bandwidth.high or bandwidth.value) / projection.bytes_per_token
-    usual = bandwidth.value / projection.bytes_per_token
+    usual, fastest = bandwidth.value / streamed, (bandwidth.high or bandwidth.value) / streamed
     text = (
-        f"{bandwidth.value / 1e9:.1f} GB/s ÷ {gigabytes:.3g} GB per token = {usual:.1f} tok/s at most "
+        f"{bandwidth.value / 1e9:.1f} GB/s ÷ {streamed / 1e9:.3g} GB per token = {format_rate(usual)} at most "
         f"(bandwidth: {bandwidth.source})"
     )
     if gate.min > fastest:
-        return f"{text}; the {format_rate(gate.min)} asked are {gate.min / fastest:.2g} × beyond it, on any kernel"
-    return f"{text}; the {format_rate(gate.min)} asked are {format_percent(gate.min / usual)} of it"
+        return f"{text}; the {format_rate(gate.min)} asked are {gate.min / fastest:.2g} × that, beyond any kernel"
+    text += f"; the {format_rate(gate.min)} asked are {format_percent(gate.min / usual)} of it"
+    if isinstance(projection.decode, Estimate):
+        text += f", burst decode there is projected at {format_percent(projection.decode.value / usual)}"
+    return text
 
 
 def _smaller(subject: Subject, metric: Metric, gate: Gate) -> str:
@@ -121,14 +123,18 @@ def _smaller(subject: Subject, metric: Metric, gate: Gate) -> str:
     return f"{tried}; " + (_would_clear(student, metric) if student else "no smaller reference student does either")
 
 
-def _speedup(figure: Figure, gate: Gate) -> str:
-    """What else gives the missing factor: bandwidth, or tokens per pass."""
-    if isinstance(figure, Unknown) or gate.min is None or figure.low <= 0 or figure.low >= gate.min:
+def _speedup(subject: Subject, figure: Figure, gate: Gate) -> str:
+    """What gives the missing factor otherwise: fewer bytes, more bandwidth, or more tokens per pass."""
+    projection = subject.case.projection
+    if isinstance(figure, Unknown) or isinstance(projection, Unknown) or gate.min is None or figure.low <= 0:
         return ""
     factor = gate.min / figure.low
+    if factor <= 1:
+        return ""
     return (
-        f"with this file: {factor:.2f} × the effective bandwidth, or a draft model with which each pass yields "
-        f"{factor:.2f} tokens net of its own cost"
+        f"to clear it surely at this efficiency: {format_bytes(projection.bytes_per_token / factor)} a token streamed "
+        f"at most, {factor:.2f} × the bandwidth, or a draft model with which each pass yields {factor:.2f} tokens net "
+        "of its own cost"
     )
 
 
