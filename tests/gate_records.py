@@ -150,7 +150,7 @@ def battery(hours: Figure | None = None) -> Battery:
 
 def case(device: Device | None = None, **changes: object) -> Case:
     device = device or phone()
-    return replace(
+    made = replace(
         Case(
             device=device.name,
             device_title=device.title,
@@ -162,6 +162,9 @@ def case(device: Device | None = None, **changes: object) -> Case:
         ),
         **changes,
     )
+    if not isinstance(made.projection, Projection):
+        return made
+    return replace(made, projection=replace(made.projection, device=made.device))
 
 
 def evidence(*cases: Case, **changes: object) -> Evidence:

@@ -133,6 +133,12 @@ def test_evidence_of_something_else_never_passes(changed) -> None:
     assert check.status == "unknown"
 
 
+def test_a_projection_for_another_device_is_refused() -> None:
+    stray = replace(r.case(), projection=r.projection(device="another"))
+    check = check_of(r.evidence(stray), r.DECODE)
+    assert (check.status, "another" in check.reason) == ("unknown", True)
+
+
 def test_two_cases_of_one_device_are_refused() -> None:
     assert check_of(r.evidence(r.case(), r.case()), r.MEMORY).status == "unknown"
 
