@@ -164,7 +164,7 @@ def _ticks(axis: Axis, top: float) -> Markup:
 def _tag(css: str, at: float, y: float, text: str, edge: float = 16) -> Markup:
     """Text at a position, anchored so that it stays inside the chart."""
     side = "start" if at < edge else "end" if at > 100 - edge else "middle"
-    return _TEXT.format(f"{css} {side}", at, y, text)
+    return _TEXT.format(f"{css} {side}", at, y, clean(text, 60))
 
 
 def _description(check: Check) -> str:

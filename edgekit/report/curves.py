@@ -10,8 +10,9 @@ from markupsafe import Markup
 
 from edgekit.records import DepthPoint, Estimate, Figure, Measurement, Projection
 from edgekit.report.charts import Axis, axis_over
-from edgekit.report.words import clean, figure_text
+from edgekit.report.words import clean, figure_text, value_text
 from edgekit.summary import depth_curve, speed, sustained_curve
+from edgekit.units import format_percent
 
 _HEIGHT, _TOP, _FOOT = 200, 22, 42
 _LEFT, _WIDTH = 9.0, 89.0
@@ -116,8 +117,8 @@ def sustained_note(measurement: Measurement) -> str:
     last: Figure = speed(measurement, "sustained")
     burst = speed(measurement, "tg128")
     if isinstance(last, Estimate) and isinstance(burst, Estimate) and burst.value > 0:
-        share = last.value / burst.value
-        return f"tenth minute: {figure_text(last, 'tok/s')}, {share:.0%} of the burst ({figure_text(burst, 'tok/s')})"
+        share = format_percent(last.value / burst.value)
+        return f"tenth minute: {figure_text(last, 'tok/s')}, {share} of the burst's {value_text(burst, 'tok/s')}"
     return last.reason if not isinstance(last, Estimate) else f"tenth minute: {figure_text(last, 'tok/s')}"
 
 

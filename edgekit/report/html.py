@@ -20,6 +20,7 @@ from edgekit.summary import inter_token, load_time, summarize, time_to_first_tok
 
 _HERE = Path(__file__).parent
 _MAX_RAW_ROWS = 240
+_CODE = Markup("<code>{}</code>")
 
 
 def render_html(report: Report) -> str:
@@ -61,13 +62,17 @@ def _shown(value: Any) -> Any:
 
 
 def prose(text: str) -> Markup:
-    """A sentence for the page, `literals` in backticks set as code."""
-    pieces = words.sentence(words.clean(text, 2000)).split("`")
+    """A sentence for the page, with a capital; `literals` in backticks and whole commands are set as code."""
+    shown = words.clean(text, 2000)
+    return _CODE.format(shown) if shown.startswith("edgekit ") and "`" not in shown else coded(words.sentence(shown))
+
+
+def coded(text: str) -> Markup:
+    """Text for the page as it stands, `literals` in backticks set as code."""
+    pieces = words.clean(text, 2000).split("`")
     if len(pieces) % 2 == 0:
         return escape("`".join(pieces))
-    return Markup().join(
-        Markup("<code>{}</code>").format(piece) if odd % 2 else escape(piece) for odd, piece in enumerate(pieces)
-    )
+    return Markup().join(_CODE.format(piece) if odd % 2 else escape(piece) for odd, piece in enumerate(pieces))
 
 
 def _names() -> dict[str, Any]:
@@ -86,6 +91,7 @@ def _names() -> dict[str, Any]:
         "bases": BASES,
         "is_estimate": lambda figure: isinstance(figure, Estimate),
         "prose": prose,
+        "coded": coded,
     }
 
 

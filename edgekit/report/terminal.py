@@ -29,6 +29,7 @@ from edgekit.report.words import (
     point_text,
     span_text,
     value_text,
+    visible,
     waiver_text,
 )
 from edgekit.summary import summarize
@@ -77,6 +78,7 @@ class _Page:
         self.ascii = not (console.encoding or "").lower().startswith("utf")
 
     def text(self, text: str, style: str = "") -> Text:
+        text = visible(text)
         if self.ascii:
             text = text.translate(_ASCII).encode("ascii", "replace").decode()
         return Text(text, style=style)

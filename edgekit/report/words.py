@@ -49,15 +49,21 @@ def clean(text: str, limit: int = 400) -> str:
     """
     text = text[: 20 * limit] + text[-limit:] if len(text) > 21 * limit else text
     one_line = _SPACES.sub(" ", text).strip()
-    shown = "".join("\ufffd" if unicodedata.category(c) in _UNSAFE_CATEGORIES else c for c in one_line)
+    shown = visible(one_line)
     if len(shown) <= limit:
         return shown
     head = (limit - 1) * 2 // 3
     return f"{shown[:head]}…{shown[head + len(shown) - limit + 1 :]}"
 
 
+def visible(text: str) -> str:
+    """`text` with every character that steers instead of showing replaced by U+FFFD, line ends included."""
+    return "".join("\ufffd" if unicodedata.category(c) in _UNSAFE_CATEGORIES else c for c in text)
+
+
 def number_text(value: float, unit: str, against: float | None = None) -> str:
     """The value in its unit, with as many digits as it takes not to read like the different number `against`."""
+    unit = clean(unit, 24)
     text = format_number(value, unit)
     if against is None or value == against or text != format_number(against, unit):
         return text
@@ -94,7 +100,7 @@ def limit_text(check: Check) -> str:
     limit = limit_of(check)
     if limit is None:
         return "no limit"
-    return f"{'≥' if check.min is not None else '≤'} {format_number(limit, check.unit)}"
+    return f"{'≥' if check.min is not None else '≤'} {number_text(limit, check.unit)}"
 
 
 def value_text(figure: Figure, unit: str, against: float | None = None) -> str:
@@ -146,8 +152,8 @@ def waiver_text(check: Check) -> str:
 
 
 def sentence(text: str) -> str:
-    """With a capital letter, as headings and paragraphs of a page begin."""
-    return text[:1].upper() + text[1:]
+    """With a capital letter, as headings and paragraphs of a page begin; names such as `q8_0` keep theirs."""
+    return text[:1].upper() + text[1:] if text.split(" ")[0].rstrip(",:;").isalpha() else text
 
 
 def moment_text(iso: str) -> str:
