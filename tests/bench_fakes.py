@@ -95,6 +95,7 @@ class Fakes:
     on_open: Callable[[int], None] = lambda process: None
     runtimes: Callable[[int], Runtime] = lambda process: RUNTIME
     peak_bytes: Callable[[int], int] = lambda process: PEAK_BYTES
+    findings: tuple[Finding, ...] = ()
     opened: list[Opened] = field(default_factory=list)
 
     @contextmanager
@@ -117,6 +118,7 @@ class FakeWorker:
         self.load_s = 1.0 + process / 10
         self.runtime = fakes.runtimes(process)
         self.buffers = BUFFERS
+        self.findings = fakes.findings
 
     def run(self, step: Step) -> Iterator[RawSample]:
         fakes = self.fakes

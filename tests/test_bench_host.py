@@ -28,6 +28,8 @@ linux = pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc and
         ("arm64", "fp asimd asimddp", "arm64+dotprod"),
         ("arm64", "asimddp i8mm", "arm64+dotprod+i8mm"),
         ("arm64", "hw.optional.arm.FEAT_DotProd hw.optional.arm.FEAT_I8MM", "arm64+dotprod+i8mm"),
+        ("arm64", "neon dotprod matmul_int8", "arm64+dotprod+i8mm"),
+        ("x86_64", "sse3 avx2 avx512 avx512_vnni avx_vnni", "x86_64+avx512+vnni"),
         ("riscv64", "v", "riscv64"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import platform
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from bench_fakes import BUFFERS, RUNTIME, Fakes, artifact, died, steady
 
 from edgekit.bench import PRESETS, measure
 from edgekit.errors import EdgekitError, ExitCode
-from edgekit.records import Measurement, Settings, Workload
+from edgekit.records import Finding, Measurement, Settings, Workload
 from edgekit.runtimes import Step
 from edgekit.storage import from_json, to_json
 
@@ -55,6 +56,19 @@ def test_default_runs_ten_repetitions_in_three_fresh_processes_with_warmup_apart
     assert [peak.process for peak in measured.peaks] == [0, 1, 2]
     assert measured.energy_unknown
     assert not measured.energy
+
+
+def test_the_host_is_recorded_with_the_isa_that_ran() -> None:
+    features = {"x86_64": "SSE3 AVX2 FMA LLAMAFILE", "aarch64": "NEON DOTPROD", "arm64": "NEON DOTPROD"}
+    expected = {"x86_64": "x86_64+avx2", "aarch64": "arm64+dotprod", "arm64": "arm64+dotprod"}
+    machine = platform.machine()
+    runtime = replace(RUNTIME, cpu_features=features.get(machine, ""))
+    assert run(Fakes(runtimes=lambda process: runtime)).host.isa == expected.get(machine, machine)
+
+
+def test_what_the_worker_found_is_reported_once() -> None:
+    broken = Finding(level="warning", code="amx-broken", message="went without")
+    assert run(Fakes(findings=(broken,))).findings.count(broken) == 1
 
 
 def test_a_measurement_survives_the_file() -> None:

@@ -10,19 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from edgekit.records import Host
+from edgekit.records import Host, Runtime
 
 PowerSource = Literal["mains", "battery", ""]
 
 _X86_FEATURES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("avx2", ("avx2",)),
-    ("avx512", ("avx512f",)),
+    ("avx512", ("avx512f", "avx512")),
     ("vnni", ("avx512_vnni", "avx_vnni")),
     ("amx", ("amx_int8",)),
 )
 _ARM_FEATURES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("dotprod", ("asimddp", "hw.optional.arm.FEAT_DotProd")),
-    ("i8mm", ("i8mm", "hw.optional.arm.FEAT_I8MM")),
+    ("dotprod", ("asimddp", "dotprod", "hw.optional.arm.FEAT_DotProd")),
+    ("i8mm", ("i8mm", "matmul_int8", "hw.optional.arm.FEAT_I8MM")),
     ("sve", ("sve",)),
 )
 _ARCHITECTURES = {"aarch64": "arm64", "arm64": "arm64", "x86_64": "x86_64", "amd64": "x86_64"}
@@ -39,13 +39,22 @@ def probe_host(root: Path = Path("/")) -> Host:
 def isa_of(machine: str, flags: frozenset[str]) -> str:
     """Architecture and the features that decide which tensors repack: `x86_64+avx2`, `arm64+dotprod+i8mm`.
 
+    `flags` are the kernel's words or ggml's (`AVX512_VNNI`, `MATMUL_INT8`), lower case.
     With AVX-512 the names stand as profiles write them: `x86_64+avx512+vnni`, as AVX-512 implies AVX2.
     """
     table = {"x86_64": _X86_FEATURES, "arm64": _ARM_FEATURES}.get(machine, ())
     features = [name for name, any_of in table if flags.intersection(any_of)]
-    if "avx512" in features:
+    if {"avx2", "avx512"} <= set(features):
         features.remove("avx2")
     return "+".join([machine, *features])
+
+
+def isa_that_ran(host: Host, runtime: Runtime) -> str:
+    """The host's ISA as far as the runtime's build uses it: a generic build, or one whose AMX is switched off, repacks
+    like a lesser CPU.
+    """
+    words = frozenset(runtime.cpu_features.lower().split())
+    return isa_of(host.machine, words) if words else host.isa
 
 
 def _probe_linux(machine: str, root: Path) -> Host:

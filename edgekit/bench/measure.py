@@ -8,14 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 from edgekit import runtimes
 from edgekit.bench import checks, noise, thermal
-from edgekit.bench.host import probe_host
+from edgekit.bench.host import isa_that_ran, probe_host
 from edgekit.bench.meter import EnergyMeter
 from edgekit.bench.plan import EXTRA_REPETITIONS, Plan, ProcessPlan, extra_process, plan_run
 from edgekit.progress import Progress, silent
@@ -83,6 +83,8 @@ def measure(
     after = noise.read_counters(root, clock)
     quiet, warnings = noise.judge_noise(idle_before, before, after, run.samples, on_device=bool(on_device))
     findings = (*run.findings, *plan.notes, *warnings, *noise.host_notes(host), *run.closing_notes())
+    if run.runtime is not None:
+        host = replace(host, isa=isa_that_ran(host, run.runtime))
     return Measurement(
         artifact_sha256=artifact.sha256,
         started_at=started_at,
@@ -157,6 +159,7 @@ class _Run:
         """Note how the worker came up; refuse one that runs something else than the first."""
         if self.runtime is None:
             self.runtime, self.buffers = worker.runtime, worker.buffers
+            self.findings += worker.findings
         other = checks.compare_runtimes(self.runtime, worker.runtime, index)
         if other is not None:
             self.findings.append(other)
