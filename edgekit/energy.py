@@ -6,16 +6,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from edgekit.counters import Counter, find_counters, why_none
 from edgekit.energy_model import estimate_battery, usable_wh
-from edgekit.records import Battery, Device, EnergyReading, Estimate, Measurement, Unknown, weakest
+from edgekit.records import Battery, Device, EnergyReading, Estimate, Measurement, Sample, Unknown, weakest
 from edgekit.units import format_rate
 
-__all__ = ["Meter", "estimate_battery", "find_counters", "measured_battery", "metering", "why_none"]
+__all__ = ["EnergyMeter", "Meter", "estimate_battery", "find_counters", "measured_battery", "metering", "why_none"]
 
 INTERVAL_S = 0.1
 GAUGE_ERROR = 0.10
@@ -99,6 +100,48 @@ def metering(counter: Counter, interval_s: float = INTERVAL_S) -> Iterator[Meter
         done.set()
         thread.join()
         meter.poll(time.monotonic())
+
+
+@dataclass(slots=True)
+class EnergyMeter:
+    """Meters every readable counter around steps of a run; `readings` has one record a counter and step."""
+
+    counters: tuple[Counter, ...]
+    readings: list[EnergyReading] = field(default_factory=list)
+    _troubles: dict[str, None] = field(default_factory=dict)
+    _running: ExitStack = field(default_factory=ExitStack)
+    _meters: list[Meter] = field(default_factory=list)
+
+    @staticmethod
+    def find(root: Path = Path("/")) -> EnergyMeter:
+        """A meter of what the machine under `root` has."""
+        return EnergyMeter(find_counters(root))
+
+    @property
+    def unknown(self) -> str:
+        """Why nothing was metered; empty once something was."""
+        if self.readings:
+            return ""
+        return "; ".join(self._troubles) or why_none(self.counters) or "no step was metered"
+
+    def start(self) -> None:
+        """Begin a step. A step that never ended, because its worker died, is dropped."""
+        self._running.close()
+        self._meters = [
+            self._running.enter_context(metering(counter)) for counter in self.counters if not counter.unavailable
+        ]
+
+    def stop(self, test: str, samples: Sequence[Sample]) -> None:
+        """End the step and keep what each counter says of it."""
+        self._running.close()
+        tokens = sum(sample.tokens for sample in samples)
+        for meter in self._meters:
+            reading = meter.reading(test, tokens)
+            if isinstance(reading, Unknown):
+                self._troubles[reading.reason] = None
+            else:
+                self.readings.append(reading)
+        self._meters = []
 
 
 def measured_battery(device: Device, run: Measurement) -> Battery | Unknown:

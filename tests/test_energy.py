@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.counters import Counter, find_counters, pmic_watts, why_none
-from edgekit.energy import Meter, estimate_battery, measured_battery, metering
+from edgekit.energy import EnergyMeter, Meter, estimate_battery, measured_battery, metering
 from edgekit.energy_model import highest_rate_for, power_model
 from edgekit.records import EnergyReading, Estimate, Sourced, Unknown
 
@@ -244,6 +244,31 @@ def test_metering_reads_at_least_at_both_ends() -> None:
     with metering(scripted([1.0, 3.0]), interval_s=60) as meter:
         pass
     assert meter.joules_so_far == 2.0
+
+
+def test_steps_are_metered_by_every_counter(tmp_path: Path) -> None:
+    zone = tmp_path / POWERCAP / "intel-rapl:0"
+    tree(tmp_path, **{f"{POWERCAP}/intel-rapl:0": {"name": "package-0", "energy_uj": 1_000_000}})
+    tree(tmp_path, **{f"{SUPPLY}/BAT0": {"type": "Battery", "status": "Charging", "power_now": 5_000_000}})
+    meter = EnergyMeter.find(tmp_path)
+    assert meter.unknown == "no step was metered"
+    meter.start()  # a step whose worker dies
+    meter.start()
+    (zone / "energy_uj").write_text("4000000")
+    meter.stop("tg128", r.samples("tg128", 128, 60))
+    (reading,) = meter.readings
+    assert (reading.scope, reading.joules, reading.tokens) == ("package", 3.0, 12 * 128)
+    assert meter.unknown == ""
+
+
+def test_a_run_on_the_charger_says_why_it_has_no_energy(tmp_path: Path) -> None:
+    tree(tmp_path, **{f"{SUPPLY}/BAT0": {"type": "Battery", "status": "Charging", "power_now": 5_000_000}})
+    meter = EnergyMeter.find(tmp_path)
+    meter.start()
+    meter.stop("tg128", ())
+    assert meter.readings == []
+    assert "charging" in meter.unknown
+    assert EnergyMeter.find(tmp_path / "nothing").unknown == "this machine shows no energy counter"
 
 
 # ---- the model ----------------------------------------------------------------------------------------------------

@@ -195,6 +195,13 @@ def test_on_the_device_the_measured_figure_is_judged() -> None:
     assert check_of(over, r.MEMORY).status == "unknown"
 
 
+def test_a_twin_of_the_device_is_not_the_device() -> None:
+    twin = r.on_phone(on_device="phone-plus", peaks=())
+    evidence = replace(with_decode(20, 25, 30), measurement=twin)
+    check = check_of(evidence, r.DECODE)
+    assert (check.status, check.figure.basis) == ("fail", "projected")
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

@@ -15,7 +15,19 @@ from edgekit.gate import judge
 from edgekit.gates import make_gates
 from edgekit.metrics import METRICS
 from edgekit.onsite import Subject
-from edgekit.records import Artifact, Case, Check, Device, Estimate, Evidence, Gate, Header, Settings
+from edgekit.records import (
+    Artifact,
+    Case,
+    Check,
+    Device,
+    Estimate,
+    Evidence,
+    Gate,
+    Header,
+    Projection,
+    Settings,
+    Unknown,
+)
 from edgekit.shapes import SHAPES, plan_header
 
 NANO = plan_header(SHAPES["nano-1.5b"], "q4_0")
@@ -126,6 +138,22 @@ def test_a_student_that_is_offered_passes(phone: Device) -> None:
     assert check.status != "pass"
     assert "`nano-0.6b` student" in check.remedy or "q2_k` made from" in check.remedy or "q3_k_m` made" in check.remedy
     assert check_of(small, phone, gate).status == "pass"
+
+
+def test_an_offer_must_clear_with_its_whole_range(phone: Device) -> None:
+    gate = Gate(metric="decode_tokens_per_s", min=50)
+    assert clears(Estimate(value=60, low=50, high=70, basis="projected"), gate)
+    assert not clears(Estimate(value=60, low=49, high=70, basis="projected"), gate)
+
+
+def test_nothing_is_offered_on_an_uncalibrated_projection(phone: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    def uncalibrated(device: Device, header: Header, settings: Settings) -> Projection:
+        return replace(project_to(device, header, settings), calibrated=False)
+
+    monkeypatch.setattr("edgekit.projection.project_to", uncalibrated)
+    build = Build(words="", header=NANO, settings=phone.settings)
+    figure = figure_of(subject_of(NANO, phone), METRICS["decode_tokens_per_s"], build)
+    assert isinstance(figure, Unknown)
 
 
 def test_battery_advice_states_the_power_budget_and_a_rate(phone: Device) -> None:
