@@ -8,6 +8,7 @@ import pytest
 
 from edgekit.claims import ClaimResult, audit, exit_code
 from edgekit.errors import EdgekitError, ExitCode
+from edgekit.shapes import SHAPES, plan_header
 from edgekit.storage import from_json, to_json
 
 CLAIMS = Path(__file__).parent.parent / "benchmarks" / "claims"
@@ -113,7 +114,8 @@ def test_a_shape_brings_its_weights_cache_and_logits(tmp_path: Path) -> None:
     body = 'shape = "nano-1.5b"\nquant = "q4_0"\ncontext_tokens = 4096\nclaimed = { memory_bytes = 2e9 }'
     kv, logits = 4096 * 2 * 28 * 2 * 128 * 2, 151_936 * 4
     half = judged(tmp_path, body)
-    assert half.bound == pytest.approx(929.0e6 + kv + logits, rel=1e-3)
+    weights = plan_header(SHAPES["nano-1.5b"], "q4_0").size_bytes
+    assert half.bound == weights + kv + logits
     eighth = judged(tmp_path, 'kv_type = "q8_0"\n' + body)
     assert half.bound - eighth.bound == pytest.approx(kv * (1 - 17 / 32))  # type: ignore[operator]
 
