@@ -17,6 +17,7 @@ from edgekit.records import BASES, Estimate, Unknown, Waiver
 from edgekit.report import FORMATS, facts, render
 from edgekit.report.words import (
     BASIS_MEANING,
+    advice,
     clean,
     figure_text,
     limit_text,
@@ -107,6 +108,18 @@ def test_small_words() -> None:
     waived = replace(decode_check(1.0), waiver=Waiver(metric="m", until="2027-01-31", reason="trial"))
     assert waiver_text(waived) == "holds until 2027-01-31: trial"
     assert set(BASIS_MEANING) == set(BASES)
+
+
+def test_advice_keeps_apart_what_passes_and_what_settles() -> None:
+    asked = replace(decode_check(48.0), remedy="a smaller quant; q8_0 KV; to settle: run it there; or anchor it")
+    assert advice(asked) == (
+        ("to pass", ("a smaller quant", "q8_0 KV")),
+        ("to settle", ("run it there", "or anchor it")),
+    )
+    assert advice(replace(asked, remedy="to settle: run it")) == (("to settle", ("run it",)),)
+    assert advice(replace(asked, remedy="")) == ()
+    open_ = replace(asked, figure=Unknown(reason="not run", settle="run it"), remedy="a smaller quant")
+    assert advice(open_) == (("to pass", ("a smaller quant",)), ("to settle", ("run it",)))
 
 
 def test_memory_parts_add_up_to_the_working_set() -> None:

@@ -46,8 +46,8 @@ class Axis:
 
     @property
     def ticks(self) -> tuple[float, ...]:
-        """Round values within the scale, four or so."""
-        step = self.scale * _round_step((self.high - self.low) / self.scale / 4)
+        """Round values within the scale, about five."""
+        step = self.scale * _round_step((self.high - self.low) / self.scale / 5)
         first = math.ceil(self.low / step)
         return tuple(n * step for n in range(first, first + 12) if n * step <= self.high)
 
@@ -57,7 +57,7 @@ class Axis:
 
 def _round_step(rough: float) -> float:
     power = 10.0 ** math.floor(math.log10(rough))
-    return next(power * factor for factor in (1, 2, 5, 10) if rough <= power * factor * 1.0001)
+    return next(power * factor for factor in (1, 2, 2.5, 5, 10) if rough <= power * factor * 1.0001)
 
 
 def axis_over(values: Iterable[float], unit: str) -> Axis:

@@ -10,6 +10,7 @@ from edgekit.records import (
     Battery,
     Case,
     Check,
+    Estimate,
     Finding,
     Host,
     Measurement,
@@ -39,10 +40,12 @@ def all_checks(report: Report) -> tuple[tuple[Verdict, Check], ...]:
 
 
 def beside(report: Report, leaf: Verdict, check: Check) -> str:
-    """The speed and power that battery hours are stated at (design §3); empty for other checks."""
+    """What must stand beside a check's figure: its note, or the speed and power that battery hours are stated at
+    (design §3).
+    """
     case = case_of(report, leaf)
     if case is None or not isinstance(case.battery, Battery) or "battery" not in check.metric:
-        return ""
+        return clean(check.figure.note) if isinstance(check.figure, Estimate) else ""
     speed, power = case.battery.at_tokens_per_s, case.battery.power_w
     return f"at {figure_text(speed, 'tok/s')}, drawing {figure_text(power, 'W')}"
 

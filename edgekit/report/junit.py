@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from edgekit.records import Check, Report, Unknown, Verdict
+from edgekit.records import Check, Report, Verdict
 from edgekit.report import facts
 from edgekit.report.words import (
     STAND_IN_NOTE,
+    advice,
     clean,
     figure_text,
     limit_of,
@@ -77,9 +78,9 @@ def _waiver(check: Check) -> str:
 
 
 def _details(check: Check) -> str:
-    settle = check.figure.settle if isinstance(check.figure, Unknown) else ""
-    lines = {"why": check.reason, "physics": check.physics, "remedy": check.remedy, "to settle": settle}
-    return "\n".join(f"{label}: {clean(text, 2000)}" for label, text in lines.items() if text)
+    lines = [("why", check.reason), ("physics", check.physics)]
+    lines += [(label, "; ".join(clauses)) for label, clauses in advice(check)]
+    return "\n".join(f"{label}: {clean(text, 2000)}" for label, text in lines if text)
 
 
 def _add_run(root: Element, report: Report) -> None:

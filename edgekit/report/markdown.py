@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from edgekit.records import BASES, Check, Estimate, MemoryBreakdown, Report, Status, Unknown, Verdict
+from edgekit.records import BASES, Check, Estimate, MemoryBreakdown, Report, Status, Verdict
 from edgekit.report import facts
 from edgekit.report.words import (
     BASIS_MEANING,
     EXIT_MEANING,
     RANGE_MEANING,
     STAND_IN_NOTE,
+    advice,
     clean,
     figure_text,
     limit_of,
@@ -108,13 +109,11 @@ def _reasons(report: Report, leaf: Verdict, check: Check, name: str) -> list[str
     """What stands below the table for a check that did not pass, as one list item."""
     if check.status == "pass":
         return []
-    settle = check.figure.settle if isinstance(check.figure, Unknown) else ""
-    action = "to settle" if check.status == "unknown" else "to pass"
     parts = (
         (f"({point_text(check)})", check.reason),
-        ("stated", facts.beside(report, leaf, check)),
+        ("", facts.beside(report, leaf, check)),
         ("physics:", check.physics),
-        (f"{action}:", check.remedy or settle),
+        *((f"{label}:", "; ".join(clauses)) for label, clauses in advice(check)),
     )
     said = " ".join(f"{_escape(label)} {_escape(text).rstrip('.')}." for label, text in parts if text)
     return [f"- **{_escape(name)}** {said}"]

@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from edgekit.records import BASES, Check, Estimate, MemoryBreakdown, Report, Status, Unknown, Verdict
+from edgekit.records import BASES, Check, Estimate, MemoryBreakdown, Report, Status, Verdict
 from edgekit.report import facts
 from edgekit.report.words import (
     BASIS_MEANING,
@@ -21,6 +21,7 @@ from edgekit.report.words import (
     RANGE_MEANING,
     STAND_IN_NOTE,
     STATUS_WORDS,
+    advice,
     clean,
     figure_text,
     limit_of,
@@ -157,7 +158,11 @@ def _print_device(page: _Page, report: Report, verdict: Verdict) -> None:
 
 
 def _print_check(page: _Page, report: Report, verdict: Verdict, check: Check) -> None:
-    page.line(_status(check.status), (f"  {clean(check.title, 80)}", "bold"), (f"  {point_text(check)}", "dim"))
+    title, point = clean(check.title, 60), point_text(check)
+    beside = _INDENT + len(title) + len(point) + 2 <= page.console.width
+    page.line(_status(check.status), (f"  {title}", "bold"), (f"  {point}" if beside else "", "dim"))
+    if not beside:
+        page.line((point, "dim"), indent=_INDENT)
     margin = margin_text(check)
     limit = f"limit {limit_text(check)}" + (f", {margin}" if margin else "")
     page.line((figure_text(check.figure, check.unit, limit_of(check)), ""), indent=_INDENT)
@@ -166,15 +171,12 @@ def _print_check(page: _Page, report: Report, verdict: Verdict, check: Check) ->
 
 
 def _print_reasons(page: _Page, report: Report, verdict: Verdict, check: Check) -> None:
-    unknown = check.figure if isinstance(check.figure, Unknown) else None
-    note = check.figure.note if isinstance(check.figure, Estimate) else ""
-    page.labelled("stated", facts.beside(report, verdict, check))
-    page.labelled("note", note)
-    page.labelled("why", check.reason or (unknown.reason if unknown else ""))
+    page.labelled("note", facts.beside(report, verdict, check))
+    page.labelled("why", check.reason)
     page.labelled("physics", check.physics)
-    page.labelled("to settle" if check.status == "unknown" else "to pass", check.remedy)
-    if unknown and unknown.settle not in check.remedy:
-        page.labelled("to settle", unknown.settle)
+    for label, clauses in advice(check):
+        for number, clause in enumerate(clauses):
+            page.labelled(label if number == 0 else " " * len(label), clause)
     page.labelled("waiver", waiver_text(check), style="bold yellow")
 
 

@@ -10,7 +10,7 @@ import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
 
-from edgekit.records import Basis, Check, Estimate, Figure, Status
+from edgekit.records import Basis, Check, Estimate, Figure, Status, Unknown
 from edgekit.units import format_number
 
 STATUS_WORDS: dict[Status, str] = {"pass": "PASS", "fail": "FAIL", "unknown": "UNKNOWN"}
@@ -144,6 +144,20 @@ def margin_text(check: Check) -> str:
 def point_text(check: Check) -> str:
     """What exactly is judged: the operating point and how binding the gate is."""
     return clean(f"{check.operating_point}, {check.level}" if check.operating_point else check.level)
+
+
+def advice(check: Check) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """What would pass and what would settle the check: (`to pass` or `to settle`, its clauses); nothing empty."""
+    remedy, _, settle = f"; {check.remedy}".partition("; to settle: ")
+    unsaid = check.figure.settle if isinstance(check.figure, Unknown) else ""
+    if unsaid and unsaid not in check.remedy:
+        settle = f"{settle}; {unsaid}" if settle else unsaid
+    parts = (("to pass", _clauses(remedy)), ("to settle", _clauses(settle)))
+    return tuple((label, clauses) for label, clauses in parts if clauses)
+
+
+def _clauses(text: str) -> tuple[str, ...]:
+    return tuple(clause for part in clean(text, 2000).split("; ") if (clause := part.strip("; ")))
 
 
 def waiver_text(check: Check) -> str:
