@@ -37,7 +37,8 @@ def to_json(record: object, *, indent: int | None = 2) -> str:
     """JSON text of a record. Raises ValueError on NaN or infinity: they never reach a file."""
     kind: Any = type(record)
     plain = _adapter(kind).dump_python(record, mode="json")
-    return json.dumps(plain, indent=indent, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(plain, indent=indent, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "replace").decode("utf-8")  # a path may hold bytes that are no text (lone surrogates)
 
 
 def from_json(text: str | bytes, record_type: type[T], *, origin: str) -> T:
