@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import unicodedata
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_records import HOSTILE, REPORTS, decode_check
+from report_records import HOSTILE, REPORTS, decode_check, hostile
 
 from edgekit import storage
 from edgekit.errors import EdgekitError
@@ -161,9 +162,15 @@ def test_json_is_valid_against_the_published_schema_and_reads_back(name: str) ->
     assert storage.from_json(text, type(report), origin="test") == report
 
 
+def test_json_of_a_path_that_is_no_text_can_be_written(tmp_path: Path) -> None:
+    report = hostile(HOSTILE["control"])
+    storage.write_record(tmp_path / "report.json", report)
+    read = storage.load_record(tmp_path / "report.json", type(report))
+    assert "\x00" in read.evidence.artifact.path
+    assert "\ud800" not in read.evidence.artifact.path
+
+
 @pytest.mark.parametrize("kind", [kind for kind in HOSTILE if kind != "control"])
 def test_json_keeps_hostile_text_as_data(kind: str) -> None:
-    from report_records import hostile
-
     report = hostile(HOSTILE[kind])
     assert storage.from_json(render(report, "json"), type(report), origin="test") == report

@@ -115,7 +115,7 @@ def _reasons(report: Report, leaf: Verdict, check: Check, name: str) -> list[str
         ("physics:", check.physics),
         *((f"{label}:", "; ".join(clauses)) for label, clauses in advice(check)),
     )
-    said = " ".join(f"{_escape(label)} {_escape(text).rstrip('.')}." for label, text in parts if text)
+    said = " ".join(f"{_escape(label)} {_escape(text).rstrip('.')}.".lstrip() for label, text in parts if text)
     return [f"- **{_escape(name)}** {said}"]
 
 
