@@ -16,8 +16,8 @@ from typing import Protocol
 from edgekit import runtimes
 from edgekit.bench import checks, noise, thermal
 from edgekit.bench.host import isa_that_ran, probe_host
-from edgekit.bench.meter import EnergyMeter
 from edgekit.bench.plan import EXTRA_REPETITIONS, Plan, ProcessPlan, extra_process, plan_run
+from edgekit.energy import EnergyMeter
 from edgekit.progress import Progress, silent
 from edgekit.records import (
     Artifact,
@@ -171,13 +171,15 @@ class _Run:
     def one_step(self, worker: Worker, step: Step, index: int) -> None:
         """Run a step and keep its samples, with the energy they took where the whole step is timed work."""
         self.progress(STAGE, self.done, self.total, f"{step.test}, filling the cache" if step.depth else step.test)
-        self.meter.start()
+        metered = not step.warmup and step.depth == 0
+        if metered:
+            self.meter.start()
         samples: list[Sample] = []
         for raw in worker.run(step):
             samples.append(self.keep_sample(raw, index))
             self.tell(step, samples)
             self.read_thermal()
-        if not step.warmup and step.depth == 0:
+        if metered:
             self.meter.stop(step.test, samples)
 
     def keep_sample(self, raw: RawSample, index: int) -> Sample:
