@@ -317,6 +317,35 @@ def test_another_shape_of_the_same_name_has_another_key(tmp_path: Path, monkeypa
     assert cached_stand_in(str(shape), "q4_0") != cached_stand_in("tiny", "q4_0")
 
 
+def test_what_a_killed_writer_left_is_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "edgekit" / "stand-ins"
+    folder.mkdir(parents=True)
+    old, new = folder / ".old.gguf.x.partial", folder / ".new.gguf.x.partial"
+    for partial in (old, new):
+        partial.write_text("half")
+    os.utime(old, (1, 1))
+    cached_stand_in("tiny", "q4_0")
+    assert not old.exists()
+    assert new.exists(), "another process may be writing it"
+
+
+def test_an_unwritable_cache_says_how_to_move_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "edgekit").write_text("a file in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with refused("cannot write to the cache", "`XDG_CACHE_HOME`"):
+        cached_stand_in("tiny", "q4_0")
+
+
+def test_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative/paths/are/ignored")
+    monkeypatch.setattr(stand_in_module.sys, "platform", "linux")
+    assert stand_in_module.cache_dir() == tmp_path / ".cache" / "edgekit" / "stand-ins"
+    monkeypatch.setattr(stand_in_module.sys, "platform", "darwin")
+    assert stand_in_module.cache_dir() == tmp_path / "Library" / "Caches" / "edgekit" / "stand-ins"
+
+
 def test_no_space_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Usage:
         free = 10**6
@@ -390,10 +419,13 @@ def test_a_shape_file(tmp_path: Path) -> None:
     ("change", "parts"),
     [
         (("layers = 2", "layres = 2"), ("`layres`", "did you mean `layers`")),
-        (("layers = 2\n", ""), ("lacks the key `layers`",)),
+        (("layers = 2\n", ""), ("lacks a key: `layers`",)),
         (("layers = 2", "layers = -2"), ("`layers`", "`-2`")),
-        (("layers = 2", "layers = true"), ("`layers`", "int")),
-        (("layers = 2", 'layers = "2"'), ("`layers`", "int")),
+        (("layers = 2", "layers = 2.5"), ("`layers`", "whole")),
+        (("tied_embedding = false", "tied_embedding = 0"), ("`tied_embedding`", "true or false")),
+        (("ffn = 1024", 'ffn = 1024\nsource = "\\u001b[2J"'), ("`source`", "control")),
+        (("layers = 2", "layers = true"), ("`layers`", "number")),
+        (("layers = 2", 'layers = "2"'), ("`layers`", "number")),
         (("hidden = 512", "hidden = 513"), ("even", "`513`")),
         (("ffn = 1024", "ffn = 1023"), ("even", "`1023`")),
         (("heads = 8", "heads = 0"), ("`heads`", "`0`")),
@@ -401,8 +433,8 @@ def test_a_shape_file(tmp_path: Path) -> None:
         (("vocabulary = 2048", "vocabulary = 300"), ("`vocabulary`", "512")),
         (('"llama"', '"gpt9"'), ("`architecture`", "`gpt9`")),
         (("ffn = 1024", "ffn = 1024\nhead_dim = 33"), ("`head_dim`", "`33`")),
-        (("ffn = 1024", "ffn = 1024\nrope_freq_base = -1.0"), ("`rope_freq_base`", "`-1.0`")),
-        (("ffn = 1024", "ffn = 1024\nrms_epsilon = nan"), ("`rms_epsilon`", "`nan`")),
+        (("ffn = 1024", "ffn = 1024\nrope_freq_base = -1.0"), ("`rope_freq_base`", "-1")),
+        (("ffn = 1024", "ffn = 1024\nrms_epsilon = nan"), ("`rms_epsilon`", "finite")),
         (("ffn = 1024", 'ffn = 1024\nname = "../../x"'), ("`name`", "../../x")),
         (('"llama"', '"qwen2"\nhead_dim = 128'), ("`hidden`", "`1024`")),
         (("layers = 2", "layers = "), ("TOML", "bad.toml")),
@@ -418,13 +450,13 @@ def test_bad_shapes_are_refused_by_key(change: tuple[str, str], parts: tuple[str
 def test_unknown_and_unreadable_shapes(tmp_path: Path) -> None:
     with refused("`nano-1.6b`", "did you mean `nano-1.5b`", "mini-3b"):
         load_shape("nano-1.6b")
-    with refused("no such file", "none.toml"):
+    with refused("does not exist", "none.toml"):
         load_shape(tmp_path / "none.toml")
     with refused("is a directory"):
         (tmp_path / "dir.toml").mkdir()
         load_shape(tmp_path / "dir.toml")
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
-    with refused("not valid TOML"):
+    with refused("not UTF-8"):
         load_shape(tmp_path / "bytes.toml")
 
 

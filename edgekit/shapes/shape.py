@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import EdgekitError
+from edgekit.tables import flag_at, number, parse_toml, read_file, refuse_unknown, text_at, whole_at
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 MIN_VOCABULARY = 512
@@ -67,60 +68,42 @@ def load_shape(name_or_path: str | Path) -> Shape:
         hint = f"did you mean `{near[0]}`? " if near else ""
         known = ", ".join(f"`{name}`" for name in SHAPES)
         raise EdgekitError(f"unknown shape: `{text}`", hint=f"{hint}known shapes: {known}; or a path to a SHAPE.toml")
-    return _shape({"name": path.stem} | _read(path), origin=str(path))
+    data = read_file(path, what="shape file", max_bytes=MAX_SHAPE_BYTES)
+    return _shape(
+        {"name": path.stem} | parse_toml(data, what="shape file", origin=str(path)), where=f"shape file `{path}`"
+    )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_SHAPE_BYTES:
-            raise EdgekitError(f"shape file is larger than 64 KiB: `{path}`", hint="is this a model file?")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise EdgekitError(f"cannot read shape ({(error.strerror or 'unreadable').lower()}): `{path}`") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0].lower()
-        raise EdgekitError(f"not valid TOML ({reason}): `{path}`") from None
-
-
-def _shape(table: Mapping[str, Any], *, origin: str) -> Shape:
+def _shape(table: Mapping[str, Any], *, where: str) -> Shape:
     """A validated shape; every refusal names the key and the file."""
     table = dict(table)
     known = {field.name: field for field in fields(Shape)}
-    for key in table:
-        if key not in known:
-            near = get_close_matches(key, known, n=1, cutoff=0.5)
-            hint = f"did you mean `{near[0]}`?" if near else "known keys: " + ", ".join(f"`{name}`" for name in known)
-            raise EdgekitError(f"unknown key in shape `{origin}`: `{key}`", hint=hint)
+    refuse_unknown(table, known, where=where)
     table.setdefault("title", table.get("name"))
     if "head_dim" not in table and isinstance(table.get("hidden"), int) and isinstance(table.get("heads"), int):
         table["head_dim"] = table["hidden"] // max(table["heads"], 1)
-    for name, field in known.items():
-        if name not in table:
-            if field.default is MISSING:
-                raise EdgekitError(f"shape `{origin}` lacks the key `{name}`", hint="see `edgekit/data/shapes.toml`")
-            continue
-        table[name] = _value(name, str(field.type), table[name], origin)
+    for key, field in known.items():
+        if key in table:
+            table[key] = _value(table, key, str(field.type), where)
+        elif field.default is MISSING:
+            raise EdgekitError(f"{where} lacks a key: `{key}`", hint="`edgekit/data/shapes.toml` shows whole shapes")
     shape = Shape(**table)
-    _check_dimensions(shape, origin)
+    _check_dimensions(shape, where)
     return shape
 
 
-def _value(key: str, kind: str, value: object, origin: str) -> object:
-    if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value).__name__ != kind:
-        raise EdgekitError(f"`{key}` in shape `{origin}` must be of type {kind}: `{value}`")
-    if isinstance(value, str) and len(value) > 400:
-        raise EdgekitError(f"`{key}` in shape `{origin}` is longer than 400 characters")
-    if isinstance(value, float) and not 0 < value < 1e12:
-        raise EdgekitError(f"`{key}` in shape `{origin}` must be positive: `{value}`")
-    low, high = _LIMITS.get(key, (None, None))
-    if isinstance(value, int) and low is not None and high is not None and not low <= value <= high:
-        raise EdgekitError(f"`{key}` in shape `{origin}` must lie between {low} and {high}: `{value}`")
-    return value
+def _value(table: Mapping[str, Any], key: str, kind: str, where: str) -> object:
+    if kind == "str":
+        return text_at(table, key, where=where, default="")
+    if kind == "bool":
+        return flag_at(table, key, where=where, default=False)
+    if kind == "float":
+        return number(table[key], where=f"`{key}` in {where}", low=1e-12, high=1e12)
+    low, high = _LIMITS[key]
+    return whole_at(table, key, where=where, default=0, low=low, high=high)
 
 
-def _check_dimensions(shape: Shape, origin: str) -> None:
+def _check_dimensions(shape: Shape, where: str) -> None:
     """What llama.cpp would refuse at load time, said before gigabytes are written."""
     wrong = ""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", shape.name):
@@ -137,13 +120,15 @@ def _check_dimensions(shape: Shape, origin: str) -> None:
     elif shape.architecture == "qwen2" and shape.heads * shape.head_dim != shape.hidden:
         wrong = f"qwen2 needs `heads` × `head_dim` = `hidden` = {shape.hidden}: `{shape.heads * shape.head_dim}`"
     if wrong:
-        raise EdgekitError(f"shape `{origin}` is not possible: {wrong}")
+        raise EdgekitError(f"{where} is not possible: {wrong}")
 
 
 def _reference_shapes() -> dict[str, Shape]:
     path = Path(__file__).parent.parent / "data" / "shapes.toml"
     tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    return {name: _shape({"name": name} | table, origin=f"shapes.toml [{name}]") for name, table in tables.items()}
+    return {
+        name: _shape({"name": name} | table, where=f"shape `{name}` of shapes.toml") for name, table in tables.items()
+    }
 
 
 SHAPES: Mapping[str, Shape] = _reference_shapes()

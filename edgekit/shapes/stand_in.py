@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,6 +33,8 @@ _CHUNK_BYTES = 4 * 2**20
 _HEADER_ROOM_BYTES = 64 * 2**20
 """More than any vocabulary takes; free space is asked for before it is known."""
 _THREADS = 4
+_ABANDONED_S = 3600.0
+"""Nobody writes a stand-in for so long without touching it."""
 
 
 def write_stand_in(shape: Shape, quant: str, out: Path, *, seed: int = 1, progress: Progress = silent) -> Path:
@@ -66,6 +69,7 @@ def cached_stand_in(shape_name: str, quant: str, *, progress: Progress = silent)
     path = cache_dir() / f"{shape.name}-{quant}-v{FORMAT_VERSION}-{key}.gguf"
     if path.is_file() and path.stat().st_size > planned_bytes(shape, quant):
         return path
+    _prepare(path)
     return write_stand_in(shape, quant, path, progress=progress)
 
 
@@ -86,6 +90,27 @@ def cache_dir() -> Path:
 def planned_bytes(shape: Shape, quant: str) -> int:
     """Bytes of all tensors with their padding: the file less its header of some megabytes."""
     return sum(padded(tensor.size_bytes) for tensor in plan_tensors(shape, quant))
+
+
+def _prepare(path: Path) -> None:
+    """Make the cache folder, and clear what a killed writer left there: gigabytes that nothing else would free."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for partial in path.parent.glob(".*.partial"):
+            if time.time() - partial.stat().st_mtime > _ABANDONED_S:
+                partial.unlink(missing_ok=True)
+        writable = os.access(path.parent, os.W_OK)
+    except OSError as error:
+        raise _unwritable(path.parent, error.strerror or "failed") from None
+    if not writable:
+        raise _unwritable(path.parent, "permission denied")
+
+
+def _unwritable(place: Path, reason: str) -> EdgekitError:
+    return EdgekitError(
+        f"cannot write to the cache of stand-ins ({reason.lower()}): `{place}`",
+        hint="set `XDG_CACHE_HOME` to a writable place",
+    )
 
 
 def _check_space(out: Path, needed: int) -> None:
