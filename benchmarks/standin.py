@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import platform
 import statistics
 import subprocess
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +166,8 @@ def bench(tool: Path, model: Path, arguments: argparse.Namespace) -> dict[str, f
     command += ["--repack", arguments.repack, "-o", "json"]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"llama-bench died ({done.returncode}):\n{done.stderr[-2000:]}")
+        hint = "built by GCC before 14 its AMX kernels die of SIGILL: `--repack 0`" if done.returncode == -4 else ""
+        raise SystemExit(f"llama-bench died ({done.returncode}) {hint}\n{done.stderr[-2000:]}")
     return {f"{'tg' if row['n_gen'] else 'pp'}": row["avg_ts"] for row in json.loads(done.stdout)}
 
 
@@ -238,6 +241,8 @@ def main() -> int:
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "host": json.loads(to_json(probe_host())),
             "python": platform.python_version(),
+            "llama_cpp_python": version("llama-cpp-python"),
+            "load_before": os.getloadavg()[0],
             "size": sizes(folder),
             "write": write_times(arguments.write.split(","), arguments.repetitions, folder),
             "speed": [],
