@@ -470,6 +470,9 @@ class MemoryBreakdown:
     dormant_bytes: int
     kv_bytes: int
     compute_bytes: int
+    """What generation touches of the compute buffer; llama.cpp reserves `reserved_bytes` more for logits of every
+    prompt token, which take no memory until someone asks for them."""
+    reserved_bytes: int = 0
     output_bytes: int
     runtime_bytes: int
     unevictable: Estimate
