@@ -214,12 +214,18 @@ def _settle(figure: Estimate, metric: Metric) -> str:
     """The command that narrows a range, as its origin and its metric ask."""
     if figure.basis in ("measured", "measured-here"):
         return "measure again with more repetitions: `edgekit bench MODEL --thorough`"
-    there = "on the device itself: `edgekit bench MODEL --device NAME --on-device NAME`"
+    if metric.about in ("battery", "memory"):
+        return _there(metric)
+    return (
+        f"{_there(metric)}; or anchor the profile with a run of yours: `edgekit devices anchor NAME llama-bench.json`"
+    )
+
+
+def _there(metric: Metric) -> str:
+    command = "edgekit bench MODEL --device NAME --on-device NAME"
     if metric.about == "battery":
-        return f"unplug the charger and run ten minutes {there[:-1]} --sustained 10m`"
-    if metric.about == "memory":
-        return f"measure {there}"
-    return f"measure {there}; or anchor the profile with a run of yours: `edgekit devices anchor NAME llama-bench.json`"
+        return f"unplug the charger and run ten minutes on the device itself: `{command} --sustained 10m`"
+    return f"measure on the device itself: `{command}`"
 
 
 def _cautioned(ruling: _Ruling, figure: Figure, gate: Gate, subject: Subject, metric: Metric) -> _Ruling:
@@ -230,7 +236,7 @@ def _cautioned(ruling: _Ruling, figure: Figure, gate: Gate, subject: Subject, me
         return _Ruling(
             status="unknown",
             reason=f"{ruling.reason}; the gate accepts only `{gate.min_basis}` figures",
-            settle="run it on the device itself" if gate.min_basis == "measured" else ruling.settle,
+            settle=_there(metric) if gate.min_basis == "measured" else ruling.settle,
         )
     projection = subject.case.projection
     if ruling.status != "pass" or isinstance(projection, Unknown) or figure.basis not in ("projected", "estimated"):
@@ -306,7 +312,7 @@ def _outcome(checks: tuple[Check, ...], today: date) -> tuple[Status, str]:
     elif not counted:
         status, reason = "unknown", "no required check is left to pass" if required else "no required check to pass"
     else:
-        status, reason = "pass", f"all {len(counted)} counted checks are met"
+        status, reason = "pass", f"all {len(counted)} required checks{' that count' if waived else ''} are met"
     if failing and open_:
         reason += f"; not known: {_names(open_)}"
     for check in waived:

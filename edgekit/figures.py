@@ -1,0 +1,217 @@
+"""Evidence → the figure of one metric for one device.
+
+What was measured on another machine never becomes a figure of the device; it can only confirm or refute the predictor
+(design §4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import median
+from typing import Literal
+
+from edgekit.energy import estimate_battery, measured_battery
+from edgekit.onsite import Subject, checked_prediction, here_trusted, on_target, peaks_of
+from edgekit.records import (
+    Battery,
+    Estimate,
+    Figure,
+    Measurement,
+    MemoryBreakdown,
+    Projection,
+    Unknown,
+    exact,
+)
+from edgekit.summary import load_time, speed, sustained_speed, time_to_first_token
+
+MetricFunction = Callable[[Subject], Figure]
+PROMPT_TOKENS = 512
+
+
+# ---- memory -------------------------------------------------------------------------------------------------------
+
+
+def memory(subject: Subject) -> Figure:
+    """Peak bytes by the profile's own memory metric."""
+    return _peak(subject, subject.device.memory_metric)
+
+
+def unevictable(subject: Subject) -> Figure:
+    """Peak bytes of anonymous memory and swap."""
+    return _peak(subject, "unevictable")
+
+
+def _peak(subject: Subject, which: Literal["working_set", "unevictable"]) -> Figure:
+    """Peak bytes on `device`: measured when it ran there, else predicted for its instruction set and checked here."""
+    run = on_target(subject)
+    if isinstance(run, Unknown):
+        return run
+    if run is not None:
+        return _measured_peak(run, which)
+    memory, isa = subject.case.memory, subject.device.isa
+    if not isinstance(memory, MemoryBreakdown):
+        return memory
+    if memory.isa != isa:
+        return Unknown(
+            reason=f"memory was predicted for `{memory.isa}` and the device is `{isa}`, which repacks other tensors",
+            settle="judge again with `edgekit gate`, which predicts for the device",
+        )
+    if memory.settings != subject.case.settings:
+        return Unknown(reason="memory was predicted for other settings than the judged ones")
+    predicted = memory.working_set if which == "working_set" else memory.unevictable
+    return checked_prediction(subject.evidence, predicted, which)
+
+
+def _measured_peak(run: Measurement, which: Literal["working_set", "unevictable"]) -> Figure:
+    peaks = peaks_of(run, which)
+    if not peaks:
+        return Unknown(
+            reason=f"the run on the device did not record its {which.replace('_', ' ')}: its OS does not tell",
+            settle="let the profile name a `memory_metric` that the OS counts",
+        )
+    # the judged end of the range is the worst process seen, not a typical one
+    return Estimate(value=median(peaks), low=min(peaks), high=max(peaks), basis="measured")
+
+
+def budget_share(subject: Subject) -> Figure:
+    """Peak bytes ÷ (RAM × the share of it one process may hold)."""
+    peak = memory(subject)
+    if isinstance(peak, Unknown):
+        return peak
+    share = subject.device.process_share
+    low, high = share.low or share.value, share.high or share.value
+    if min(low, subject.device.ram_bytes.value) <= 0:
+        return Unknown(reason="the profile states no memory budget")
+    budget = subject.device.ram_bytes.value
+    return Estimate(
+        value=peak.value / (budget * share.value),
+        low=peak.low / (budget * high),
+        high=peak.high / (budget * low),
+        basis=peak.basis,
+    )
+
+
+# ---- speed --------------------------------------------------------------------------------------------------------
+
+
+def speed_of(test: str, projected: Callable[[Projection], Figure]) -> MetricFunction:
+    """A speed: the median of `test` where it ran on the device, else its projection."""
+
+    def figure(subject: Subject) -> Figure:
+        run = on_target(subject)
+        if isinstance(run, Unknown):
+            return run
+        if run is not None:
+            return speed(run, test)
+        return (
+            projected(subject.case.projection)
+            if isinstance(subject.case.projection, Projection)
+            else subject.case.projection
+        )
+
+    return figure
+
+
+def at_depth(depth: int) -> Callable[[Projection], Figure]:
+    """The projected decode with `depth` tokens in the KV cache."""
+
+    def figure(projection: Projection) -> Figure:
+        for point in projection.depths:
+            if point.depth == depth:
+                return point.tokens_per_s
+        return Unknown(reason=f"decode at depth {depth} was not projected")
+
+    return figure
+
+
+prefill_speed = speed_of(f"pp{PROMPT_TOKENS}", lambda projection: projection.prefill)
+
+
+def first_token(subject: Subject) -> Figure:
+    """Seconds until the logits of the first answer token stand: the evaluation of a 512-token prompt."""
+    run = on_target(subject)
+    if isinstance(run, Unknown):
+        return run
+    if run is not None:
+        return time_to_first_token(run, f"pp{PROMPT_TOKENS}")
+    prefill = prefill_speed(subject)
+    if isinstance(prefill, Unknown):
+        return prefill
+    if prefill.low <= 0:
+        return Unknown(reason="a prefill speed of zero gives no time to the first token")
+    return Estimate(
+        value=PROMPT_TOKENS / prefill.value,
+        low=PROMPT_TOKENS / prefill.high,
+        high=PROMPT_TOKENS / prefill.low,
+        basis=prefill.basis,
+    )
+
+
+def load(subject: Subject) -> Figure:
+    """Seconds to load, on the device only."""
+    run = on_target(subject)
+    if run is None:
+        return Unknown(
+            reason="loading was not timed on the device: another machine's storage says nothing of it",
+            settle=f"edgekit bench MODEL --device {subject.device.name} --on-device {subject.device.name}",
+        )
+    return run if isinstance(run, Unknown) else load_time(run)
+
+
+def here(test: str) -> MetricFunction:
+    """A speed of the host itself: for guarding against regressions on one's own machine, never for a subject.device."""
+
+    def figure(subject: Subject) -> Figure:
+        run = here_trusted(subject.evidence, test)
+        return run if isinstance(run, Unknown) else speed(run, test)
+
+    return figure
+
+
+# ---- energy, quality, file ----------------------------------------------------------------------------------------
+
+
+def battery(subject: Subject) -> Figure:
+    """Hours of continuous decoding on one charge."""
+    found = _battery_record(subject)
+    return found.hours if isinstance(found, Battery) else found
+
+
+def energy_per_token(subject: Subject) -> Figure:
+    """Joules per token of the whole device at its sustained speed."""
+    found = _battery_record(subject)
+    return found.joules_per_token if isinstance(found, Battery) else found
+
+
+def _battery_record(subject: Subject) -> Battery | Unknown:
+    """Metered on the device; else the energy model at the speed measured there; else at the projected speed."""
+    run = on_target(subject)
+    if isinstance(run, Unknown):
+        return run
+    if run is None:
+        return subject.case.battery
+    metered = measured_battery(subject.device, run)
+    sustained = sustained_speed(run)
+    if isinstance(metered, Battery) or isinstance(sustained, Unknown) or isinstance(subject.case.projection, Unknown):
+        return metered
+    return estimate_battery(subject.device, replace(subject.case.projection, sustained=sustained))
+
+
+def quality(field: Literal["kld_mean", "top1_agreement", "perplexity", "retention"]) -> MetricFunction:
+    """A figure of the quality record; unknown for random weights whatever the record says."""
+
+    def figure(subject: Subject) -> Figure:
+        if subject.evidence.artifact.header.stand_in:
+            return Unknown(reason="stand-in weights: random numbers have no quality", settle="judge the real student")
+        if subject.evidence.quality is None or field == "retention":
+            return Unknown(reason="quality was not measured", settle="edgekit evaluate MODEL --reference TEACHER.json")
+        found: Figure = getattr(subject.evidence.quality, field)
+        return found
+
+    return figure
+
+
+def size(subject: Subject) -> Figure:
+    """Bytes of all shards."""
+    return exact(subject.evidence.artifact.header.size_bytes, "predicted", "counted from the file")
