@@ -81,8 +81,8 @@ def grouped_median_interval(groups: Sequence[Sequence[float]]) -> tuple[float, f
 
     Repetitions of one process share its memory layout and its moment, so the order-statistic interval over all of them
     is too narrow when processes differ: simulated coverage 50–60 % where the difference dominates. The answer is
-    therefore the wider, on each side, of it and the t-interval over the logarithms of the groups' medians (cluster-level
-    analysis, Cameron & Miller 2015), which keeps 85 % or more (`benchmarks/coverage.py`).
+    therefore the wider, on either side, of it and the t-interval over the logarithms of the groups' medians
+    (cluster-level analysis, Cameron & Miller 2015), which keeps 85 % or more (`benchmarks/coverage.py`).
     """
     values = [value for group in groups for value in group]
     if not values or min(values) <= 0:
