@@ -9,16 +9,26 @@ token's logits are asked, as chat and llama-bench do. `benchmarks/memory.py` com
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
+from edgekit.buffers import check_settings, compute_bytes, kv_bytes
 from edgekit.errors import EdgekitError
-from edgekit.ggml import BLOCK
-from edgekit.records import Estimate, Header, MemoryBreakdown, Settings, TensorInfo
+from edgekit.records import (
+    Device,
+    Estimate,
+    Header,
+    KvType,
+    MemoryBreakdown,
+    Settings,
+    Status,
+    TensorInfo,
+    exact,
+)
 from edgekit.repack import features_of, repacked_bytes
+from edgekit.units import format_bytes
 
 PAGE_BYTES = 4096
-MAX_CONTEXT, MAX_BATCH = 2**24, 2**20
-
 TOKENIZER_BYTES_PER_TOKEN = 295
 """Tables of a byte-pair vocabulary and its merges (`src/llama-vocab.cpp`), measured."""
 RUNTIME_BASE_BYTES = 2_500_000
@@ -46,7 +56,7 @@ def predict_memory(header: Header, settings: Settings, isa: str) -> MemoryBreakd
     check_settings(header, settings)
     weights = _weights(header, settings, isa)
     kv = kv_bytes(header, settings)
-    touched, reserved = _compute(header, settings)
+    touched, reserved = compute_bytes(header, settings)
     output = header.vocabulary * 4
     runtime = RUNTIME_BASE_BYTES + TOKENIZER_BYTES_PER_TOKEN * header.vocabulary
     private = weights.repacked + kv + touched + output + runtime
@@ -88,39 +98,6 @@ def streamed_bytes(header: Header) -> tuple[tuple[str, int], ...]:
     return tuple(total.most_common())
 
 
-def kv_bytes(header: Header, settings: Settings) -> int:
-    """Size of the KV cache: every layer holds the padded context, sliding-window layers window + ubatch."""
-    full, window = _cells(header, settings)
-    total = 0
-    for layer, kv_heads in enumerate(header.kv_heads):
-        cells = window if header.sliding_window and header.sliding_window[layer] else full
-        total += cells * sum(_row_bytes(settings.kv_type, kv_heads * dim) for dim in (header.key_dim, header.value_dim))
-    return total
-
-
-def check_settings(header: Header, settings: Settings) -> None:
-    """Raise EdgekitError for settings that llama.cpp would refuse for this model, or that make no sense."""
-    limits = {"context_tokens": MAX_CONTEXT, "batch_tokens": MAX_BATCH, "ubatch_tokens": MAX_BATCH}
-    for name, high in limits.items():
-        value = getattr(settings, name)
-        if not 1 <= value <= high:
-            raise EdgekitError(f"`{name}` must lie between 1 and {high}: `{value}`")
-    if settings.output_rows < 0:
-        raise EdgekitError(f"`output_rows` must not be negative: `{settings.output_rows}`")
-    if settings.kv_type == "f16":
-        return
-    if settings.flash_attention == "off":
-        raise EdgekitError(
-            f"a quantized KV cache needs flash attention: `{settings.kv_type}`",
-            hint="leave flash attention on `auto`, or use a KV cache of type `f16`",
-        )
-    if header.key_dim % 32 or header.value_dim % 32:
-        raise EdgekitError(
-            f"heads of {header.key_dim} values do not divide into blocks of a KV cache of type `{settings.kv_type}`",
-            hint="use a KV cache of type `f16`",
-        )
-
-
 def _weights(header: Header, settings: Settings, isa: str) -> _Weights:
     features = features_of(isa)
     stored = repacked = read = idle = 0
@@ -142,56 +119,135 @@ def _is_expert(tensor: TensorInfo) -> bool:
     return tensor.name.endswith("_exps.weight")
 
 
-def _cells(header: Header, settings: Settings) -> tuple[int, int]:
-    """KV cells of a full-attention layer and of a sliding-window layer (`llama_kv_cache_iswa`), padded to 256."""
-    full = _pad(settings.context_tokens)
-    window = max(header.sliding_window, default=0)
-    return full, _pad(min(full, window + _ubatch(settings))) if window else 0
-
-
-def _ubatch(settings: Settings) -> int:
-    return min(settings.context_tokens, settings.batch_tokens, settings.ubatch_tokens)
-
-
-def _pad(tokens: int) -> int:
-    return -(-tokens // 256) * 256
-
-
-def _row_bytes(kind: str, values: int) -> int:
-    block, size = BLOCK[kind]
-    return values // block * size
-
-
-def _compute(header: Header, settings: Settings) -> tuple[int, int]:
-    """Bytes of the compute buffer that generation touches, and that llama.cpp reserves.
-
-    Reserved is the larger of a layer's peak and the logits of all output rows; with one row asked the logits part
-    stays untouched. Floats per token, from the buffer sizes llama.cpp logs over shapes, contexts and ubatches.
-    """
-    ubatch = _ubatch(settings)
-    hidden, ffn = header.hidden, max(header.ffn)
-    query = max(header.heads) * header.key_dim
-    kv = max(header.kv_heads) * (header.key_dim + header.value_dim)
-    full, window = _cells(header, settings)
-    flash = settings.flash_attention != "off"  # `auto` is on for the CPU
-    mask = (full + window) / (2 if flash else 1)  # f16, else f32
-    scores = 0 if flash else max(header.heads) * full
-    attention = 3 * hidden + 2 * query + kv + scores
-    feed_forward = (3 * ffn + 4 * hidden) if not header.experts else _expert_floats(header)
-    layer = 4 * ubatch * (mask + max(attention, feed_forward))
-    rows = min(ubatch, settings.output_rows or ubatch)
-    logits = 4 * (rows * header.vocabulary + ubatch * (2 * hidden + mask))
-    # ggml's work buffer: activations quantized for the kernels (q8_K: 292 bytes per 256 values)
-    work = ubatch * max(ffn, query) * 292 / 256
-    return int(layer + work), int(max(layer, logits) + work)
-
-
-def _expert_floats(header: Header) -> float:
-    return header.experts_used * (3 * max(header.ffn) + header.hidden) + 4 * header.hidden + 3 * header.experts
-
-
 def _estimate(value: int, isa: str) -> Estimate:
     half = value * RELATIVE_ERROR + ABSOLUTE_ERROR_BYTES
     if not isa.startswith("x86_64"):
         half *= UNCHECKED_WIDENING
     return Estimate(value=value, low=max(value - half, 0), high=value + half, basis="predicted")
+
+
+# ---- against a device's budget --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitRow:
+    """One configuration against the device's budget. `status`: the whole range fits, misses, or straddles it."""
+
+    settings: Settings
+    needed: Estimate
+    """By the device's memory metric, in bytes."""
+    budget: Estimate
+    status: Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WhatFits:
+    """The configuration nearest to the device's own that surely fits, or why there is none.
+
+    `changes` names what differs, as `ubatch 128, KV q8_0`; empty when the device's own configuration fits. When
+    nothing fits, `row` is the leanest configuration and `missing_bytes` what even that is over the budget.
+    """
+
+    row: FitRow
+    changes: str
+    missing_bytes: float
+    reason: str
+
+
+def memory_budget(device: Device) -> Estimate:
+    """Bytes the model may take on `device`: the tightest required memory gate where it has one, else RAM × the share
+    one process may hold, with the sources' ranges.
+    """
+    limits = [gate.max for gate in device.gates.gates if gate.metric == "memory_bytes" and gate.max is not None]
+    if limits:
+        return exact(min(limits), "claimed", "the memory gate")
+    ram, share = device.ram_bytes, device.process_share
+    low, high = ((getattr(ram, side) or ram.value) * (getattr(share, side) or share.value) for side in ("low", "high"))
+    return Estimate(value=ram.value * share.value, low=low, high=high, basis="claimed", note="RAM × share of a process")
+
+
+def fit_table(header: Header, device: Device) -> tuple[FitRow, ...]:
+    """Context × ubatch × KV type against the device's budget, otherwise in the device's own configuration."""
+    base = device.settings
+    contexts = sorted({base.context_tokens, 2048, 4096, 8192, 16384, 32768})
+    ubatches = sorted({base.ubatch_tokens, 128, 512})
+    rows = (
+        _row(header, device, replace(base, context_tokens=context, ubatch_tokens=ubatch, kv_type=kv_type))
+        for context in contexts
+        if context <= max(header.context_train, base.context_tokens)
+        for ubatch in ubatches
+        for kv_type in _kv_types(base)
+    )
+    return tuple(row for row in rows if row)
+
+
+def what_fits(header: Header, device: Device) -> WhatFits:
+    """The configuration nearest to the device's own whose whole range fits the budget.
+
+    Tried in the order of what they cost the user: a smaller ubatch (slower prefill), a q8_0 KV cache, mapping or not
+    mapping the file, unpacked weights (slower decode), half the context and again half.
+    """
+    base = device.settings
+    rows = ((change, _row(header, device, settings)) for change, settings in _nearest_first(base))
+    tried = [(change, row) for change, row in rows if row]
+    for change, row in tried:
+        if row.status == "pass":
+            return WhatFits(row=row, changes=change, missing_bytes=0.0, reason="")
+    if not tried:
+        check_settings(header, base)
+        raise EdgekitError(f"no configuration of this model can be predicted: `{header.architecture}`")
+    _, leanest = min(tried, key=lambda one: one[1].needed.high)
+    missing = leanest.needed.high - leanest.budget.low
+    reason = (
+        f"even the leanest configuration may need {format_bytes(leanest.needed.high)} where "
+        f"{format_bytes(leanest.budget.low)} are sure: {format_bytes(missing)} too many"
+    )
+    changes = _changes(leanest.settings, base)
+    return WhatFits(row=leanest, changes=changes, missing_bytes=missing, reason=reason)
+
+
+def _row(header: Header, device: Device, settings: Settings) -> FitRow | None:
+    """None where llama.cpp would refuse the settings for this model."""
+    try:
+        memory = predict_memory(header, settings, device.isa)
+    except EdgekitError:
+        return None
+    needed = memory.working_set if device.memory_metric == "working_set" else memory.unevictable
+    budget = memory_budget(device)
+    status: Status = "pass" if needed.high <= budget.low else "fail" if needed.low > budget.high else "unknown"
+    return FitRow(settings=settings, needed=needed, budget=budget, status=status)
+
+
+def _kv_types(base: Settings) -> tuple[KvType, ...]:
+    if base.flash_attention == "off":
+        return ("f16",)  # a quantized V needs flash attention
+    return ("f16", "q8_0") if base.kv_type != "q4_0" else ("f16", "q8_0", "q4_0")
+
+
+def _nearest_first(base: Settings) -> list[tuple[str, Settings]]:
+    kv_types: tuple[KvType, ...] = _kv_types(base) if base.kv_type == "f16" else (base.kv_type,)
+    contexts = [base.context_tokens, *(size for size in (8192, 4096, 2048, 1024, 512) if size < base.context_tokens)]
+    ubatches = [base.ubatch_tokens, *(size for size in (256, 128, 64) if size < base.ubatch_tokens)]
+    costed: list[tuple[float, int, Settings]] = []
+    for (c, context), (m, mmap), (r, repack), (k, kv_type), (u, ubatch) in product(
+        enumerate(contexts),
+        enumerate((base.mmap, not base.mmap)),
+        enumerate(dict.fromkeys((base.repack, False))),
+        enumerate(kv_types),
+        enumerate(ubatches),
+    ):
+        cost = u + 2.5 * k + 3.5 * m + 4.5 * r + 6 * c
+        lean = replace(base, context_tokens=context, ubatch_tokens=ubatch, kv_type=kv_type, mmap=mmap, repack=repack)
+        costed.append((cost, len(costed), lean))
+    return [(_changes(lean, base), lean) for _, _, lean in sorted(costed, key=lambda one: one[:2])]
+
+
+def _changes(settings: Settings, base: Settings) -> str:
+    words = {
+        f"ubatch {settings.ubatch_tokens}": settings.ubatch_tokens != base.ubatch_tokens,
+        f"KV {settings.kv_type}": settings.kv_type != base.kv_type,
+        "mmap" if settings.mmap else "no mmap": settings.mmap != base.mmap,
+        "repacking" if settings.repack else "no repacking": settings.repack != base.repack,
+        f"context {settings.context_tokens}": settings.context_tokens != base.context_tokens,
+    }
+    return ", ".join(word for word, changed in words.items() if changed)
