@@ -128,6 +128,15 @@ def test_a_range_is_drawn_where_it_lies() -> None:
     assert float(bar[1]) + float(bar[2]) == pytest.approx(axis.at(check.figure.high), abs=0.01)
 
 
+def test_the_tint_lies_on_the_side_that_passes() -> None:
+    decode, memory = REPORTS["fail"]().verdicts[0].checks[:2]
+    for check, starts_at_limit in ((decode, True), (memory, False)):
+        tint = re.search(r'class="clears" x="([\d.]+)%" y="\d+" width="([\d.]+)%"', str(check_chart("c", check)))
+        assert tint is not None
+        assert (float(tint[1]) > 0) == starts_at_limit
+        assert (float(tint[1]) + float(tint[2]) == pytest.approx(100)) == starts_at_limit
+
+
 @pytest.mark.parametrize(
     ("values", "unit"),
     [([0.0], "h"), ([], "h"), ([1e308], "tok/s"), ([-1e308, 1e308], "x"), ([1e-300], "s"), ([5e-324], "h")],

@@ -115,9 +115,14 @@ def headline(report: Report) -> Headline:
     return Headline(
         key="broke" if broke else worst,
         word="The run broke" if broke else words.STATUS_WORDS[worst],
-        reasons=(faults if broke else ()) + tuple(verdict.reason for verdict in report.verdicts),
+        reasons=(faults if broke else ()) + tuple(_reason(verdict, broke) for verdict in report.verdicts),
         subject=", ".join(words.clean(verdict.device_title, 80) for verdict in report.verdicts),
     )
+
+
+def _reason(verdict: Verdict, broke: bool) -> str:
+    """Under another headline than its own, a verdict says its status itself."""
+    return f"{words.STATUS_WORDS[verdict.status]}: {verdict.reason}" if broke else verdict.reason
 
 
 def projection_of(report: Report, verdict: Verdict) -> Projection | None:

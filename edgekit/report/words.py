@@ -167,7 +167,8 @@ def waiver_text(check: Check) -> str:
 
 def sentence(text: str) -> str:
     """With a capital letter, as headings and paragraphs of a page begin; names such as `q8_0` keep theirs."""
-    return text[:1].upper() + text[1:] if text.split(" ")[0].rstrip(",:;").isalpha() else text
+    first = text.split(" ")[0].rstrip(",:;").replace("-", "")
+    return text[:1].upper() + text[1:] if first.isalpha() else text
 
 
 def moment_text(iso: str) -> str:
