@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 
 from edgekit.energy import estimate_battery
@@ -101,6 +102,7 @@ def _predict(device: Device, build: Build) -> MemoryBreakdown | Unknown:
         return Unknown(reason=error.message)
 
 
+@lru_cache(maxsize=256)  # decode, sustained decode and battery ask about the same builds
 def _project(device: Device, build: Build) -> Projection | Unknown:
     from edgekit.projection import project_to
 
@@ -117,11 +119,12 @@ def leaner(header: Header, settings: Settings, words: str = "") -> Iterator[Buil
     """The same file under leaner settings, the least painful first; `words` names the file where it is another."""
     kv_types = ("f16",) if settings.flash_attention == "off" else ("f16", "q8_0")  # a quantized V needs it
     choices = (
-        replace(settings, output_rows=rows, ubatch_tokens=ubatch, kv_type=kv, repack=repack)
-        for rows, ubatch, kv, repack in product(
+        replace(settings, output_rows=rows, ubatch_tokens=ubatch, kv_type=kv, mmap=mmap, repack=repack)
+        for rows, ubatch, kv, mmap, repack in product(
             {settings.output_rows, 1},
             {settings.ubatch_tokens, *(size for size in (256, 128, 64) if size < settings.ubatch_tokens)},
             {settings.kv_type, *(kv_types if settings.kv_type == "f16" else ())},
+            {settings.mmap, True},
             {settings.repack, False},
         )
     )
@@ -132,22 +135,24 @@ def leaner(header: Header, settings: Settings, words: str = "") -> Iterator[Buil
 
 def _pain(lean: Settings, base: Settings) -> float:
     """What a change costs its user, by judgement: fewer rows nothing, small ubatches prefill, q8_0 KV a little
-    quality, unpacked weights much speed.
+    quality, mapped and unpacked weights speed.
     """
     return (
         0.5 * (lean.output_rows != base.output_rows)
         + (1 + 512 / lean.ubatch_tokens / 8) * (lean.ubatch_tokens != base.ubatch_tokens)
         + 2.0 * (lean.kv_type != base.kv_type)
+        + 3.0 * (lean.mmap != base.mmap)
         + 4.0 * (lean.repack != base.repack)
     )
 
 
 def changed_settings(settings: Settings, base: Settings) -> str:
-    """`1 output row, ubatch 128, q8_0 KV, no repacking`; empty when nothing differs."""
+    """`1 output row, ubatch 128, q8_0 KV, mmap, no repacking`; empty when nothing differs."""
     parts = (
         (settings.output_rows != base.output_rows, f"{settings.output_rows} output row"),
         (settings.ubatch_tokens != base.ubatch_tokens, f"ubatch {settings.ubatch_tokens}"),
         (settings.kv_type != base.kv_type, f"{settings.kv_type} KV"),
+        (settings.mmap != base.mmap, "mmap"),
         (settings.repack != base.repack, "no repacking (slower kernels)"),
     )
     return ", ".join(words for differs, words in parts if differs)

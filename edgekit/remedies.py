@@ -119,8 +119,16 @@ def _smaller(subject: Subject, metric: Metric, gate: Gate) -> str:
     if found:
         return _would_clear(found, metric)
     tried = f"no quantization down to `{quants[-1].header.quant}` clears it" if quants else "it is as small as it gets"
-    student = first_clearing(subject, metric, gate, smaller_students(header, settings))
+    student = _student_that_clears(subject, metric, gate)
     return f"{tried}; " + (_would_clear(student, metric) if student else "no smaller reference student does either")
+
+
+def _student_that_clears(subject: Subject, metric: Metric, gate: Gate) -> Found | None:
+    """The largest reference student that clears; none does when the smallest does not."""
+    students = list(smaller_students(subject.evidence.artifact.header, subject.case.settings))
+    if first_clearing(subject, metric, gate, iter(students[-1:])) is None:
+        return None
+    return first_clearing(subject, metric, gate, iter(students))
 
 
 def _speedup(subject: Subject, figure: Figure, gate: Gate) -> str:
@@ -156,8 +164,7 @@ def _prefill(subject: Subject, metric: Metric, gate: Gate, figure: Figure) -> Ad
 
 def _student_only(subject: Subject, metric: Metric, gate: Gate) -> str:
     # prefill is bound by arithmetic: a smaller quantization of the same weights does not speed it up
-    students = smaller_students(subject.evidence.artifact.header, subject.case.settings)
-    found = first_clearing(subject, metric, gate, students)
+    found = _student_that_clears(subject, metric, gate)
     return _would_clear(found, metric) if found else "no smaller reference student clears it; a shorter prompt would"
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from edgekit.memory import predict_memory
-from edgekit.projection import project_to
 
 from edgekit.alternatives import Build, clears, figure_of, leaner, requantized, smaller_quants, smaller_students
 from edgekit.devices import load_device
 from edgekit.energy import estimate_battery
 from edgekit.gate import judge
 from edgekit.gates import make_gates
+from edgekit.memory import predict_memory
 from edgekit.metrics import METRICS
 from edgekit.onsite import Subject
+from edgekit.projection import project_to
 from edgekit.records import (
     Artifact,
     Case,
@@ -99,18 +99,27 @@ def test_the_least_painful_settings_come_first() -> None:
 def test_the_memory_remedy_is_the_first_that_clears(phone: Device) -> None:
     subject = subject_of(NANO, phone)
     assert isinstance(subject.case.memory.working_set, Estimate)
-    limit = subject.case.memory.working_set.low - 30e6
-    gate = Gate(metric="memory_bytes", max=limit)
+    gate = Gate(metric="memory_bytes", max=subject.case.memory.working_set.low - 30e6)
     check = check_of(NANO, phone, gate)
     assert check.status == "fail"
-    assert "1 output row would clear it" in check.remedy
-    assert "compute buffer" in check.physics
-    lean = replace(phone.settings, output_rows=1)
-    figure = figure_of(subject, METRICS["memory_bytes"], Build(words="", header=NANO, settings=lean))
-    assert isinstance(figure, Estimate)
-    assert clears(figure, gate)
-    relaxed = replace(phone, settings=lean)
-    assert check_of(NANO, relaxed, gate).status == "pass"
+    assert "KV cache" in check.physics
+    offered, _, figures = check.remedy.partition(" would clear it with ")
+    assert figures
+    for build in leaner(NANO, phone.settings):
+        status = check_of(NANO, replace(phone, settings=build.settings), gate).status
+        if build.words == offered:
+            assert status == "pass"
+            break
+        assert status != "pass"
+    else:
+        pytest.fail(f"{offered} is not a build that was tried")
+
+
+def test_a_smaller_quantization_is_offered_where_settings_do_not_suffice(phone: Device) -> None:
+    wide = plan_header(SHAPES["nano-1.5b"], "q8_0")
+    check = check_of(wide, phone, Gate(metric="memory_bytes", max=1.2e9))
+    assert check.status == "fail"
+    assert "made from the original weights" in check.remedy
 
 
 def test_an_impossible_memory_limit_is_called_so(phone: Device) -> None:
@@ -151,7 +160,7 @@ def test_nothing_is_offered_on_an_uncalibrated_projection(phone: Device, monkeyp
         return replace(project_to(device, header, settings), calibrated=False)
 
     monkeypatch.setattr("edgekit.projection.project_to", uncalibrated)
-    build = Build(words="", header=NANO, settings=phone.settings)
+    build = Build(words="uncalibrated", header=NANO, settings=phone.settings)
     figure = figure_of(subject_of(NANO, phone), METRICS["decode_tokens_per_s"], build)
     assert isinstance(figure, Unknown)
 
