@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -395,3 +397,16 @@ def test_only_the_whole_device_in_the_sustained_run_makes_battery_hours() -> Non
 def test_why_nothing_was_metered_reaches_the_reason() -> None:
     found = measured_battery(SMARTPHONE, r.on_phone(energy_unknown="on the charger"))
     assert "on the charger" in found.reason
+
+
+# ---- the published data -------------------------------------------------------------------------------------------
+
+
+def test_the_data_file_is_what_the_script_makes_of_the_published_rows() -> None:
+    root = Path(__file__).resolve().parent.parent
+    script = runpy.run_path(str(root / "benchmarks" / "fit_energy.py"))
+    fitted = script["fit"](root / "benchmarks" / "data" / "published_calibration.csv")
+    assert json.loads((root / "edgekit" / "data" / "energy.json").read_text(encoding="utf-8")) == fitted
+    scopes = {(group["scope"], group["device_class"]) for group in fitted["groups"]}
+    assert ("device", "smartphone") in scopes
+    assert ("device", "laptop") not in scopes  # nobody published one: package power must not stand in for it
