@@ -39,7 +39,7 @@ UNFIT = ("no vector", "no AVX", "partial offload", "no bandwidth")
 def fit(path: Path) -> dict[str, Any]:
     groups: dict[tuple[str, str, str], dict[str, list[dict[str, str]]]] = defaultdict(lambda: defaultdict(list))
     dropped = 0
-    for row in csv.DictReader(path.open(encoding="utf-8", newline="")):
+    for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines(keepends=True)):
         if not row["j_per_gb_streamed"]:
             continue
         if row["source_group"] not in SCOPES or any(word in row["note"] + row["stats_exclusion"] for word in UNFIT):
