@@ -45,7 +45,7 @@ CLOCK, CAPACITY = "cpufreq/cpuinfo_max_freq", "cpu_capacity"
         ([("", 0)] * 2, 1, "50000 100000", 1),
         ([("", 0)] * 2, 1, "nonsense", 2),
     ],
-    ids="phone clocks pi5 smt favoured quota unlimited half odd".split(),
+    ids=["phone", "clocks", "pi5", "smt", "favoured", "quota", "unlimited", "half", "odd"],
 )
 def test_big_cores(tmp_path: Path, cores: list[tuple[str, int]], siblings: int, quota: str, expected: int) -> None:
     assert big_cores(machine(tmp_path, cores, siblings, quota)) == expected

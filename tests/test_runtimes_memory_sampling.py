@@ -124,6 +124,26 @@ def test_disk_reads_per_token(process: Process, tmp_path: Path) -> None:
     assert peak.read_bytes_per_token == 1024
 
 
+def test_looks_less_often_while_memory_stands_still(
+    process: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    sampler = Sampler(42, tmp_path)
+    assert sampler.pause_s() == 0.01
+    now += 1
+    sampler.sample()
+    assert sampler.pause_s() == 0.1
+    process.set(hwm=900, rss=800, anonymous=9000, shared=0, swap=0)
+    sampler.sample()
+    assert sampler.pause_s() == 0.01
+    now += 1
+    assert sampler.pause_s() == 0.1
+    sampler.expect_movement()
+    assert sampler.pause_s() == 0.01
+    sampler.close()
+
+
 def test_a_process_that_was_never_seen_has_no_peak(tmp_path: Path) -> None:
     sampler = Sampler(43, tmp_path)
     sampler.sample()

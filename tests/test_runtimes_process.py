@@ -18,6 +18,7 @@ import pytest
 from edgekit import runtimes
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.records import Settings
+from edgekit.runtimes.death import explain_exit
 from edgekit.runtimes.process import scrubbed_environment
 from edgekit.runtimes.protocol import Step
 
@@ -182,6 +183,36 @@ def test_the_log_says_what_was_at_fault(rogue: Rogue, tmp_path: Path) -> None:
     _, death = run_rogue(rogue(body), tmp_path)
     assert "missing tensor 'blk.0.attn_q.weight'" in death.message
     assert "converted completely" in death.hint
+
+
+def test_broken_amx_kernels_are_found_out_and_avoided(
+    rogue: Rogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit.runtimes import handle
+
+    monkeypatch.setitem(handle._amx, "state", "untried")
+    model = tmp_path / "model.gguf"
+    model.write_bytes(b"GGUF")
+    body = """
+    start = hear()
+    say(type="ready", build="b", cpu_features="AVX2 AMX_INT8", isolation="")
+    hear()
+    if start["amx"] != "denied": os.kill(os.getpid(), signal.SIGILL)
+    loaded(); hear()
+    """
+    for _ in range(2):
+        with runtimes.open_worker(model, Settings(), timeout_s=20, seed=1, command=rogue(body)) as worker:
+            assert [finding.code for finding in worker.findings] == ["amx-broken"]
+            assert worker.runtime.cpu_features == "AVX2"
+    # a second death by SIGILL is not AMX's fault, and is told as it is
+    _, death = run_rogue(rogue("hear(); ready(); hear(); os.kill(os.getpid(), signal.SIGILL)"), tmp_path)
+    assert death.finding.code == "worker-illegal-instruction"
+
+
+def test_an_oom_kill_is_told_from_another_kill() -> None:
+    assert explain_exit(-signal.SIGKILL, "", out_of_memory=True).code == "worker-out-of-memory"
+    assert explain_exit(-signal.SIGKILL, "", out_of_memory=False).code == "worker-killed"
+    assert explain_exit(-signal.SIGSEGV, "", out_of_memory=True).code == "worker-segfault"
 
 
 def test_ctrl_c_ends_the_worker(rogue: Rogue, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from edgekit import runtimes
 from edgekit.records import MemoryPeak, Settings
+from edgekit.runtimes.process import worker_command
 from edgekit.runtimes.protocol import Step
 
 SETTINGS = Settings(context_tokens=512, batch_tokens=128, ubatch_tokens=64, threads=2)
@@ -222,3 +223,15 @@ def test_the_worker_says_what_fences_it_in(tiny_gguf: Path) -> None:
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     assert fields["NoNewPrivs"] == "1"
     assert ("seccomp" in worker.runtime.isolation) == (fields["Seccomp"].strip() == "2")
+
+
+def test_the_worker_imports_little() -> None:
+    """What it imports is its baseline and its start time."""
+    command = worker_command()
+    program = command[-1].partition("import edgekit.runtimes.worker")[0] + (
+        "import edgekit.runtimes.worker as w; w.llamacpp.import_bindings_alone(); w.llamacpp.describe_build();"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run([*command[:-1], program], capture_output=True, text=True, check=True, timeout=60)
+    heavy = {"numpy", "pydantic", "scipy", "psutil", "rich", "jinja2", "llama_cpp.llama", "multiprocessing"}
+    assert not heavy & set(done.stdout.split())

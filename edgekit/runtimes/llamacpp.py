@@ -8,6 +8,7 @@ the size of its window.
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import types
 from collections.abc import Sequence
@@ -169,7 +170,7 @@ def open_session(path: Path, settings: Settings) -> Session:
     """Load the GGUF at `path` into this process. Raises SessionRefused, `stage` `model` or `context`."""
     c = _bindings()
     c.llama_backend_init()
-    model = c.llama_model_load_from_file(str(path).encode(), _model_params(c, settings))
+    model = c.llama_model_load_from_file(os.fsencode(path), _model_params(c, settings))
     if not model:
         raise SessionRefused("model", f"llama.cpp could not load the model: `{path.name}`")
     context = None

@@ -1,7 +1,7 @@
 """The parent's side of the worker: start it, listen to it within bounds, and be sure that it ends.
 
-One thread does everything: it waits for messages with a 10 ms timeout and samples the worker's memory in between, so
-that nothing of edgekit competes with the timed loop.
+One thread does everything: it waits for messages with a timeout of 10 to 100 ms and samples the worker's memory in
+between, so that next to nothing of edgekit competes with the timed loop.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgekit.errors import EdgekitError
 from edgekit.runtimes.death import WorkerDied, explain_exit, explain_protocol, explain_refusal, explain_timeout
 from edgekit.runtimes.log_parse import MAX_LOG_BYTES, LogDigest
 from edgekit.runtimes.memory_sampling import Sampler
 from edgekit.runtimes.protocol import MAX_MESSAGE_BYTES, Message, ProtocolError, Refused, decode, encode_plain
 
-SAMPLE_EVERY_S = 0.01
 _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TERMUX_VERSION", "PREFIX")
 _KEPT_PREFIXES = ("OMP_", "GOMP_", "KMP_")
 _PACKAGES = ("edgekit", "llama_cpp", "typing_extensions", "numpy")
@@ -52,6 +52,7 @@ class Child:
 
     def command(self, content: dict[str, Any]) -> None:
         """Send one command. A dead worker is noticed when its answer is read."""
+        self.sampler.expect_movement()
         with contextlib.suppress(BrokenPipeError):
             self._commands.write(encode_plain(content))
             self._commands.flush()
@@ -96,10 +97,10 @@ class Child:
             self._pump()
 
     def _pump(self) -> None:
-        """Wait at most 10 ms for anything; take it, and sample memory."""
+        """Wait a moment for anything; take it, and sample memory."""
         if time.monotonic() > self.deadline:
             raise TimeoutError
-        for descriptor, _ in self._poll.poll(SAMPLE_EVERY_S * 1000):
+        for descriptor, _ in self._poll.poll(self.sampler.pause_s() * 1000):
             self._read(descriptor)
         if self.log.total_bytes > MAX_LOG_BYTES:
             raise ProtocolError("an endless log")
@@ -163,6 +164,11 @@ class Child:
 
 def spawn(timeout_s: float, command: Sequence[str] | None = None) -> Child:
     """Start a worker in its own session with a scrubbed environment. `command` replaces the program in tests."""
+    if sys.platform == "win32":
+        raise EdgekitError(
+            "measuring needs Linux or macOS: worker processes are not built for Windows yet",
+            hint="`edgekit fit` works here; WSL 2 can measure",
+        )
     reading, writing = os.pipe()
     try:
         process = subprocess.Popen(
