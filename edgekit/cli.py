@@ -84,7 +84,7 @@ def bench(
     support.require_devices(device)
     loaded_gates = support.gates(gates)
     if dry_run:
-        return support.print_plan(model, device, workload, overrides)
+        return support.show_plan(pipeline.plan(model, device, workload=workload, overrides=overrides))
     places = support.Places.prepare(out, junit=junit, markdown=markdown, html=html)
     with support.progress(quiet=quiet) as progress:
         reports = pipeline.bench(
@@ -116,10 +116,11 @@ def fit(
     """
     from edgekit import cli_support as support
     from edgekit import pipeline
+    from edgekit.cli_fit import show_fit
 
     overrides = support.overrides(context, batch, ubatch, kv_type, flash_attention, mmap, repack, threads, output_rows)
     answer = pipeline.fit(model, device, overrides=overrides, gates=support.gates(gates))
-    support.show_fit(answer, as_json=json)
+    show_fit(answer, as_json=json)
     return answer.exit_code
 
 

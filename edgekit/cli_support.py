@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, ExitCode
 from edgekit.gates import load_gates
-from edgekit.pipeline import Overrides
+from edgekit.pipeline import Intent, Overrides
 from edgekit.progress import Progress, silent
 from edgekit.records import Evidence, Gates, Report, Workload
 from edgekit.storage import from_json, read_bounded, replacing, to_json, write_record
+from edgekit.units import format_bytes, format_duration
 
 RESULTS = "edgekit-results"
 REPORT_FILES = {"html": "report.html", "markdown": "report.md", "junit": "junit.xml"}
@@ -178,6 +179,21 @@ def show(reports: Sequence[Report], folders: Sequence[Path], *, as_json: bool) -
             print_terminal(report, Console())
     for folder in folders:
         print(f"report: {folder / 'report.html'}", file=sys.stderr)  # noqa: T201
+
+
+def show_plan(intents: Sequence[Intent]) -> int:
+    """What would run and for how long, on stdout."""
+    for intent in intents:
+        lines = [f"{intent.artifact} for {intent.device}: {len(intent.processes)} worker processes"]
+        if intent.to_write_bytes:
+            lines.append(f"write the stand-in first unless it is cached: {format_bytes(intent.to_write_bytes)}")
+        lines += [f"process {number}: {', '.join(tests)}" for number, tests in enumerate(intent.processes, start=1)]
+        lines += [f"settings: {', '.join(f'{k}={getattr(intent.settings, k)}' for k in intent.settings.__slots__)}"]
+        lines += [f"note: {note}" for note in intent.notes]
+        low, high = format_duration(intent.low_s), format_duration(intent.high_s)
+        lines.append(f"expected: {low} to {high}, and up to 50 more repetitions a test while its median is unsettled")
+        print("\n  ".join(lines))  # noqa: T201
+    return ExitCode.PASS
 
 
 @contextmanager

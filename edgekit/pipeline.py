@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from edgekit import __version__
 from edgekit.devices import class_members, load_device
 from edgekit.energy import estimate_battery
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.gate import exit_code, judge
+from edgekit.gates import make_gates
 from edgekit.header import read_header
-from edgekit.memory import predict_memory
+from edgekit.memory import FitRow, WhatFits, fit_table, predict_memory, what_fits
+from edgekit.metrics import METRICS
 from edgekit.progress import Progress, silent
 from edgekit.projection import project_to
 from edgekit.records import (
@@ -31,9 +34,10 @@ from edgekit.records import (
     Report,
     Settings,
     Unknown,
+    Verdict,
     Workload,
 )
-from edgekit.shapes import cached_stand_in
+from edgekit.shapes import cached_stand_in, load_shape, plan_header
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,13 +92,91 @@ def bench(
     return reports
 
 
-def fit(
-    model: Path, device: Device, *, overrides: Overrides | None = None, gates: Gates | None = None
-) -> tuple[Evidence, Report]:
-    """Memory and speed of `model` on `device` from its header alone: no weights read, nothing run."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """What the header alone says of a model on a device. `table` and `nearest` vary the device's own configuration."""
+
+    kind: Literal["fit"] = "fit"
+    version: Literal[1] = 1
+    evidence: Evidence
+    verdict: Verdict
+    table: tuple[FitRow, ...]
+    nearest: WhatFits
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """What `bench` would run for one device, and for how long (low and high, adaptive repetitions not counted)."""
+
+    device: str
+    artifact: str
+    to_write_bytes: int
+    """Of a stand-in that is not in the cache yet; 0 otherwise."""
+    processes: tuple[tuple[str, ...], ...]
+    """The tests of each fresh worker process, in order."""
+    settings: Settings
+    notes: tuple[str, ...]
+    low_s: float
+    high_s: float
+
+
+def plan(
+    model: Path | None, devices: Sequence[str], *, workload: Workload, overrides: Overrides | None = None
+) -> list[Intent]:
+    """What `bench` with the same arguments would do; nothing is written or run but a tenth of a second of probing."""
+    from edgekit.bench import plan_run
+    from edgekit.bench.duration import expected_duration_s, read_bandwidth_bytes_per_s
+
+    bandwidth = read_bandwidth_bytes_per_s()
+    intents = []
+    for device in [load_device(name) for name in devices]:
+        header = read_header(model) if model else plan_header(load_shape(device.reference_student), "q4_0")
+        settings = (overrides or Overrides()).applied_to(replace(device.settings, threads=0))
+        runs = plan_run(replace(workload, settings=settings), header)
+        low_s, high_s = expected_duration_s(runs, header, bandwidth)
+        intents.append(
+            Intent(
+                device=device.name,
+                artifact=str(model or f"{device.reference_student} q4_0 (stand-in weights)"),
+                to_write_bytes=0 if model else header.size_bytes,
+                processes=tuple(
+                    tuple(f"{step.test} × {step.repetitions}" for step in process.steps if not step.warmup)
+                    for process in (*runs.main, *runs.after)
+                ),
+                settings=settings,
+                notes=tuple(note.message for note in runs.notes),
+                low_s=low_s,
+                high_s=high_s,
+            )
+        )
+    return intents
+
+
+def fit(model: Path, device_name: str, *, overrides: Overrides | None = None, gates: Gates | None = None) -> Fit:
+    """Memory and speed of `model` on a device from its header alone: no weights read, nothing run.
+
+    Judged by the device's memory gates alone, or by all of `gates` where they are given.
+    """
+    overrides = overrides or Overrides()
+    device = load_device(device_name)
+    device = replace(device, settings=overrides.applied_to(device.settings))
     header = read_header(model)
-    evidence = gather(Artifact(path=str(model), header=header), device, overrides=overrides or Overrides())
-    return evidence, conclude(evidence, device, gates)
+    evidence = gather(Artifact(path=str(model), header=header), device, overrides=overrides)
+    verdict = judge(evidence, device, gates or memory_gates(device.gates))
+    return Fit(
+        evidence=evidence,
+        verdict=verdict,
+        table=fit_table(header, device),
+        nearest=what_fits(header, device),
+        exit_code=exit_code((verdict,), broke=False),
+    )
+
+
+def memory_gates(gates: Gates) -> Gates:
+    """The gates that a header alone can settle."""
+    kept = tuple(gate for gate in gates.gates if METRICS[gate.metric].about == "memory")
+    return make_gates(kept, gates.waivers, origin=f"{gates.origin}, memory only")
 
 
 def gather(
