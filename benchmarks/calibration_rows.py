@@ -43,6 +43,7 @@ class Row:
     shape: typemix.Shape
     streamed_gb: float
     shares: dict[str, float]
+    body_shares: dict[str, float]
     kv_bytes_per_token: float
     depth: float
     decode: float
@@ -105,7 +106,7 @@ def _row(raw: dict[str, str]) -> Row:
     assert label is not None
     parameters = float(raw["params_b"]) * 1e9
     layout = architecture(raw["architecture"])
-    shape = typemix.shape_of(parameters=parameters, **layout) if layout else typemix.GENERIC
+    shape = typemix.shape_of(parameters=parameters, **layout) if layout else typemix.generic_shape(parameters)
     kv = 4.0 * layout["layers"] * layout["kv_heads"] * layout["head_dim"] if layout else 0.0
     return Row(
         id=raw["id"],
@@ -118,6 +119,7 @@ def _row(raw: dict[str, str]) -> Row:
         shape=shape,
         streamed_gb=float(raw["bytes_per_token_gb"]),
         shares=typemix.byte_shares(label, shape),
+        body_shares=typemix.body_shares(label, shape),
         kv_bytes_per_token=kv,
         depth=depth_of(raw),
         decode=_number(raw["decode_tps"]),

@@ -20,6 +20,7 @@ import csv
 import hashlib
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from scipy.optimize import minimize
 from scipy.stats import t as student_t
 
 from edgekit import calibration
+from edgekit.anchors import is_llama_cpp
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "edgekit" / "data" / "projection.json"
@@ -67,27 +69,56 @@ class Table:
     no_reference: Array
 
 
-def decode_rate(row: Row, depth_factor: float) -> float:
-    """ln of (GB streamed per second at depth 0 ÷ theoretical GB/s; 40 GB/s where that is not known)."""
-    cached = depth_factor * row.kv_bytes_per_token * row.depth / (row.streamed_gb * 1e9)
-    return math.log(row.streamed_gb * row.decode * (1 + cached) / (row.bandwidth_gbs or REFERENCE_GBS))
-
-
 REFERENCE_GBS = 40.0
+"""Stands in for a theoretical bandwidth that nobody states; such devices carry a variance of their own."""
+
+MIN_PROMPT = 64
+"""Shorter prompts time the start of a batch, not prefill."""
 
 
-def table_of(rows: Sequence[Row], depth_factor: float) -> Table:
-    """The rows' decode table."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantity:
+    """What is fitted. `depth_factor` takes the cache off decode times; prefill ignores it."""
+
+    name: str
+    depth_factor: float = 1.0
+
+    def usable(self, row: Row) -> bool:
+        """Whether the row has this figure."""
+        return row.decode > 0 if self.name == "decode" else row.prefill > 0 and not 0 < row.prompt < MIN_PROMPT
+
+    def features(self, row: Row) -> tuple[float, ...]:
+        """The row's features."""
+        if self.name == "decode":
+            return calibration.features_of(row.shares, row.streamed_gb)
+        return calibration.features_of(row.body_shares, row.shape.body / 1e9)
+
+    def has_reference(self, row: Row) -> bool:
+        """Whether the device's own reference rate is known."""
+        return self.name == "decode" and row.bandwidth_gbs > 0
+
+    def log_rate(self, row: Row) -> float:
+        """Decode: ln of (GB streamed per second at depth 0 ÷ theoretical GB/s). Prefill: ln of the G multiply-adds/s
+        over `PREFILL_REFERENCE`.
+        """
+        if self.name == "prefill":
+            return math.log(row.prefill * row.shape.body / 1e9 / calibration.PREFILL_REFERENCE)
+        cached = self.depth_factor * row.kv_bytes_per_token * row.depth / (row.streamed_gb * 1e9)
+        return math.log(row.streamed_gb * row.decode * (1 + cached) / (row.bandwidth_gbs or REFERENCE_GBS))
+
+
+def table_of(rows: Sequence[Row], quantity: Quantity) -> Table:
+    """The rows as arrays."""
     return Table(
-        features=np.array([calibration.features_of(row.shares, row.streamed_gb) for row in rows]),
-        log_rate=np.array([decode_rate(row, depth_factor) for row in rows]),
+        features=np.array([quantity.features(row) for row in rows]),
+        log_rate=np.array([quantity.log_rate(row) for row in rows]),
         family=_codes(row.family for row in rows),
         device=_codes(row.device for row in rows),
         group=_codes(row.group for row in rows),
         model=_codes(calibration.model_key(row.model) for row in rows),
         label=_codes(row.label for row in rows),
         slow=np.array([0.0 if row.best_group else 1.0 for row in rows]),
-        no_reference=np.array([0.0 if row.bandwidth_gbs else 1.0 for row in rows]),
+        no_reference=np.array([0.0 if quantity.has_reference(row) else 1.0 for row in rows]),
     )
 
 
@@ -127,6 +158,8 @@ def _same(codes: NDArray[np.intp]) -> Array:
 
 def fit_variances(table: Table, start: dict[str, float] = START, *, iterations: int = 60) -> dict[str, float]:
     """The standard deviations that maximise the penalised marginal likelihood."""
+    if not iterations:
+        return dict(start)
     parts = components(table)
     names = list(START)
     stacked = np.array([parts[name] for name in names])
@@ -143,7 +176,7 @@ def fit_variances(table: Table, start: dict[str, float] = START, *, iterations: 
         return float(value), squares * inner + (log_sd - centre)
 
     begin = np.log([start[name] for name in names])
-    found = minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": iterations})
+    found = minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": iterations, "ftol": 1e-7})
     return dict(zip(names, np.exp(found.x).tolist(), strict=True))
 
 
@@ -165,11 +198,14 @@ def posterior(table: Table, rows: Sequence[Row], sd: dict[str, float]) -> dict[s
     return out
 
 
-def fit_decode(
-    rows: Sequence[Row], depth_factor: float, start: dict[str, float] = START, iterations: int = 60
+def fit_quantity(
+    rows: Sequence[Row], quantity: Quantity, start: dict[str, float] = START, iterations: int = 60
 ) -> dict[str, Any]:
-    """The `decode` part of the data file, and the standard deviations it rests on."""
-    table = table_of(rows, depth_factor)
+    """A quantity's part of the data file, and the standard deviations it rests on. Rows without the figure are left
+    out.
+    """
+    rows = [row for row in rows if quantity.usable(row)]
+    table = table_of(rows, quantity)
     sd = fit_variances(table, start, iterations=iterations)
     return {
         "families": {
@@ -189,48 +225,44 @@ def fit_decode(
 
 
 def _rounded(values: Any) -> Any:
-    return np.round(values, 6).tolist()
+    return np.round(values, 5).tolist()
 
 
 def prior_for(fitted: dict[str, Any], family: str, *, reference: bool) -> calibration.Prior:
     """The prior of a held-out device."""
-    prior = calibration.prior_of({"decode": fitted}, "decode", family)
-    if reference:
-        return prior
-    return calibration.widen_constant(prior, fitted["variances"]["no_reference"])
+    prior = calibration.prior_of(fitted, family)
+    return prior if reference else calibration.widen_constant(prior, fitted["variances"]["no_reference"])
 
 
 # ---- depth ----------------------------------------------------------------------------------------------------------
 
 
-def fit_depth(rows: Sequence[dict[str, str]]) -> dict[str, Any]:
+def fit_depth(raw: Sequence[dict[str, str]], *, without: str = "") -> dict[str, Any]:
     """How many times its cached bytes a token pays for: t(depth) = t(0) · (1 + factor · KV bytes ÷ weight bytes).
 
     A least-squares line of seconds per token over depth for every (device, runtime, threads, model, quantization) with
-    at least three depths; one median per device; the 90 % range is the t-interval of one more device in logarithms.
+    at least three depths; one median per device. `factor` with its 90 % range (the t-interval of one more device, in
+    logarithms) is over every runtime, as no phone has such runs of llama.cpp; `anchor_factor`, which takes the depth
+    off anchors, is over llama.cpp's own.
     """
-    slopes: dict[str, list[float]] = defaultdict(list)
-    runs: dict[tuple[str, ...], list[tuple[float, float, float, float]]] = defaultdict(list)
-    for raw in rows:
-        layout = calibration_rows.architecture(raw["architecture"])
-        if raw["backend_class"] != "CPU" or not layout or not raw["decode_tps"] or not raw["bytes_per_token_gb"]:
-            continue
-        kv = 4.0 * layout["layers"] * layout["kv_heads"] * layout["head_dim"]
-        key = tuple(raw[name] for name in ("device", "runtime", "threads", "model", "quant"))
-        depth = calibration_rows.depth_of(raw)
-        runs[key].append((depth, 1 / float(raw["decode_tps"]), kv, float(raw["bytes_per_token_gb"]) * 1e9))
-        if len(runs[key]) == 1:
-            slopes.setdefault(calibration_rows.device_key(raw), [])
+    runs: dict[tuple[str, ...], list[tuple[float, float, float]]] = defaultdict(list)
+    for line in raw:
+        layout = calibration_rows.architecture(line["architecture"])
+        if line["backend_class"] == "CPU" and layout and line["decode_tps"] and line["bytes_per_token_gb"]:
+            ratio = 4.0 * layout["layers"] * layout["kv_heads"] * layout["head_dim"] / float(line["bytes_per_token_gb"])
+            key = (
+                calibration_rows.device_key(line),
+                *(line[name] for name in ("runtime", "threads", "model", "quant")),
+            )
+            runs[key].append((calibration_rows.depth_of(line), 1 / float(line["decode_tps"]), ratio / 1e9))
+    factors: dict[str, list[float]] = defaultdict(list)
+    own = set()
     for key, points in runs.items():
-        depths = np.array([point[0] for point in points])
-        if len(set(depths.tolist())) < 3 or np.ptp(depths) < 512:
-            continue
-        slope, start = np.polyfit(depths, [point[1] for point in points], 1)
-        kv, streamed = points[0][2], points[0][3]
-        if start > 0 and slope > 0:
-            device = next(calibration_rows.device_key(raw) for raw in rows if raw["device"] == key[0])
-            slopes[device].append(float(slope / start * streamed / kv))
-    by_device = {device: float(np.median(values)) for device, values in slopes.items() if values}
+        found = _depth_factor(points) if key[0] != without else None
+        if found:
+            factors[key[0]].append(found)
+            own |= {key[0]} if is_llama_cpp(key[1]) else set()
+    by_device = {device: float(np.median(values)) for device, values in sorted(factors.items())}
     logs = np.log(list(by_device.values()))
     reach = float(student_t.ppf(0.95, len(logs) - 1) * logs.std(ddof=1) * math.sqrt(1 + 1 / len(logs)))
     factor = float(np.exp(logs.mean()))
@@ -238,9 +270,18 @@ def fit_depth(rows: Sequence[dict[str, str]]) -> dict[str, Any]:
         "factor": round(factor, 3),
         "low": round(max(factor * math.exp(-reach), 1.0), 3),
         "high": round(factor * math.exp(reach), 3),
+        "anchor_factor": round(float(np.exp(np.mean([math.log(by_device[d]) for d in by_device if d in own]))), 3),
         "devices": len(by_device),
-        "by_device": {device: round(value, 3) for device, value in sorted(by_device.items())},
+        "by_device": {device: round(value, 3) for device, value in by_device.items()},
     }
+
+
+def _depth_factor(points: Sequence[tuple[float, float, float]]) -> float | None:
+    depths, seconds, ratios = (np.array(column) for column in zip(*points, strict=True))
+    if len(set(depths.tolist())) < 3 or np.ptp(depths) < 512:
+        return None
+    slope, start = np.polyfit(depths, seconds, 1)
+    return float(slope / start / ratios[0]) if slope > 0 and start > 0 else None
 
 
 # ---- leaving out one device -----------------------------------------------------------------------------------------
@@ -256,15 +297,15 @@ class Pair:
     deviation: float
 
 
-def points_of(rows: Sequence[Row], depth_factor: float) -> list[calibration.Point]:
+def points_of(rows: Sequence[Row], quantity: Quantity) -> list[calibration.Point]:
     """The rows in the terms of the package's model."""
     return [
         calibration.Point(
-            features=calibration.features_of(row.shares, row.streamed_gb),
+            features=quantity.features(row),
             model=calibration.model_key(row.model),
             label=row.label,
             group=str(row.group),
-            log_rate=decode_rate(row, depth_factor),
+            log_rate=quantity.log_rate(row),
         )
         for row in rows
     ]
@@ -278,12 +319,12 @@ def protocol_groups(rows: Sequence[Row]) -> list[list[Row]]:
     return [group for group in groups.values() if len(group) >= 3]
 
 
-def anchored_pairs(fitted: dict[str, Any], rows: Sequence[Row], depth_factor: float) -> list[Pair]:
+def anchored_pairs(fitted: dict[str, Any], rows: Sequence[Row], quantity: Quantity) -> list[Pair]:
     """Each row of each group once as the anchor for the group's other rows, under a fit made without this device."""
     pairs = []
-    for group in protocol_groups(rows):
-        prior = prior_for(fitted, group[0].family, reference=bool(group[0].bandwidth_gbs))
-        points = points_of(group, depth_factor)
+    for group in protocol_groups([row for row in rows if quantity.usable(row)]):
+        prior = prior_for(fitted, group[0].family, reference=quantity.has_reference(group[0]))
+        points = points_of(group, quantity)
         for i, anchor in enumerate(points):
             for j, target in enumerate(points):
                 if i != j:
@@ -294,29 +335,52 @@ def anchored_pairs(fitted: dict[str, Any], rows: Sequence[Row], depth_factor: fl
     return pairs
 
 
-def bare_pairs(fitted: dict[str, Any], rows: Sequence[Row], depth_factor: float) -> list[Pair]:
-    """Every row of the device's best groups from its bandwidth alone."""
-    usable = [row for row in rows if row.best_group and row.bandwidth_gbs]
+def bare_pairs(fitted: dict[str, Any], rows: Sequence[Row], quantity: Quantity) -> list[Pair]:
+    """Every row of the device's best groups from its reference rate alone."""
+    usable = [row for row in rows if row.best_group and quantity.usable(row) and quantity.has_reference(row)]
     pairs = []
-    for row, point in zip(usable, points_of(usable, depth_factor), strict=True):
+    for row, point in zip(usable, points_of(usable, quantity), strict=True):
         mean, deviation = calibration.predict(prior_for(fitted, row.family, reference=True), [], point)
         pairs.append(Pair(anchor=None, target=row, error=mean - point.log_rate, deviation=deviation))
     return pairs
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """A device's held-out pairs with one anchor and without any, and the standard deviations fitted without it."""
+
+    anchored: list[Pair]
+    bare: list[Pair]
+    standard_deviations: dict[str, float]
+
+
+def without_device(
+    rows: Sequence[Row], quantity: Quantity, device: str, start: dict[str, float], *, iterations: int = 25
+) -> HeldOut | None:
+    """The device judged by a fit that has not seen it; None where it has no pairs. `iterations=0` keeps the given
+    variances and refits coefficients alone.
+    """
+    mine = [row for row in rows if row.device == device and quantity.usable(row)]
+    if not protocol_groups(mine) and not any(row.best_group and quantity.has_reference(row) for row in mine):
+        return None
+    fitted = fit_quantity([row for row in rows if row.device != device], quantity, start, iterations)
+    return HeldOut(
+        anchored=anchored_pairs(fitted, mine, quantity),
+        bare=bare_pairs(fitted, mine, quantity),
+        standard_deviations=fitted["standard_deviations"],
+    )
+
+
 def leave_one_device_out(
-    rows: Sequence[Row], depth_factor: float, start: dict[str, float], *, iterations: int = 25
+    rows: Sequence[Row], quantity: Quantity, start: dict[str, float], *, iterations: int = 25
 ) -> tuple[list[Pair], list[Pair]]:
-    """Held-out pairs with one anchor, and without any. Every fold refits variances and coefficients."""
+    """The held-out pairs of every device."""
     anchored, bare = [], []
     for device in sorted({row.device for row in rows}):
-        mine = [row for row in rows if row.device == device]
-        if not protocol_groups(mine) and not any(row.best_group and row.bandwidth_gbs for row in mine):
-            continue
-        others = [row for row in rows if row.device != device]
-        fitted = fit_decode(others, depth_factor, start, iterations=iterations)
-        anchored += anchored_pairs(fitted, mine, depth_factor)
-        bare += bare_pairs(fitted, mine, depth_factor)
+        held = without_device(rows, quantity, device, start, iterations=iterations)
+        if held:
+            anchored += held.anchored
+            bare += held.bare
     return anchored, bare
 
 
@@ -345,13 +409,6 @@ def fit_all() -> dict[str, Any]:
         raw = list(csv.DictReader(stream))
     rows = read_rows()
     depth = fit_depth(raw)
-    decode = fit_decode(rows, depth["factor"])
-    anchored, bare = leave_one_device_out(rows, depth["factor"], decode["standard_deviations"])
-    decode["reference_gbs"] = REFERENCE_GBS
-    decode["scale"] = {"anchored": round(scale_for(anchored), 3), "bare": round(scale_for(bare), 3)}
-    decode["devices_by_kind"] = devices_by_kind(rows)
-    decode["standard_deviations"] = {name: round(value, 5) for name, value in decode["standard_deviations"].items()}
-    decode["variances"] = {name: round(value, 7) for name, value in decode["variances"].items()}
     return {
         "kind": "projection-fit",
         "version": 1,
@@ -360,20 +417,34 @@ def fit_all() -> dict[str, Any]:
         "data_sha256": hashlib.sha256(DATA.read_bytes()).hexdigest(),
         "rows": len(rows),
         "devices": len({row.device for row in rows}),
-        "decode": decode,
+        "decode": _with_ranges(rows, Quantity(name="decode", depth_factor=depth["anchor_factor"])),
+        "prefill": _with_ranges(rows, Quantity(name="prefill")),
         "depth": depth,
         "models": known_models(raw),
     }
 
 
-def devices_by_kind(rows: Sequence[Row]) -> dict[str, int]:
-    """How many devices have a run with at least a tenth of its bytes in each kind."""
+def _with_ranges(rows: Sequence[Row], quantity: Quantity) -> dict[str, Any]:
+    rows = [row for row in rows if quantity.usable(row)]
+    fitted = fit_quantity(rows, quantity)
+    anchored, bare = leave_one_device_out(rows, quantity, fitted["standard_deviations"])
+    fitted["scale"] = {"anchored": round(scale_for(anchored), 3)}
+    if bare:
+        fitted["scale"]["bare"] = round(scale_for(bare), 3)
+    if quantity.name == "decode":
+        fitted["reference_gbs"] = REFERENCE_GBS
+    fitted["devices_held_out"] = len({pair.target.device for pair in anchored})
+    fitted["devices_by_kind"] = devices_by_kind(rows, quantity)
+    for name in ("standard_deviations", "variances"):
+        fitted[name] = {key: float(f"{value:.5g}") for key, value in fitted[name].items()}
+    return fitted
+
+
+def devices_by_kind(rows: Sequence[Row], quantity: Quantity) -> dict[str, int]:
+    """How many devices have a run with at least a tenth of its bytes or weights in each kind."""
     seen: dict[str, set[str]] = defaultdict(set)
     for row in rows:
-        kinds: dict[str, float] = defaultdict(float)
-        for tensor_type, share in row.shares.items():
-            kinds[calibration.kind_of(tensor_type) or ""] += share
-        for kind, share in kinds.items():
+        for kind, share in zip(calibration.KINDS, quantity.features(row)[2:], strict=True):
             if share >= 0.1:
                 seen[kind].add(row.device)
     return {kind: len(seen[kind]) for kind in calibration.KINDS}
@@ -389,12 +460,18 @@ def known_models(raw: Sequence[dict[str, str]]) -> dict[str, dict[str, Any]]:
     return dict(sorted(found.items()))
 
 
+def compact_json(record: dict[str, Any]) -> str:
+    """JSON with a line for every row of numbers instead of one for every number."""
+    text = json.dumps(record, indent=1, ensure_ascii=False)
+    return re.sub(r"\[[^\[\]{}]*\]", lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n"
+
+
 def main() -> None:
     """Write the data file."""
     arguments = argparse.ArgumentParser(description="Fit the projection's data file from the published runs.")
     arguments.add_argument("--out", type=Path, default=OUT)
     out = arguments.parse_args().out
-    out.write_text(json.dumps(fit_all(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    out.write_text(compact_json(fit_all()), encoding="utf-8")
     print(f"written: {out}")
 
 

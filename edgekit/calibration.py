@@ -31,8 +31,11 @@ _KIND_OF: dict[str, str] = {
 
 FEATURES: tuple[str, ...] = ("constant", "size", *KINDS)
 
-SIZE_SCALE_GB = 0.1
-"""Where the size feature bends: per-token overheads matter below some hundred megabytes streamed."""
+SIZE_SCALE = 0.1
+"""Where the size feature bends, in GB streamed or G weights: per-token overheads matter for the smallest models."""
+
+PREFILL_REFERENCE = 100.0
+"""Prefill rates are stated over so many G multiply-adds/s: no profile states what its cores can do."""
 
 
 def kind_of(tensor_type: str) -> str | None:
@@ -53,15 +56,16 @@ class Point:
     log_rate: float = 0.0
 
 
-def features_of(shares: Mapping[str, float], streamed_gb: float) -> tuple[float, ...]:
-    """The features of a run that streams `streamed_gb` per token, `shares` of it in each ggml type.
+def features_of(shares: Mapping[str, float], amount: float) -> tuple[float, ...]:
+    """The features of a run: `amount` in GB streamed per token (decode) or G weights met per token (prefill), `shares`
+    of it in each ggml type.
 
     Types outside `KINDS` are the caller's to refuse; here they raise KeyError.
     """
     row = dict.fromkeys(KINDS, 0.0)
     for tensor_type, share in shares.items():
         row[_KIND_OF[tensor_type]] += share
-    return (1.0, -math.log1p(SIZE_SCALE_GB / streamed_gb), *(row[kind] for kind in KINDS))
+    return (1.0, -math.log1p(SIZE_SCALE / amount), *(row[kind] for kind in KINDS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,11 +154,10 @@ def load_fitted() -> dict[str, Any]:
     return loaded
 
 
-def prior_of(fitted: Mapping[str, Any], quantity: str, family: str) -> Prior:
-    """The prior of `quantity` (`decode` or `prefill`) for a kernel family; an unseen family gets the wider one of any
-    family (`other`).
+def prior_of(table: Mapping[str, Any], family: str) -> Prior:
+    """The prior for a kernel family from the `decode` or `prefill` table of the data file; an unseen family gets the
+    wider one of any family (`other`).
     """
-    table = fitted[quantity]
     row = table["families"].get(family) or table["families"]["other"]
     return Prior(
         mean=tuple(row["mean"]),

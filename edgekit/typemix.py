@@ -86,18 +86,24 @@ ALIASES: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """The little of a model's shape that decides the mix; all in weights. `width` and `ffn` are row lengths."""
+    """The little of a model's shape that decides the mix, in weights; `width` is the row length outside `ffn_down`."""
 
     output: float
     body: float
     down: float
     value: float
     width: int
-    ffn: int
 
 
-GENERIC = Shape(output=0.12, body=0.88, down=0.26, value=0.025, width=2048, ffn=8192)
-"""A student of 1–3 B as a share of its weights, for runs that name no shape."""
+def generic_shape(parameters: float) -> Shape:
+    """A student of 1–3 B, for runs that name no shape: what part of the weights lies where."""
+    return Shape(
+        output=0.12 * parameters,
+        body=0.88 * parameters,
+        down=0.26 * parameters,
+        value=0.025 * parameters,
+        width=2048,
+    )
 
 
 def known_label(label: str) -> str | None:
@@ -119,32 +125,39 @@ def shape_of(
         down=ffn_total / 3,
         value=float(layers * width * head_dim * kv_heads),
         width=width,
-        ffn=256 if _divides(ffn_total / (3 * layers * width)) else 32,
     )
 
 
-def _divides(ffn: float) -> bool:
-    # The parameter count is rounded, so the width is only known to a per cent: real ones are multiples of 256 but
-    # for a few below 2048.
-    return ffn >= 2048
+def byte_shares(label: str, shape: Shape) -> dict[str, float]:
+    """The share of the bytes streamed per decoded token in each tensor type for a canonical `label`; sums to 1."""
+    return _normal({kind: amount * BITS[kind] for kind, amount in _weights(label, shape, output=True).items()})
 
 
-def byte_shares(label: str, shape: Shape = GENERIC) -> dict[str, float]:
-    """The share of streamed bytes in each tensor type for a canonical `label`; sums to 1."""
+def body_shares(label: str, shape: Shape) -> dict[str, float]:
+    """The share of the weights that every prompt token meets (all but the output matrix) in each type; sums to 1."""
+    return _normal(_weights(label, shape, output=False))
+
+
+def _weights(label: str, shape: Shape, *, output: bool) -> dict[str, float]:
     body = LABELS[label]
     down, value = shape.down * body.down_share, shape.value * body.value_share
     weights: dict[str, float] = {}
 
-    def add(kind: str, amount: float, row: int) -> None:
-        if amount > 0:
-            final = FALLBACK.get(kind, kind) if row % 256 else kind
-            weights[final] = weights.get(final, 0.0) + amount * BITS[final]
+    def add(kind: str, amount: float, row: int = 256) -> None:
+        final = FALLBACK.get(kind, kind) if row % 256 else kind
+        weights[final] = weights.get(final, 0.0) + amount
 
-    whole_blocks = shape.width % 256 == 0 or BITS[body.output] >= 8
-    add(body.output if whole_blocks else "q8_0", shape.output, shape.width)
-    add(body.down, down, shape.ffn)
-    add(body.main, shape.down - down, shape.ffn)
-    add(body.value, value, shape.width)
+    if output:
+        whole_blocks = shape.width % 256 == 0 or BITS[body.output] >= 8
+        add(body.output if whole_blocks else "q8_0", shape.output, shape.width)
+    # FFN widths are multiples of 256 in every student we know of, hidden sizes are not
+    add(body.down or body.main, down)
+    add(body.main, shape.down - down)
+    add(body.value or body.main, value, shape.width)
     add(body.main, shape.body - shape.down - value, shape.width)
-    total = sum(weights.values())
-    return {kind: amount / total for kind, amount in weights.items()}
+    return {kind: amount for kind, amount in weights.items() if amount > 0}
+
+
+def _normal(amounts: dict[str, float]) -> dict[str, float]:
+    total = sum(amounts.values())
+    return {kind: amount / total for kind, amount in amounts.items()}
