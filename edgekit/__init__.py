@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Workload": "edgekit.records",
+    "open_artifact": "edgekit.pipeline",
+    "gather": "edgekit.pipeline",
+    "conclude": "edgekit.pipeline",
     "load_device": "edgekit.devices",
     "read_header": "edgekit.header",
     "predict_memory": "edgekit.memory",
@@ -29,15 +33,21 @@ if TYPE_CHECKING:
     from edgekit.gate import judge
     from edgekit.header import read_header
     from edgekit.memory import predict_memory
+    from edgekit.pipeline import conclude, gather, open_artifact
     from edgekit.projection import project_to
+    from edgekit.records import Workload
     from edgekit.report import render
 
 __all__ = [
     "EdgekitError",
+    "Workload",
     "__version__",
+    "conclude",
+    "gather",
     "judge",
     "load_device",
     "measure",
+    "open_artifact",
     "predict_memory",
     "project_to",
     "read_header",

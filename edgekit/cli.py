@@ -67,6 +67,9 @@ def bench(
     repack: RepackOption = None,
     threads: ThreadsOption = None,
     output_rows: RowsOption = None,
+    on_device: Annotated[
+        str, typer.Option("--on-device", help="This machine *is* the device of that name: nothing is projected to it.")
+    ] = "",
     timeout: Annotated[str, typer.Option("--timeout", help="Give a worker up after this long.")] = "30m",
     json: JsonOption = False,
     junit: Annotated[Path | None, typer.Option("--junit", help="Also write JUnit XML here.")] = None,
@@ -82,13 +85,20 @@ def bench(
     overrides = support.overrides(context, batch, ubatch, kv_type, flash_attention, mmap, repack, threads, output_rows)
     workload = support.workload(quick=quick, thorough=thorough, sustained=sustained, timeout=timeout)
     support.require_devices(device)
+    support.check_on_device(on_device, device)
     loaded_gates = support.gates(gates)
     if dry_run:
         return support.show_plan(pipeline.plan(model, device, workload=workload, overrides=overrides))
     places = support.Places.prepare(out, junit=junit, markdown=markdown, html=html)
     with support.progress(quiet=quiet) as progress:
         reports = pipeline.bench(
-            model, device, workload=workload, overrides=overrides, gates=loaded_gates, progress=progress
+            model,
+            device,
+            workload=workload,
+            overrides=overrides,
+            gates=loaded_gates,
+            on_device=on_device,
+            progress=progress,
         )
     support.show(reports, places.write(reports), as_json=json)
     return pipeline.overall(reports)

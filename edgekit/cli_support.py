@@ -85,6 +85,14 @@ def require_devices(names: Sequence[str]) -> None:
         raise EdgekitError("no device named", hint="add `--device smartphone`; `edgekit devices` lists the profiles")
 
 
+def check_on_device(name: str, devices: Sequence[str]) -> None:
+    """`--on-device` speaks of one of the devices judged."""
+    if name and name not in devices:
+        raise EdgekitError(
+            f"`--on-device` names a device that is not judged: `{name}`", hint=f"add `--device {name}` as well"
+        )
+
+
 def gates(path: Path | None) -> Gates | None:
     """The gates file of `--gates`, if any."""
     return load_gates(path) if path else None

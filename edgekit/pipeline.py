@@ -66,26 +66,30 @@ def bench(
     workload: Workload,
     overrides: Overrides | None = None,
     gates: Gates | None = None,
+    on_device: str = "",
     progress: Progress = silent,
 ) -> list[Report]:
     """Measure `model` (or each device's reference student) here, project it to every device and judge it there.
 
+    `on_device` names the profile this host *is*: its own figures are then judged, with basis `measured`, and its run
+    takes the profile's thread count.
     One report per named device. A run that breaks is part of its report (exit code 4), not an exception; raises
     EdgekitError for input that cannot be benched at all.
     """
-    from edgekit.bench import hash_artifact, measure
+    from edgekit.bench import measure
 
     overrides = overrides or Overrides()
     measured: dict[tuple[Path, Settings], tuple[Artifact, Measurement]] = {}
     reports = []
     for device in [load_device(name) for name in devices]:
         path = model or cached_stand_in(device.reference_student, "q4_0", progress=progress)
-        header = read_header(path)
-        # the profile's thread count belongs to its cores: this host runs on its own big cores unless told otherwise
-        here = overrides.applied_to(replace(device.settings, threads=0))
+        here = settings_here(device, overrides, on_device)
         if (path, here) not in measured:
-            artifact = hash_artifact(path, header)
-            measured[path, here] = artifact, measure(artifact, replace(workload, settings=here), progress=progress)
+            artifact = open_artifact(path)
+            measured[path, here] = (
+                artifact,
+                measure(artifact, replace(workload, settings=here), progress=progress, on_device=on_device),
+            )
         artifact, measurement = measured[path, here]
         evidence = gather(artifact, device, overrides=overrides, measurement=measurement)
         reports.append(conclude(evidence, device, gates))
@@ -121,6 +125,12 @@ class Intent:
     high_s: float
 
 
+def settings_here(device: Device, overrides: Overrides, on_device: str = "") -> Settings:
+    """What runs on this host: the judged configuration, on this host's own big cores unless it is the device itself."""
+    settings = device.settings if on_device == device.name else replace(device.settings, threads=0)
+    return overrides.applied_to(settings)
+
+
 def plan(
     model: Path | None, devices: Sequence[str], *, workload: Workload, overrides: Overrides | None = None
 ) -> list[Intent]:
@@ -132,7 +142,7 @@ def plan(
     intents = []
     for device in [load_device(name) for name in devices]:
         header = read_header(model) if model else plan_header(load_shape(device.reference_student), "q4_0")
-        settings = (overrides or Overrides()).applied_to(replace(device.settings, threads=0))
+        settings = settings_here(device, overrides or Overrides())
         runs = plan_run(replace(workload, settings=settings), header)
         low_s, high_s = expected_duration_s(runs, header, bandwidth)
         intents.append(
@@ -160,15 +170,16 @@ def fit(model: Path, device_name: str, *, overrides: Overrides | None = None, ga
     """
     overrides = overrides or Overrides()
     device = load_device(device_name)
-    device = replace(device, settings=overrides.applied_to(device.settings))
+    # the table varies what the user asked for; the judge compares that with the profile's own configuration
+    asked = replace(device, settings=overrides.applied_to(device.settings))
     header = read_header(model)
     evidence = gather(Artifact(path=str(model), header=header), device, overrides=overrides)
     verdict = judge(evidence, device, gates or memory_gates(device.gates))
     return Fit(
         evidence=evidence,
         verdict=verdict,
-        table=fit_table(header, device),
-        nearest=what_fits(header, device),
+        table=fit_table(header, asked),
+        nearest=what_fits(header, asked),
         exit_code=exit_code((verdict,), broke=False),
     )
 
@@ -179,8 +190,15 @@ def memory_gates(gates: Gates) -> Gates:
     return make_gates(kept, gates.waivers, origin=f"{gates.origin}, memory only")
 
 
+def open_artifact(path: Path) -> Artifact:
+    """The model file at `path` (or the first of its shards): its header, and the SHA-256 of every shard."""
+    from edgekit.bench import hash_artifact
+
+    return hash_artifact(path, read_header(path))
+
+
 def gather(
-    artifact: Artifact, device: Device, *, overrides: Overrides, measurement: Measurement | None = None
+    artifact: Artifact, device: Device, *, overrides: Overrides | None = None, measurement: Measurement | None = None
 ) -> Evidence:
     """Everything the gate may know: a case per anchored device of a class, or one for a concrete device."""
     targets = class_members(device) or (device,)
@@ -188,7 +206,7 @@ def gather(
         edgekit_version=__version__,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         artifact=artifact,
-        cases=tuple(case_of(artifact.header, target, overrides) for target in targets),
+        cases=tuple(case_of(artifact.header, target, overrides or Overrides()) for target in targets),
         measurement=measurement,
     )
 
@@ -230,16 +248,17 @@ def broke(evidence: Evidence) -> bool:
 def regate(evidence: Evidence, devices: Sequence[str], gates: Gates | None = None) -> list[Report]:
     """Judge recorded evidence again, without the model.
 
-    A device the evidence was not gathered for is projected from the header that the evidence carries.
+    A device the evidence was not gathered for, or whose profile has changed since, is projected anew from the header
+    that the evidence carries.
     """
     reports = []
     for device in [load_device(name) for name in devices]:
-        wanted = set(device.members) or {device.name}
-        known = tuple(case for case in evidence.cases if case.device in wanted)
-        if len(known) == len(wanted):
+        profiles = {target.name: target.sha256 for target in class_members(device) or (device,)}
+        known = tuple(case for case in evidence.cases if profiles.get(case.device) == case.device_sha256)
+        if len(known) == len(profiles):
             mine = replace(evidence, cases=known)
         else:
-            mine = replace(evidence, cases=gather(evidence.artifact, device, overrides=Overrides()).cases)
+            mine = replace(evidence, cases=gather(evidence.artifact, device).cases)
         reports.append(conclude(mine, device, gates))
     return reports
 

@@ -11,7 +11,7 @@ import edgekit
 
 PACKAGE = Path(edgekit.__file__).parent
 ROOMS = {"bench", "runtimes", "report", "quantize", "distill", "targets"}
-FRONT = {"cli", "cli_support", "cli_verbs", "pipeline", "__main__"}
+FRONT = {"cli", "cli_fit", "cli_support", "cli_verbs", "pipeline", "__main__"}
 ALLOWED = {("bench", "runtimes"), ("bench", "targets"), ("quantize", "runtimes")}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

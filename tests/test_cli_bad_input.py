@@ -66,10 +66,19 @@ def counts(tensors: int, keys: int) -> bytes:
     return MAGIC + VERSION + struct.pack("<QQ", tensors, keys)
 
 
-def renamed(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
-    """Replace text of the same length, wherever it stands in the header."""
-    assert len(old) == len(new)
-    return lambda valid: valid.replace(old, new)
+def of_another_architecture(valid: bytes) -> bytes:
+    """Every mention of the architecture becomes a name nobody knows."""
+    at = valid.index(b"general.architecture") + len(b"general.architecture") + 12
+    name = valid[at : at + struct.unpack_from("<Q", valid, at - 8)[0]]
+    return valid.replace(name, b"x" * len(name))
+
+
+def one_of_three(valid: bytes) -> bytes:
+    """Two keys that say so (and one that keeps the alignment)."""
+    keys = [(b"split.count", 2, struct.pack("<H", 3)), (b"split.no", 2, struct.pack("<H", 0)), (b"pad.", 7, b"\1")]
+    added = b"".join(struct.pack("<Q", len(key)) + key + struct.pack("<I", kind) + value for key, kind, value in keys)
+    assert len(added) % 32 == 0
+    return valid[:16] + struct.pack("<Q", struct.unpack_from("<Q", valid, 16)[0] + len(keys)) + added + valid[24:]
 
 
 def retyped(valid: bytes) -> bytes:
@@ -106,13 +115,13 @@ CASES: dict[str, tuple[Make, str]] = {
     "2^60 keys": (model("m.gguf", lambda valid: counts(3, 1 << 60) + valid[24:]), "key"),
     "offset past the end": (model("m.gguf", moved), "m.gguf"),
     "unknown quant type": (model("m.gguf", retyped), "type"),
-    "unknown architecture": (model("m.gguf", renamed(b"qwen2", b"qwert")), "architecture"),
+    "unknown architecture": (model("m.gguf", of_another_architecture), "architecture"),
     "vocabulary only": (
         model("m.gguf", lambda valid: counts(0, struct.unpack_from("<Q", valid, 16)[0]) + valid[24:]),
         "tensor",
     ),
     "zip file": (model("m.gguf", lambda _: b"PK\x03\x04" + bytes(9000)), "gguf"),
-    "missing shard": (model("m-00001-of-00003.gguf", lambda valid: valid), "shard"),
+    "missing shard": (model("m-00001-of-00003.gguf", one_of_three), "shard"),
     "no device": (call("bench", "{}/model.gguf"), "device"),
     "unknown device": (call("fit", "{}/model.gguf", "--device", "smartfone"), "smartfone"),
     "unknown device in bench": (call("bench", "{}/model.gguf", "--device", "smartphon"), "smartphon"),
@@ -146,6 +155,10 @@ CASES: dict[str, tuple[Make, str]] = {
     "report is there already": (
         written("report.json", "{}", "bench", "{}/model.gguf", "-d", "smartphone", "--out", "{}"),
         "already there",
+    ),
+    "on a device that is not judged": (
+        call("bench", "{}/model.gguf", "-d", "smartphone", "--on-device", "galaxy-s25"),
+        "galaxy-s25",
     ),
     "unknown verb": (call("bnech"), "bnech"),
     "unknown option": (call("bench", "--devise", "smartphone"), "--devise"),

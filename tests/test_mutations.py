@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from edgekit.memory import predict_memory
 
 from edgekit.cli import main
+from edgekit.devices import load_device
 from edgekit.errors import ExitCode
 from edgekit.header import read_header
-from edgekit.records import Settings
+from edgekit.memory import predict_memory
 
 FLIPS = 400
 DEVICE = "raspberry-pi-5"
+CONTEXT = 32768
+"""Large, so that the model and not the constant part of the range decides."""
 
 
 def gates_file(path: Path, limit_bytes: float) -> Path:
@@ -28,11 +31,14 @@ def test_mutated_headers(tiny_gguf: Path, tmp_path: Path, capfd: pytest.CaptureF
     valid = tiny_gguf.read_bytes()
     header = read_header(tiny_gguf)
     size = header.size_bytes - sum(tensor.size_bytes for tensor in header.tensors)
-    predicted = predict_memory(header, Settings(), "arm64+dotprod").working_set
+    device = load_device(DEVICE)
+    settings = replace(device.settings, context_tokens=CONTEXT)
+    predicted = predict_memory(header, settings, device.isa).working_set
     # limits that the whole file misses: whatever a flip does, it must not slip beneath them
     limits = [gates_file(tmp_path / f"gates-{part}.toml", predicted.low * part) for part in (0.5, 0.9, 0.98)]
+    call = ["fit", "-d", DEVICE, "--context", str(CONTEXT)]
     for limit in limits:
-        assert main(["fit", str(tiny_gguf), "-d", DEVICE, "--gates", str(limit)]) == ExitCode.FAIL
+        assert main([*call, str(tiny_gguf), "--gates", str(limit)]) == ExitCode.FAIL
     dice = random.Random(20261122)
     # half of the flips in the tensor infos and scalar keys around them, half anywhere in the header
     tensor_infos = valid.index(b"token_embd.weight") if b"token_embd.weight" in valid else 0
@@ -46,7 +52,7 @@ def test_mutated_headers(tiny_gguf: Path, tmp_path: Path, capfd: pytest.CaptureF
         path = tmp_path / "mutated.gguf"
         path.write_bytes(mutated)
         limit = limits[number % len(limits)]
-        code = main(["fit", str(path), "-d", DEVICE, "--gates", str(limit)])
+        code = main([*call, str(path), "--gates", str(limit)])
         output = capfd.readouterr()
         seen[code] = seen.get(code, 0) + 1
         assert code in (ExitCode.FAIL, ExitCode.USAGE, ExitCode.UNKNOWN), f"flip {number}: {output.out}{output.err}"
