@@ -78,13 +78,14 @@ def compute_bytes(header: Header, settings: Settings) -> tuple[int, int]:
     kv = max(header.kv_heads) * (header.key_dim + header.value_dim)
     full, window = _cells(header, settings)
     flash = settings.flash_attention != "off"  # `auto` is on for the CPU
-    mask = (full + window) / (2 if flash else 1)  # f16, else f32
+    # one mask in f16, else f32; a model with sliding windows holds two at times
+    mask = full * (2 if window else 1) / (2 if flash else 1)
     scores = 0 if flash else max(header.heads) * full
     attention = 3 * hidden + 2 * query + kv + scores
     feed_forward = (3 * ffn + 4 * hidden) if not header.experts else _expert_floats(header)
     layer = 4 * ubatch * (mask + max(attention, feed_forward))
     rows = min(ubatch, settings.output_rows or ubatch)
-    logits = 4 * (rows * header.vocabulary + ubatch * (2 * hidden + mask))
+    logits = 4 * (rows * header.vocabulary + ubatch * 2 * hidden)
     # ggml's work buffer: activations quantized for the kernels (q8_K: 292 bytes per 256 values)
     work = ubatch * max(ffn, query) * 292 / 256
     return int(layer + work), int(max(layer, logits) + work)

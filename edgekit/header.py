@@ -12,7 +12,7 @@ from edgekit.gguf_container import Container, Short, Unusable, clean, parse, ref
 from edgekit.records import Header
 
 READ_STEPS_BYTES = (16 * 2**20, 256 * 2**20)  # nearly every header ends within the first; none may pass the last
-MAX_SHARDS, KEPT_METADATA = 512, 64
+MAX_SHARDS, KEPT_METADATA = 512, 128
 HINT = "convert or download the model again; edgekit reads little-endian GGUF versions 2 and 3"
 
 

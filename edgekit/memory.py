@@ -29,10 +29,11 @@ from edgekit.repack import features_of, repacked_bytes
 from edgekit.units import format_bytes
 
 PAGE_BYTES = 4096
-TOKENIZER_BYTES_PER_TOKEN = 295
-"""Tables of a byte-pair vocabulary and its merges (`src/llama-vocab.cpp`), measured."""
-RUNTIME_BASE_BYTES = 2_500_000
-"""What llama.cpp holds besides, measured on a model with a vocabulary of 1024."""
+TOKENIZER_BYTES_PER_TOKEN = {"llama": 155, "none": 40}
+MERGES_TOKENIZER_BYTES_PER_TOKEN = 290
+"""Tables of a vocabulary (`src/llama-vocab.cpp`), measured: sentence-piece, absent, and byte-pair with its merges."""
+RUNTIME_BASE_BYTES = 4_500_000
+"""What llama.cpp, its threads and the loop around them hold besides, measured."""
 
 RELATIVE_ERROR, ABSOLUTE_ERROR_BYTES = 0.01, 6_000_000
 """Half-width of the 90 % range where the predictor was checked (x86-64 Linux): residuals of `benchmarks/memory.py`."""
@@ -58,7 +59,7 @@ def predict_memory(header: Header, settings: Settings, isa: str) -> MemoryBreakd
     kv = kv_bytes(header, settings)
     touched, reserved = compute_bytes(header, settings)
     output = header.vocabulary * 4
-    runtime = RUNTIME_BASE_BYTES + TOKENIZER_BYTES_PER_TOKEN * header.vocabulary
+    runtime = _runtime_bytes(header)
     private = weights.repacked + kv + touched + output + runtime
     dormant = 0
     if settings.mmap:
@@ -117,6 +118,12 @@ def _weights(header: Header, settings: Settings, isa: str) -> _Weights:
 
 def _is_expert(tensor: TensorInfo) -> bool:
     return tensor.name.endswith("_exps.weight")
+
+
+def _runtime_bytes(header: Header) -> int:
+    tokenizer = dict(header.metadata).get("tokenizer.ggml.model", "")
+    per_token = TOKENIZER_BYTES_PER_TOKEN.get(tokenizer, MERGES_TOKENIZER_BYTES_PER_TOKEN)
+    return RUNTIME_BASE_BYTES + per_token * header.vocabulary
 
 
 def _estimate(value: int, isa: str) -> Estimate:
