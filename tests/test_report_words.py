@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_records import HOSTILE, REPORTS, decode_check, hostile
+from report_records import HOSTILE, REPORTS, decode_check, hostile, measurement, projection
 
 from edgekit import storage
 from edgekit.errors import EdgekitError
 from edgekit.records import BASES, Estimate, Unknown, Waiver
-from edgekit.report import FORMATS, facts, render
+from edgekit.report import FORMATS, curves, facts, render
 from edgekit.report.words import (
     BASIS_MEANING,
     advice,
@@ -143,6 +143,28 @@ def test_battery_hours_come_with_their_speed_and_power() -> None:
     assert [text for text in said if text] == [said[2]]
     for form in ("terminal", "markdown", "junit", "html"):
         assert "4.6 W" in render(report, form)
+
+
+def test_latencies_follow_the_workload_that_ran() -> None:
+    run = measurement()
+    labels = [label for label, _ in facts.latencies(run)]
+    assert labels[0] == "time to first token, pp512"
+    assert labels[1:4] == [f"inter-token latency p{share}, tg128" for share in (50, 90, 99)]
+    assert all(isinstance(figure, Estimate) for _, figure in facts.latencies(run))
+    quick = replace(run, workload=replace(run.workload, prompt_tokens=(128,), generated_tokens=(32,)))
+    assert [label for label, _ in facts.latencies(quick)][:2] == [
+        "time to first token, pp128",
+        "inter-token latency, tg32",
+    ]
+    assert isinstance(facts.latencies(quick)[1][1], Unknown)
+
+
+def test_a_projected_curve_starts_at_depth_zero() -> None:
+    projected = projection("pixel-8", 40.0)
+    bare = replace(projected, depths=projected.depths[1:])
+    (series,) = curves.depths(None, bare, "Pixel 8")
+    assert [point.x for point in series.points] == [0, 1024, 4096]
+    assert series.points[0].y == 40.0
 
 
 def test_unknown_format_names_the_known_ones() -> None:

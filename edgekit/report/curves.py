@@ -75,7 +75,9 @@ def depths(measurement: Measurement | None, projection: Projection | None, devic
     """What is known of decode over depth: measured here, projected for the device, or both."""
     series = []
     if projection is not None:
-        series.append(depth_series(f"projected for {clean(device, 60)}", "device", projection.depths))
+        burst = DepthPoint(depth=0, tokens_per_s=projection.decode)
+        known = {point.depth: point for point in (burst, *projection.depths)}
+        series.append(depth_series(f"projected for {clean(device, 60)}", "device", tuple(known.values())))
     if measurement is not None:
         where = "measured on the device" if measurement.on_device else "measured-here, on this host"
         series.append(depth_series(where, "host", depth_curve(measurement)))

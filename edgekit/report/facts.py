@@ -11,6 +11,7 @@ from edgekit.records import (
     Case,
     Check,
     Estimate,
+    Figure,
     Finding,
     Host,
     Measurement,
@@ -18,10 +19,12 @@ from edgekit.records import (
     Report,
     Runtime,
     Settings,
+    Unknown,
     Verdict,
 )
 from edgekit.report.words import Fact, clean, figure_text, waiver_text
-from edgekit.units import format_bytes, format_duration, format_percent
+from edgekit.summary import inter_token, load_time, time_to_first_token
+from edgekit.units import format_bytes, format_percent
 
 
 def artifact_title(artifact: Artifact) -> str:
@@ -157,7 +160,9 @@ def circumstances(report: Report) -> tuple[Fact, ...]:
     for case in evidence.cases if len(evidence.cases) == 1 else ():
         facts.append(Fact(label="judged configuration", value=settings_text(case.settings)))
     facts += [Fact(label="gates", value=f"{v.gates_origin}, sha256 {v.gates_sha256[:16]}") for v in report.verdicts]
-    facts.append(Fact(label="edgekit", value=f"{evidence.edgekit_version}, evidence gathered {evidence.created_at}"))
+    facts.append(
+        Fact(label="written by", value=f"edgekit {evidence.edgekit_version}, evidence gathered {evidence.created_at}")
+    )
     return tuple(Fact(label=fact.label, value=clean(fact.value)) for fact in facts if fact.value)
 
 
@@ -176,14 +181,12 @@ def _artifact_facts(artifact: Artifact) -> tuple[Fact, ...]:
 
 
 def _measurement_facts(measurement: Measurement) -> tuple[Fact, ...]:
-    load = measurement.load_s
     return (
         Fact(label="host", value=_host_text(measurement.host)),
         Fact(label="runtime", value=_runtime_text(measurement.runtime)),
         Fact(label="ran with", value=settings_text(measurement.workload.settings)),
         Fact(label="started", value=measurement.started_at),
         Fact(label="host is", value=f"the device `{measurement.on_device}` itself" if measurement.on_device else ""),
-        Fact(label="load time", value=", ".join(format_duration(s) for s in load)),
         Fact(label="host noise", value=_noise_text(measurement)),
         Fact(label="energy counter", value=measurement.energy_unknown or _energy_text(measurement)),
     )
@@ -241,6 +244,20 @@ def _energy_text(measurement: Measurement) -> str:
         for reading in measurement.energy
         if reading.tokens
     )
+
+
+def latencies(measurement: Measurement) -> tuple[tuple[str, Figure], ...]:
+    """What a user of the model waits for, in seconds: the first token, each further token, loading."""
+    prompt = f"pp{next(iter(measurement.workload.prompt_tokens), 512)}"
+    generate = f"tg{next(iter(measurement.workload.generated_tokens), 128)}"
+    rows: list[tuple[str, Figure]] = [(f"time to first token, {prompt}", time_to_first_token(measurement, prompt))]
+    tokens = inter_token(measurement, generate)
+    if isinstance(tokens, Unknown):
+        rows.append((f"inter-token latency, {generate}", tokens))
+    else:
+        percentiles = (("p50", tokens.p50), ("p90", tokens.p90), ("p99", tokens.p99))
+        rows += [(f"inter-token latency {name}, {generate}", figure) for name, figure in percentiles]
+    return (*rows, ("load time", load_time(measurement)))
 
 
 def findings(report: Report) -> tuple[Finding, ...]:

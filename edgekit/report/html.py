@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 
 from edgekit.records import BASES, Check, Estimate, MemoryBreakdown, Projection, Report, Status, Verdict
 from edgekit.report import charts, curves, facts, words
-from edgekit.summary import inter_token, load_time, summarize, time_to_first_token
+from edgekit.summary import summarize
 
 _HERE = Path(__file__).parent
 _MAX_RAW_ROWS = 240
@@ -83,9 +83,6 @@ def _names() -> dict[str, Any]:
         "charts": charts,
         "curves": curves,
         "summarize": summarize,
-        "inter_token": inter_token,
-        "load_time": load_time,
-        "time_to_first_token": time_to_first_token,
         "bound_of": bound_of,
         "projection_of": projection_of,
         "bases": BASES,

@@ -176,7 +176,13 @@ def _speed(report: Report) -> list[str]:
         )
         for row in summarize(measurement)
     ]
-    return _folded("Speed measured here", _table(("test", "median", "90 % range", "repetitions in processes"), rows))
+    waits = [
+        f"- {_escape(label)}: {_escape(figure_text(figure, 's'))}"
+        for label, figure in facts.latencies(measurement)
+        if isinstance(figure, Estimate)
+    ]
+    table = _table(("test", "median", "90 % range", "repetitions in processes"), rows)
+    return _folded("Speed measured here", [*table, *waits, ""])
 
 
 def _findings(report: Report) -> list[str]:

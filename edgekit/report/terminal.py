@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from edgekit.records import BASES, Check, Estimate, MemoryBreakdown, Report, Status, Verdict
+from edgekit.records import BASES, Check, Estimate, Figure, MemoryBreakdown, Report, Status, Verdict
 from edgekit.report import facts
 from edgekit.report.words import (
     BASIS_MEANING,
@@ -260,6 +260,12 @@ def _print_speed(page: _Page, report: Report) -> None:
         page.table(("test", "median", "90 % range", "repetitions"), rows)
     else:
         page.line(("nothing was timed", ""), indent=2)
+        return
+    page.rows("", [(label, _figure_or_reason(figure)) for label, figure in facts.latencies(measurement)])
+
+
+def _figure_or_reason(figure: Figure) -> str:
+    return figure_text(figure, "s") if isinstance(figure, Estimate) else f"unknown: {clean(figure.reason)}"
 
 
 def _print_findings(page: _Page, report: Report) -> None:

@@ -167,7 +167,7 @@ def waiver_text(check: Check) -> str:
 
 def sentence(text: str) -> str:
     """With a capital letter, as headings and paragraphs of a page begin; names such as `q8_0` keep theirs."""
-    first = text.split(" ")[0].rstrip(",:;").replace("-", "")
+    first = text.split(" ")[0].rstrip(",:;").replace("-", "").replace("'", "")
     return text[:1].upper() + text[1:] if first.isalpha() else text
 
 
