@@ -202,11 +202,8 @@ def _quantile(values: Sequence[float], weights: Sequence[float], share: float) -
     return float(np.asarray(values)[order][np.searchsorted(reached, share * reached[-1])])
 
 
-def main() -> None:
-    """Run everything and write both result files."""
-    began = time.monotonic()
-    with DATA.open(encoding="utf-8", newline="") as stream:
-        raw = list(csv.DictReader(stream))
+def judge_all(raw: Sequence[dict[str, str]]) -> dict[str, Any]:
+    """Every table of the result file."""
     rows = calibration_rows.read_rows()
 
     def decode_without(device: str) -> Quantity:
@@ -217,11 +214,7 @@ def main() -> None:
     prefill, _ = held_out(prefill_rows, lambda _: Quantity(name="prefill"))
     several = many_anchors(rows, decode_without(""), fit.scale_for([pair for pair, _ in anchored]))
     plain = [(pair, 1.0) for pair in plain_factors(rows)]
-    result = {
-        "kind": "projection-benchmark",
-        "version": 1,
-        "data_sha256": hashlib.sha256(DATA.read_bytes()).hexdigest(),
-        "host": f"{platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}",
+    return {
         "rows": len(rows),
         "left_out": Counter(filter(None, map(calibration_rows.why_excluded, raw))),
         "decode": {name: summarize([item for item in anchored if keep(item[0])]) for name, keep in CUTS.items()},
@@ -236,6 +229,21 @@ def main() -> None:
             "all quantizations": summarize(bare),
         },
         "prefill": {name: summarize([item for item in prefill if keep(item[0])]) for name, keep in CUTS.items()},
+        "depth": fit.fit_depth(raw),
+    }
+
+
+def main() -> None:
+    """Run everything and write both result files."""
+    began = time.monotonic()
+    with DATA.open(encoding="utf-8", newline="") as stream:
+        raw = list(csv.DictReader(stream))
+    result = {
+        "kind": "projection-benchmark",
+        "version": 1,
+        "data_sha256": hashlib.sha256(DATA.read_bytes()).hexdigest(),
+        "host": f"{platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}",
+        **judge_all(raw),
     }
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps(_rounded(result), indent=1, ensure_ascii=False, allow_nan=False)
@@ -281,6 +289,11 @@ def markdown(result: dict[str, Any]) -> str:
     lines += ["| --- | --- | --- | --- |"]
     for device, row in result["decode"]["4–8-bit"]["by_device"].items():
         lines.append(f"| {device} | {row['projections']} | {row['median_error']:.1%} | {row['coverage']:.0%} |")
+    depth = result["depth"]
+    seen = ", ".join(f"{device} {factor:.1f}" for device, factor in depth["by_device"].items())
+    lines += ["", "## Depth", ""]
+    lines.append(f"A token pays {depth['factor']:.1f} × the bytes of its cache, 90 % range {depth['low']:.1f} to")
+    lines.append(f"{depth['high']:.1f} for one more device: {seen}.")
     return "\n".join(lines) + "\n"
 
 

@@ -24,8 +24,8 @@ LOOKED_UP = ("token_embd.weight", "output.weight")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What is asked for. `streamed` bytes per decoded token by type share, `body` weights per prompt token by type
-    share; shares are of the types that published runs have, everything else under `rest`.
+    """What is asked for: bytes streamed per decoded token and weights met per prompt token, with the share of each
+    type. `unmeasured` holds the byte share of every type that no published run has.
     """
 
     header: Header
@@ -39,7 +39,7 @@ class Target:
 
 
 def target_of(device: Device, header: Header, settings: Settings) -> Target:
-    """The target's terms; `unmeasured` holds the byte share of each streamed type that no published run has."""
+    """The target's terms. Threads that the settings leave open are the cores of the big clusters."""
     by_type = dict(streamed_bytes(header))
     body: dict[str, float] = {}
     for tensor in header.tensors:

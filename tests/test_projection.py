@@ -23,7 +23,7 @@ from edgekit.records import Anchor, Device, Estimate, Header, Projection, Settin
 from edgekit.shapes import load_shape, plan_header
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.append(str(ROOT / "benchmarks"))
 
 
 def header_of(shape: str = "nano-1.5b", quant: str = "q4_0") -> Header:
@@ -394,3 +394,34 @@ def test_norms_in_f32_do_not_count_as_a_type_of_their_own() -> None:
 def test_the_runtime_does_not_need_numpy() -> None:
     code = "import sys, edgekit.projection; sys.exit('numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---- the judge ------------------------------------------------------------------------------------------------------
+
+
+def test_the_benchmark_weighs_devices_and_not_rows() -> None:
+    import fit_projection as fit
+    import projection as judge
+    from calibration_rows import read_rows
+
+    rows = read_rows()
+    one, other = (next(row for row in rows if row.device == name) for name in ("BCM2711", "BCM2712"))
+    good = [fit.Pair(anchor=one, target=one, error=0.0, deviation=0.1)] * 99
+    bad = [fit.Pair(anchor=other, target=other, error=math.log(2), deviation=0.1)]
+    summary = judge.summarize([(pair, 1.645) for pair in good + bad])
+    assert summary is not None
+    assert summary["mean_error"] == pytest.approx(0.5)
+    assert summary["coverage"] == pytest.approx(0.5)
+    assert fit.scale_for(good + bad) == pytest.approx(math.log(2) / 0.1)
+
+
+def test_one_silicon_is_held_out_under_all_its_names() -> None:
+    from calibration_rows import read_rows
+
+    names: dict[str, set[str]] = {}
+    for row in read_rows():
+        names.setdefault(row.device, set()).add(row.group[0])
+    assert {"Raspberry Pi 5", "Raspberry Pi 5 (2GB)"} <= names["BCM2712"]
+    assert {"Raspberry Pi 4", "Raspberry Pi 4B", "Raspberry Pi 400 (4GB)"} <= names["BCM2711"]
+    assert {"Mac M4 Max", "Mac M4 (Max)", "Apple M4 Max 12P+4E", "Mac M4 Max i8mm"} <= names["Apple M4 Max"]
+    assert len({device for device, own in names.items() if any("OnePlus 13" in n or "S25" in n for n in own)}) == 1
