@@ -60,6 +60,8 @@ def test_bases_are_explained() -> None:
         ("# title", r"\# title"),
         ("- item", r"\- item"),
         ("1. item", r"1\. item"),
+        ("12) item", r"12\) item"),
+        ("2.52 h", "2.52 h"),
         (":bomb:", "&#58;bomb:"),
         ("q4_0 tg16@d1024", "q4_0 tg16@d1024"),
         ("_em_ *b*", r"\_em\_ \*b\*"),

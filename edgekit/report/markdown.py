@@ -27,11 +27,12 @@ from edgekit.summary import summarize
 
 SIGNS: dict[Status, str] = {"pass": "✅ PASS", "fail": "❌ FAIL", "unknown": "❔ UNKNOWN"}
 _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+_LIST_NUMBER = re.compile(r"^(\d+)([.)])(?=\s|$)")
 _SPECIAL = re.compile(
     r"(?P<entity>[<>&])"
     r"|(?P<mention>(?<!\w)@(?=\w)|\#(?=\w))"  # @user and #123 fire on the rendered text: only a comment parts them
     r"|(?P<link>:(?=//)|(?<=www)\.|@(?=[\w-]+\.)|:(?=[\w+-]+:))"  # also the colon of an emoji's name
-    r"|(?P<plain>[\\`*\[\]|~$\#]|(?<![^\W_])_|_(?![^\W_])|^[-+=]|(?<=^\d)[.)])"
+    r"|(?P<plain>[\\`*\[\]|~$\#]|(?<![^\W_])_|_(?![^\W_])|^[-+=])"
 )
 
 
@@ -59,10 +60,10 @@ def _escape(text: str, limit: int = 1000) -> str:
     """Text that GitHub shows as it is: no markup, no HTML, no link, no mention, no emoji."""
     pieces = clean(text, limit).split("`")
     if len(pieces) % 2 == 0 or not all(piece.strip() for piece in pieces[1::2]):  # not pairs of backticks: literal ones
-        return _SPECIAL.sub(_harmless, "`".join(pieces))
+        return _LIST_NUMBER.sub(r"\1\\\2", _SPECIAL.sub(_harmless, "`".join(pieces)))
     code = [f"`{piece.replace('|', chr(92) + '|')}`" for piece in pieces[1::2]]
     words = [_SPECIAL.sub(_harmless, piece) for piece in pieces[::2]]
-    return words[0] + "".join(a + b for a, b in zip(code, words[1:], strict=True))
+    return _LIST_NUMBER.sub(r"\1\\\2", words[0]) + "".join(a + b for a, b in zip(code, words[1:], strict=True))
 
 
 def _harmless(found: re.Match[str]) -> str:
@@ -130,7 +131,8 @@ def _class(report: Report, verdict: Verdict) -> list[str]:
     for row in rows:
         if any(check.status != "pass" for _, check in row.entries):
             member, check = row.nearest
-            lines += _reasons(report, member, check, f"{check.title}, nearest: {clean(member.device_title, 80)}")
+            who = f"all {len(row.entries)} devices" if row.uniform else f"nearest: {clean(member.device_title, 80)}"
+            lines += _reasons(report, member, check, f"{check.title}, {who}")
     return [*lines, ""]
 
 
