@@ -47,7 +47,11 @@ def test_the_larger_context_changes_nothing_else() -> None:
     assert deep.settings == Settings(context_tokens=4352, ubatch_tokens=128, kv_type="q8_0", threads=3)
 
 
-def test_prefill_warms_up_on_one_ubatch() -> None:
-    plan = plan_run(Workload(prompt_tokens=(2048,), settings=Settings(ubatch_tokens=256)), header())
-    warmup = plan.main[0].steps[0]
-    assert (warmup.test, warmup.prompt, warmup.warmup) == ("pp2048", 256, True)
+def test_warmup_is_short_and_marked() -> None:
+    plan = plan_run(Workload(prompt_tokens=(64, 2048), depths=()), header())
+    warmups = [step for step in plan.main[0].steps if step.warmup]
+    assert [(step.test, step.prompt, step.generate) for step in warmups] == [
+        ("pp64", 64, 0),
+        ("pp2048", 128, 0),
+        ("tg128", 0, 8),
+    ]
