@@ -53,15 +53,15 @@ def extra_s(measurement: Measurement) -> float:
     return ends[extras[-1]] - ends[planned - 1]
 
 
-def bench_once(model: Path, device: str, options: list[str]) -> dict[str, float]:
-    """One `edgekit bench`: its wall seconds, and those of its adaptive repetitions."""
+def bench_once(model: Path, device: str, options: list[str]) -> tuple[dict[str, float], Measurement]:
+    """One `edgekit bench`: its wall seconds, those of its adaptive repetitions, and the whole measurement."""
     with tempfile.TemporaryDirectory() as name:
         command = [*EDGEKIT, "bench", str(model), "--device", device, "--out", f"{name}/out", "--quiet", *options]
         wall_s = timed(command, Path(name))
         measurement = load_record(Path(name) / "out" / "evidence.json", Evidence).measurement
         assert measurement is not None
         last_s = max(sample.started_s + sample.elapsed_s for sample in measurement.samples)
-        return {"wall_s": wall_s, "extra_s": extra_s(measurement), "measuring_s": last_s}
+        return {"wall_s": wall_s, "extra_s": extra_s(measurement), "measuring_s": last_s}, measurement
 
 
 def llama_bench_once(tool: Path, model: Path, *, amx: bool) -> dict[str, float]:
@@ -89,7 +89,6 @@ def main() -> int:
     parser.add_argument("--fit-shape", default="base-7b", help="a file of 4 GB with a full vocabulary")
     parser.add_argument("--device", default="smartphone")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--no-amx", action="store_true", help="hide AMX from llama-bench where its kernels die")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     model = cached_stand_in(arguments.shape, "q4_0")
@@ -109,11 +108,11 @@ def main() -> int:
         before = read_counters()
         rounds = []
         for _ in range(arguments.rounds):
-            row = {
-                "llama_bench": llama_bench_once(tool, model, amx=not arguments.no_amx),
-                "default": bench_once(model, arguments.device, []),
-                "quick": bench_once(model, arguments.device, ["--quick"]),
-            }
+            default, measurement = bench_once(model, arguments.device, [])
+            quick, _ = bench_once(model, arguments.device, ["--quick"])
+            # the peer runs the kernels that ran here: edgekit's worker goes without AMX where the build's are broken
+            amx = measurement.runtime is not None and "AMX" in measurement.runtime.cpu_features
+            row = {"default": default, "quick": quick, "llama_bench": llama_bench_once(tool, model, amx=amx)}
             rounds.append(row)
             print(json.dumps(row), flush=True)
         spent = {

@@ -121,8 +121,8 @@ def _speed_process(workload: Workload, tests: tuple[Step, ...], repetitions: int
 
 def _with_warmup(test: Step, repetitions: int) -> tuple[Step, Step]:
     """Warm-up, then the timed repetitions."""
-    short = {"prompt": min(test.prompt, WARMUP_PROMPT), "generate": min(test.generate, WARMUP_TOKENS)}
-    warmup = replace(test, **short, warmup=True)
+    prompt, generate = min(test.prompt, WARMUP_PROMPT), min(test.generate, WARMUP_TOKENS)
+    warmup = replace(test, prompt=prompt, generate=generate, warmup=True)
     return warmup, replace(test, repetitions=repetitions)
 
 
