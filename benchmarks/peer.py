@@ -1,7 +1,7 @@
 """llama-bench as the peer: the same llama.cpp build, run in the same circumstances as edgekit's worker.
 
-It comes from the sdist of the pinned llama-cpp-python, whose wheel then holds the tools in `bin/` and their libraries in
-`lib/`:
+It comes from the sdist of the pinned llama-cpp-python, whose wheel then holds the tools in `bin/` and their
+libraries in `lib/`:
 
     CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=ON -DLLAMA_TOOLS_INSTALL=ON -DLLAMA_BUILD_SERVER=OFF \\
       -DLLAMA_BUILD_APP=OFF -DLLAMA_OPENSSL=OFF" pip wheel --no-cache-dir --no-deps llama-cpp-python==0.3.36
