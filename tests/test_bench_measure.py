@@ -101,6 +101,8 @@ def test_noise_adds_fresh_processes_until_the_median_is_precise() -> None:
     assert len({s.process for s in measured.samples if s.test == "tg128"}) > 3
     notes = [finding for finding in measured.findings if finding.code == "precision"]
     assert len(notes) == 2
+    # an added process may skip prefill and never touch its buffers: its peak would be too low
+    assert [peak.process for peak in measured.peaks] == [0, 1, 2]
 
 
 def test_repetitions_end_at_sixty_and_say_so() -> None:
@@ -215,6 +217,7 @@ def test_sustained_runs_last_and_may_take_its_time() -> None:
     assert fakes.opened[-1].timeout_s == 700
     assert fakes.opened[0].timeout_s == 100
     assert fakes.opened[-1].steps[0].generate == 128
+    assert [peak.process for peak in measured.peaks] == [0, 1, 2]
 
 
 def test_drifting_samples_are_contaminated_here_and_a_result_on_the_device() -> None:

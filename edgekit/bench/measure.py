@@ -233,7 +233,7 @@ class _Run:
         if declined and not plan.judged:
             finding = died.finding
             self.findings.append(
-                Finding(level="warning", code=finding.code, message=f"depths: {finding.message}", hint=finding.hint)
+                Finding(level="warning", code=finding.code, message=f"left out: {finding.message}", hint=finding.hint)
             )
             return True
         self.findings.append(died.finding)

@@ -25,7 +25,9 @@ EXTRA_REPETITIONS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessPlan:
-    """One fresh worker process. Only `judged` ones run exactly the judged settings: only their memory peaks count."""
+    """One fresh worker process. Only `judged` ones run every test under exactly the judged settings, so only their
+    memory peaks and load times count: one without prefill never touches the buffers that prefill needs.
+    """
 
     settings: Settings
     steps: tuple[Step, ...]
@@ -77,7 +79,7 @@ def extra_process(workload: Workload, tests: dict[str, int]) -> ProcessPlan:
     """A further process for the unsettled `tests` (name → repetitions to add)."""
     known, _ = _tests_that_fit(workload)
     steps = tuple(step for test in known if test.test in tests for step in _with_warmup(test, tests[test.test]))
-    return ProcessPlan(settings=workload.settings, steps=steps)
+    return ProcessPlan(settings=workload.settings, steps=steps, judged=False)
 
 
 def split(total: int, parts: int) -> list[int]:
@@ -136,4 +138,4 @@ def _sustained_process(workload: Workload) -> ProcessPlan:
     """Decode without a pause, rewound after every `tg` length so that the curve shows heat and not depth."""
     cycle = min(max(workload.generated_tokens, default=128), workload.settings.context_tokens)
     step = Step(test=SUSTAINED, generate=cycle, duration_s=workload.sustained_s)
-    return ProcessPlan(settings=workload.settings, steps=(step,), duration_s=workload.sustained_s)
+    return ProcessPlan(settings=workload.settings, steps=(step,), judged=False, duration_s=workload.sustained_s)
