@@ -9,6 +9,8 @@ of the other devices, each of them held out in turn from the rest (nested). *Cov
 share of a device's projections whose 90 % range holds the measured speed: the chance that a projection on a random
 device is covered.
 
+What else was tried is in LOG.md; the choice among these variants has seen the same devices.
+
 The peer is the plain factor fit: one factor per quantization label from least squares with a constant per group.
 Results: benchmarks/results/projection.json and .md.
 """
