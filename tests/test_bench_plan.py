@@ -55,3 +55,9 @@ def test_warmup_is_short_and_marked() -> None:
         ("pp2048", 128, 0),
         ("tg128", 0, 8),
     ]
+
+
+def test_a_quick_run_warms_up_on_a_whole_ubatch_for_the_sake_of_its_peak() -> None:
+    plan = plan_run(PRESETS["quick"], header())
+    warmups = [[(step.test, step.prompt) for step in process.steps if step.warmup] for process in plan.main]
+    assert warmups == [[("pp128", 512), ("tg32", 0)]] * 3

@@ -117,15 +117,23 @@ def _note(code: str, message: str, hint: str) -> Finding:
 
 
 def _speed_process(workload: Workload, tests: tuple[Step, ...], repetitions: int) -> ProcessPlan:
-    steps = tuple(step for test in tests for step in _with_warmup(test, repetitions))
+    ubatch = _untested_ubatch(workload)
+    steps = tuple(step for test in tests for step in _with_warmup(test, repetitions, ubatch))
     return ProcessPlan(settings=workload.settings, steps=steps)
 
 
-def _with_warmup(test: Step, repetitions: int) -> tuple[Step, Step]:
-    """Warm-up, then the timed repetitions."""
-    prompt, generate = min(test.prompt, WARMUP_PROMPT), min(test.generate, WARMUP_TOKENS)
-    warmup = replace(test, prompt=prompt, generate=generate, warmup=True)
+def _with_warmup(test: Step, repetitions: int, ubatch: int = 0) -> tuple[Step, Step]:
+    """Warm-up, then the timed repetitions. `ubatch` makes a prefill warm up on that many tokens."""
+    prompt = min(test.prompt, WARMUP_PROMPT) if not ubatch else ubatch if test.prompt else 0
+    warmup = replace(test, prompt=prompt, generate=min(test.generate, WARMUP_TOKENS), warmup=True)
     return warmup, replace(test, repetitions=repetitions)
+
+
+def _untested_ubatch(workload: Workload) -> int:
+    """The ubatch, where no test prefills a whole one: the judged peak must hold a full compute buffer. Else 0."""
+    settings = workload.settings
+    ubatch = min(settings.ubatch_tokens, settings.batch_tokens, settings.context_tokens)
+    return ubatch if max(workload.prompt_tokens, default=0) < ubatch else 0
 
 
 def _depth_steps(workload: Workload, depth: int) -> tuple[Step, Step]:
