@@ -86,8 +86,8 @@ def compute_bytes(header: Header, settings: Settings) -> tuple[int, int]:
     layer = 4 * ubatch * (mask + max(attention, feed_forward))
     rows = min(ubatch, settings.output_rows or ubatch)
     logits = 4 * (rows * header.vocabulary + ubatch * 2 * hidden)
-    # ggml's work buffer: activations quantized for the kernels (q8_K: 292 bytes per 256 values)
-    work = ubatch * max(ffn, query) * 292 / 256
+    # ggml's work buffer: activations quantized for the kernels (q8_K: 292 bytes per 256 values), or the scores in f16
+    work = ubatch * max(max(ffn, query) * 292 / 256, scores * 2)
     return int(layer + work), int(max(layer, logits) + work)
 
 

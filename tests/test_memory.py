@@ -127,7 +127,8 @@ def test_reserved_compute_buffer(logged: tuple[str, int, int, str, int, float]) 
     settings = Settings(context_tokens=context, ubatch_tokens=ubatch, output_rows=rows)
     header = plan_header(load_shape(shape), "q4_0")
     _, reserved = compute_bytes(header, replace(settings, flash_attention=flash))  # type: ignore[arg-type]
-    work = min(ubatch, context) * max(header.ffn[0], header.heads[0] * header.key_dim) * 292 / 256
+    work = max(header.ffn[0], header.heads[0] * header.key_dim) * 292 / 256
+    work = ubatch * max(work, header.heads[0] * context * 2 if flash == "off" else 0)
     assert (reserved - work) / MIB == pytest.approx(mib, rel=0.05)
 
 
