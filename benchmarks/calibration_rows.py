@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from edgekit import typemix
-from edgekit.anchors import is_llama_cpp
+from edgekit.devices.anchors import is_llama_cpp
+from edgekit.projection import typemix
 
 DATA = Path(__file__).resolve().parent / "data" / "published_calibration.csv"
 

@@ -3,8 +3,8 @@
     python benchmarks/fit_projection.py [--out edgekit/data/projection.json]
 
 One linear mixed model per quantity (decode, prefill). The logarithm of a run's rate is a sum of coefficients × features
-(see `edgekit.calibration`), where every coefficient is the sum of a common part, a part of the kernel family, a part of
-the device and a part of the group (runtime and threads); models and cells (model × quantization) add their own. All
+(`edgekit.projection.calibration`), where every coefficient is the sum of a common part, one of the kernel family, one
+of the device and a part of the group (runtime and threads); models and cells (model × quantization) add their own. All
 parts are Gaussian; their variances maximise the marginal likelihood (type-II, with a weak log-normal prior of one
 e-fold on every standard deviation so that thin data cannot drive one to 0). What the package gets is the posterior of
 a *new* device's coefficients in each family. No constant belongs to a single device.
@@ -35,8 +35,8 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 from scipy.stats import t as student_t
 
-from edgekit import calibration
-from edgekit.anchors import is_llama_cpp
+from edgekit.devices.anchors import is_llama_cpp
+from edgekit.projection import calibration
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "edgekit" / "data" / "projection.json"

@@ -6,7 +6,7 @@ A profile names its rows by `calibration = [the data's device names]`; everythin
 that no measured figure is typed by hand. A row becomes an anchor when
 
 - it is fit for bandwidth statistics (`in_bw_stats = 1`: best thread setting of its group, bytes per token known),
-- its runtime decodes with llama.cpp's kernels (`edgekit.anchors.is_llama_cpp`), on a backend llama.cpp has,
+- its runtime decodes with llama.cpp's kernels (`edgekit.devices.anchors.is_llama_cpp`), on a backend llama.cpp has,
 - and `LEFT_OUT` gives no reason against it.
 
 `--check` writes nothing and fails where a profile differs from the data.
@@ -21,7 +21,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from edgekit.anchors import anchor_toml, is_llama_cpp, quant_name
+from edgekit.devices.anchors import anchor_toml, is_llama_cpp, quant_name
 from edgekit.records import Anchor
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -36,7 +36,7 @@ import numpy as np
 from calibration_rows import DATA, Row
 from fit_projection import Pair, Quantity
 
-from edgekit import calibration
+from edgekit.projection import calibration
 
 RESULTS = Path(__file__).resolve().parent / "results"
 LOW_BITS = ("q2", "q3", "iq1", "iq2", "iq3")

@@ -16,10 +16,10 @@ from edgekit.devices import class_members, load_device
 from edgekit.energy import estimate_battery
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.gate import exit_code, judge
-from edgekit.gates import make_gates
+from edgekit.gate.gates import make_gates
+from edgekit.gate.metrics import METRICS
 from edgekit.header import read_header
 from edgekit.memory import FitRow, WhatFits, fit_table, predict_memory, what_fits
-from edgekit.metrics import METRICS
 from edgekit.progress import Progress, silent
 from edgekit.projection import project_to
 from edgekit.records import (

@@ -11,7 +11,7 @@ import edgekit
 
 PACKAGE = Path(edgekit.__file__).parent
 ROOMS = {"bench", "runtimes", "report", "quantize", "distill", "targets"}
-FRONT = {"cli", "cli_fit", "cli_support", "cli_verbs", "pipeline", "__main__"}
+FRONT = {"cli", "pipeline", "__main__"}
 ALLOWED = {("bench", "runtimes"), ("bench", "targets"), ("quantize", "runtimes")}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -56,7 +56,7 @@ def test_modules_stay_readable(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     # records.py is one flat list of record types: splitting it would hide the contract
     assert len(lines) <= (800 if path.name == "records.py" else 400)
-    if path.name == "header.py":
+    if path.match("header/container.py"):  # a parser of strangers' files must fit on a reviewer's desk
         assert len(lines) <= 150
 
 

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgekit import devices
-from edgekit.anchors import anchor_toml, is_llama_cpp, is_usable, parse_anchor, quant_name
 from edgekit.devices import add_anchors, check_device, class_members, list_devices, load_device
+from edgekit.devices.anchors import anchor_toml, is_llama_cpp, is_usable, parse_anchor, quant_name
 from edgekit.errors import EdgekitError
 from edgekit.records import Device
 

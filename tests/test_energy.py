@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.counters import Counter, find_counters, pmic_watts, why_none
 from edgekit.energy import EnergyMeter, Meter, estimate_battery, measured_battery, metering
-from edgekit.energy_model import highest_rate_for, power_model
+from edgekit.energy.counters import Counter, find_counters, pmic_watts, why_none
+from edgekit.energy.model import highest_rate_for, power_model
 from edgekit.records import EnergyReading, Estimate, Sourced, Unknown
 
 POWERCAP = "sys/class/powercap"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.gate import METRICS, exit_code, judge
-from edgekit.metrics import check_gate
+from edgekit.gate.metrics import check_gate
 from edgekit.records import (
     Check,
     Device,

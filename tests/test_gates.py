@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import EdgekitError
-from edgekit.gates import MAX_GATES_BYTES, load_gates
+from edgekit.gate.gates import MAX_GATES_BYTES, load_gates
 from edgekit.records import Gate, Gates, Waiver
 
 GOOD = """

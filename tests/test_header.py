@@ -13,10 +13,10 @@ import gguf
 import numpy as np
 import pytest
 
-from edgekit.architectures import ARCHITECTURES
 from edgekit.errors import EdgekitError
-from edgekit.gguf_container import clean
 from edgekit.header import read_header
+from edgekit.header.architectures import ARCHITECTURES
+from edgekit.header.container import clean
 
 LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD, FFN, VOCABULARY = 2, 64, 4, 2, 16, 96, 40
 CONTAINER = struct.Struct("<4sIQQ")

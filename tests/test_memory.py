@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from edgekit.bench.host import isa_that_ran, probe_host
-from edgekit.buffers import compute_bytes, kv_bytes
 from edgekit.devices import load_device
 from edgekit.errors import EdgekitError
-from edgekit.ggml import BLOCK
 from edgekit.header import read_header
+from edgekit.header.ggml import BLOCK
 from edgekit.memory import fit_table, memory_budget, predict_memory, streamed_bytes, what_fits
+from edgekit.memory.buffers import compute_bytes, kv_bytes
+from edgekit.memory.repack import features_of, repacked_bytes
 from edgekit.records import Device, Gate, Header, Settings, Sourced, TensorInfo
-from edgekit.repack import features_of, repacked_bytes
 from edgekit.runtimes import open_worker
 from edgekit.shapes import load_shape
 from edgekit.shapes.mix import plan_header

@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit import calibration, typemix
-from edgekit.calibration import KINDS, Point, Prior
 from edgekit.devices import list_devices, load_device
 from edgekit.memory import streamed_bytes
-from edgekit.projection import kernel_family, kv_bytes, project_to
+from edgekit.projection import calibration, kernel_family, kv_bytes, project_to, typemix
+from edgekit.projection.calibration import KINDS, Point, Prior
 from edgekit.records import Anchor, Device, Estimate, Header, Projection, Settings, Sourced, TensorInfo, Unknown
 from edgekit.shapes import load_shape, plan_header
 

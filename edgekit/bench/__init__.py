@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgekit.bench.hashing import hash_artifact
 from edgekit.bench.host import probe_host
-from edgekit.bench.measure import measure
+from edgekit.bench.measuring import measure
 from edgekit.bench.plan import PRESETS, plan_run
 from edgekit.summary import summarize
 

@@ -1,6 +1,6 @@
 """Memory of a GGUF model under llama.cpp's CPU backend, predicted from the header alone; nothing is loaded or run.
 
-What is counted follows llama.cpp 0c1e57098: weights and their repacked copies (`edgekit.repack`), the KV cache
+What is counted follows llama.cpp 0c1e57098: weights and their repacked copies (`edgekit.memory.repack`), the KV cache
 (`src/llama-kv-cache*.cpp`), compute and output buffers (`src/llama-context.cpp`, `ggml/src/ggml-alloc.c`) and the
 tokenizer. The prediction is for a context filled to the end by a prompt of at least one ubatch, of which only the last
 token's logits are asked, as chat and llama-bench do. `benchmarks/memory.py` compares it with measurements.
@@ -12,8 +12,9 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import product
 
-from edgekit.buffers import check_settings, compute_bytes, kv_bytes
 from edgekit.errors import EdgekitError
+from edgekit.memory.buffers import check_settings, compute_bytes, kv_bytes
+from edgekit.memory.repack import features_of, repacked_bytes
 from edgekit.records import (
     Device,
     Estimate,
@@ -25,7 +26,6 @@ from edgekit.records import (
     TensorInfo,
     exact,
 )
-from edgekit.repack import features_of, repacked_bytes
 from edgekit.units import format_bytes
 
 PAGE_BYTES = 4096
@@ -153,7 +153,7 @@ class FitRow:
 class WhatFits:
     """The configuration nearest to the device's own that surely fits, or why there is none.
 
-    `changes` names what differs, as `ubatch 128, KV q8_0`; empty when the device's own configuration fits. When
+    `changes` names what differs, as `ubatch 128, q8_0 KV`; empty when the device's own configuration fits. When
     nothing fits, `row` is the leanest configuration and `missing_bytes` what even that is over the budget.
     """
 
@@ -193,25 +193,25 @@ def fit_table(header: Header, device: Device) -> tuple[FitRow, ...]:
 def what_fits(header: Header, device: Device) -> WhatFits:
     """The configuration nearest to the device's own whose whole range fits the budget.
 
-    Tried in the order of what they cost the user: a smaller ubatch (slower prefill), a q8_0 KV cache, mapping or not
-    mapping the file, unpacked weights (slower decode), half the context and again half.
+    Tried in the order of `leaner_settings`, least painful first.
     """
     base = device.settings
-    rows = ((change, _row(header, device, settings)) for change, settings in _nearest_first(base))
-    tried = [(change, row) for change, row in rows if row]
-    for change, row in tried:
+    rows = (_row(header, device, settings) for settings in leaner_settings(base, shorter=True))
+    tried = [row for row in rows if row]
+    for row in tried:
         if row.status == "pass":
-            return WhatFits(row=row, changes=change, missing_bytes=0.0, reason="")
+            changes = changed_settings(row.settings, base)
+            return WhatFits(row=row, changes=changes, missing_bytes=0.0, reason="")
     if not tried:
         check_settings(header, base)
         raise EdgekitError(f"no configuration of this model can be predicted: `{header.architecture}`")
-    _, leanest = min(tried, key=lambda one: one[1].needed.high)
+    leanest = min(tried, key=lambda row: row.needed.high)
     missing = leanest.needed.high - leanest.budget.low
     reason = (
         f"even the leanest configuration may need {format_bytes(leanest.needed.high)} where "
         f"{format_bytes(leanest.budget.low)} are sure: {format_bytes(missing)} too many"
     )
-    changes = _changes(leanest.settings, base)
+    changes = changed_settings(leanest.settings, base)
     return WhatFits(row=leanest, changes=changes, missing_bytes=missing, reason=reason)
 
 
@@ -233,30 +233,41 @@ def _kv_types(base: Settings) -> tuple[KvType, ...]:
     return ("f16", "q8_0") if base.kv_type != "q4_0" else ("f16", "q8_0", "q4_0")
 
 
-def _nearest_first(base: Settings) -> list[tuple[str, Settings]]:
-    kv_types: tuple[KvType, ...] = _kv_types(base) if base.kv_type == "f16" else (base.kv_type,)
-    contexts = [base.context_tokens, *(size for size in (8192, 4096, 2048, 1024, 512) if size < base.context_tokens)]
+def leaner_settings(base: Settings, *, shorter: bool = False) -> list[Settings]:
+    """`base` and its leaner variants, the least painful first; with `shorter`, of shorter contexts too.
+
+    The order is a judgement of what each change costs the user: a small ubatch prefills slower, a q8_0 KV cache loses a
+    little quality, (not) mapping the file changes how the OS may evict it, unpacked weights decode slower, and a
+    shorter context is another product.
+    """
+    contexts = [base.context_tokens]
+    if shorter:
+        contexts += [size for size in (8192, 4096, 2048, 1024, 512) if size < base.context_tokens]
     ubatches = [base.ubatch_tokens, *(size for size in (256, 128, 64) if size < base.ubatch_tokens)]
-    costed: list[tuple[float, int, Settings]] = []
-    for (c, context), (m, mmap), (r, repack), (k, kv_type), (u, ubatch) in product(
-        enumerate(contexts),
-        enumerate((base.mmap, not base.mmap)),
-        enumerate(dict.fromkeys((base.repack, False))),
-        enumerate(kv_types),
-        enumerate(ubatches),
-    ):
-        cost = u + 2.5 * k + 3.5 * m + 4.5 * r + 6 * c
-        lean = replace(base, context_tokens=context, ubatch_tokens=ubatch, kv_type=kv_type, mmap=mmap, repack=repack)
-        costed.append((cost, len(costed), lean))
-    return [(_changes(lean, base), lean) for _, _, lean in sorted(costed, key=lambda one: one[:2])]
+    kv_types: tuple[KvType, ...] = _kv_types(base) if base.kv_type == "f16" else (base.kv_type,)
+    costed = [
+        (
+            u + 2.5 * k + 3.5 * m + 4.5 * r + 6 * c,
+            replace(base, context_tokens=context, ubatch_tokens=ubatch, kv_type=kv_type, mmap=mmap, repack=repack),
+        )
+        for (c, context), (m, mmap), (r, repack), (k, kv_type), (u, ubatch) in product(
+            enumerate(contexts),
+            enumerate((base.mmap, not base.mmap)),
+            enumerate(dict.fromkeys((base.repack, False))),
+            enumerate(kv_types),
+            enumerate(ubatches),
+        )
+    ]
+    return [settings for _, settings in sorted(costed, key=lambda one: one[0])]
 
 
-def _changes(settings: Settings, base: Settings) -> str:
+def changed_settings(settings: Settings, base: Settings) -> str:
+    """`ubatch 128, q8_0 KV, no mmap, no repacking (slower kernels), context 2048`; empty when nothing differs."""
     words = {
         f"ubatch {settings.ubatch_tokens}": settings.ubatch_tokens != base.ubatch_tokens,
-        f"KV {settings.kv_type}": settings.kv_type != base.kv_type,
+        f"{settings.kv_type} KV": settings.kv_type != base.kv_type,
         "mmap" if settings.mmap else "no mmap": settings.mmap != base.mmap,
-        "repacking" if settings.repack else "no repacking": settings.repack != base.repack,
+        "repacking" if settings.repack else "no repacking (slower kernels)": settings.repack != base.repack,
         f"context {settings.context_tokens}": settings.context_tokens != base.context_tokens,
     }
     return ", ".join(word for word, changed in words.items() if changed)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from edgekit.errors import EdgekitError
-from edgekit.metrics import METRICS, check_gate
+from edgekit.gate.metrics import METRICS, check_gate
 from edgekit.records import BASES, Basis, Gate, Gates, Level, Waiver
 from edgekit.tables import (
     choice_at,

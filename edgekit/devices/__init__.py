@@ -14,9 +14,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from edgekit import anchors as anchor_rows
+from edgekit.devices import anchors as anchor_rows
 from edgekit.errors import EdgekitError
-from edgekit.gates import parse_gates
+from edgekit.gate.gates import parse_gates
 from edgekit.records import Anchor, Cluster, Device, FlashAttention, Gates, KvType, Settings, Sourced
 from edgekit.storage import replacing
 from edgekit.tables import (
@@ -105,8 +105,8 @@ def class_members(device: Device) -> tuple[Device, ...]:
 
 def profile_folder() -> Path:
     """Where the packaged profiles lie: inside the package in a wheel, beside it in a checkout."""
-    inside = Path(__file__).parent / "data" / "devices"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "devices"
+    inside = Path(__file__).parent.parent / "data" / "devices"
+    return inside if inside.is_dir() else Path(__file__).parent.parent.parent / "devices"
 
 
 # ---- user anchors ---------------------------------------------------------------------------------------------------

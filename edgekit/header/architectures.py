@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgekit.errors import EdgekitError
-from edgekit.ggml import FILE_TYPES
-from edgekit.gguf_container import clean, refuse
+from edgekit.header.container import clean, refuse
+from edgekit.header.ggml import FILE_TYPES
 from edgekit.records import TensorInfo
 
 ARCHITECTURES: dict[str, tuple[int, int]] = {

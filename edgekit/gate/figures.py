@@ -12,7 +12,7 @@ from statistics import median
 from typing import Literal
 
 from edgekit.energy import estimate_battery, measured_battery
-from edgekit.onsite import Subject, checked_prediction, here_trusted, on_target, peaks_of
+from edgekit.gate.onsite import Subject, checked_prediction, here_trusted, on_target, peaks_of
 from edgekit.records import (
     Battery,
     Estimate,

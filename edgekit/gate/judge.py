@@ -11,8 +11,9 @@ from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime
 
 from edgekit.errors import ExitCode
-from edgekit.metrics import METRICS, Metric, check_gate
-from edgekit.onsite import Subject, on_target
+from edgekit.gate.metrics import METRICS, Metric, check_gate
+from edgekit.gate.onsite import Subject, on_target
+from edgekit.gate.remedies import advise
 from edgekit.records import (
     BASES,
     Case,
@@ -30,7 +31,6 @@ from edgekit.records import (
     Verdict,
     Waiver,
 )
-from edgekit.remedies import advise
 from edgekit.units import format_number, format_percent
 
 __all__ = ["METRICS", "exit_code", "judge", "judge_figure"]

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgekit import calibration, typemix
-from edgekit.calibration import Point
 from edgekit.memory import streamed_bytes
+from edgekit.projection import calibration, typemix
+from edgekit.projection.calibration import Point
 from edgekit.records import Anchor, Device, Header, Settings, TensorInfo
 
 MIN_PROMPT = 64

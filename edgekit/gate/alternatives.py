@@ -10,13 +10,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import product
 
 from edgekit.energy import estimate_battery
 from edgekit.errors import EdgekitError
-from edgekit.ggml import BLOCK
-from edgekit.metrics import Metric
-from edgekit.onsite import Subject
+from edgekit.gate.metrics import Metric
+from edgekit.gate.onsite import Subject
+from edgekit.header.ggml import BLOCK
+from edgekit.memory import changed_settings, leaner_settings, predict_memory
+from edgekit.projection.typemix import FALLBACK, LABELS
 from edgekit.records import (
     Device,
     Estimate,
@@ -29,7 +30,6 @@ from edgekit.records import (
     TensorInfo,
     Unknown,
 )
-from edgekit.typemix import FALLBACK, LABELS
 
 SMALLER = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_xs", "q3_k_m", "q2_k")
 """Labels of llama-quantize that are tried, largest first: the first that clears costs the least quality."""
@@ -94,8 +94,6 @@ def figure_of(subject: Subject, metric: Metric, build: Build) -> Figure:
 
 
 def _predict(device: Device, build: Build) -> MemoryBreakdown | Unknown:
-    from edgekit.memory import predict_memory
-
     try:
         return predict_memory(build.header, build.settings, device.isa)
     except EdgekitError as error:
@@ -117,45 +115,9 @@ def _project(device: Device, build: Build) -> Projection | Unknown:
 
 def leaner(header: Header, settings: Settings, words: str = "") -> Iterator[Build]:
     """The same file under leaner settings, the least painful first; `words` names the file where it is another."""
-    kv_types = ("f16",) if settings.flash_attention == "off" else ("f16", "q8_0")  # a quantized V needs it
-    choices = (
-        replace(settings, output_rows=rows, ubatch_tokens=ubatch, kv_type=kv, mmap=mmap, repack=repack)
-        for rows, ubatch, kv, mmap, repack in product(
-            {settings.output_rows, 1},
-            {settings.ubatch_tokens, *(size for size in (256, 128, 64) if size < settings.ubatch_tokens)},
-            {settings.kv_type, *(kv_types if settings.kv_type == "f16" else ())},
-            {settings.mmap, True},
-            {settings.repack, False},
-        )
-    )
-    for lean in sorted(choices, key=lambda one: _pain(one, settings)):
+    for lean in leaner_settings(settings):
         changes = changed_settings(lean, settings)
         yield Build(words=" and ".join(part for part in (words, changes) if part), header=header, settings=lean)
-
-
-def _pain(lean: Settings, base: Settings) -> float:
-    """What a change costs its user, by judgement: fewer rows nothing, small ubatches prefill, q8_0 KV a little
-    quality, mapped and unpacked weights speed.
-    """
-    return (
-        0.5 * (lean.output_rows != base.output_rows)
-        + (1 + 512 / lean.ubatch_tokens / 8) * (lean.ubatch_tokens != base.ubatch_tokens)
-        + 2.0 * (lean.kv_type != base.kv_type)
-        + 3.0 * (lean.mmap != base.mmap)
-        + 4.0 * (lean.repack != base.repack)
-    )
-
-
-def changed_settings(settings: Settings, base: Settings) -> str:
-    """`1 output row, ubatch 128, q8_0 KV, mmap, no repacking`; empty when nothing differs."""
-    parts = (
-        (settings.output_rows != base.output_rows, f"{settings.output_rows} output row"),
-        (settings.ubatch_tokens != base.ubatch_tokens, f"ubatch {settings.ubatch_tokens}"),
-        (settings.kv_type != base.kv_type, f"{settings.kv_type} KV"),
-        (settings.mmap != base.mmap, "mmap"),
-        (settings.repack != base.repack, "no repacking (slower kernels)"),
-    )
-    return ", ".join(words for differs, words in parts if differs)
 
 
 def smaller_quants(header: Header, settings: Settings) -> Iterator[Build]:
@@ -183,7 +145,7 @@ def smaller_students(header: Header, settings: Settings) -> Iterator[Build]:
 
 def requantized(header: Header, label: str) -> Header:
     """`header` as llama-quantize would write it as `label`: the output matrix and part of the ffn_down and attn_v
-    tensors take larger types (`edgekit.typemix`).
+    tensors take larger types (`edgekit.projection.typemix`).
     """
     tensors = tuple(_retyped(tensor, label, header) for tensor in header.tensors)
     saved = sum(old.size_bytes - new.size_bytes for old, new in zip(header.tensors, tensors, strict=True))

@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from edgekit.ggml import TENSOR_TYPES
+from edgekit.header.ggml import TENSOR_TYPES
 from edgekit.records import TensorInfo
 
 MAX_KEYS, MAX_TENSORS, MAX_ALIGNMENT = 65_536, 65_536, 65_536

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from edgekit.alternatives import Build, Found, clears, first_clearing, leaner, smaller_quants, smaller_students
-from edgekit.energy_model import highest_rate_for, power_model
-from edgekit.metrics import Metric
-from edgekit.onsite import Subject
+from edgekit.energy.model import highest_rate_for, power_model
+from edgekit.gate.alternatives import Build, Found, clears, first_clearing, leaner, smaller_quants, smaller_students
+from edgekit.gate.metrics import Metric
+from edgekit.gate.onsite import Subject
 from edgekit.records import Estimate, Figure, Gate, MemoryBreakdown, Projection, Status, Unknown
 from edgekit.units import format_bytes, format_number, format_percent, format_rate
 

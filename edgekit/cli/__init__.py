@@ -79,8 +79,8 @@ def bench(
     quiet: QuietOption = False,
 ) -> int:
     """Measure MODEL here, project it to the devices, judge it and write the release gate report."""
-    from edgekit import cli_support as support
     from edgekit import pipeline
+    from edgekit.cli import support
 
     overrides = support.overrides(context, batch, ubatch, kv_type, flash_attention, mmap, repack, threads, output_rows)
     workload = support.workload(quick=quick, thorough=thorough, sustained=sustained, timeout=timeout)
@@ -124,9 +124,9 @@ def fit(
 
     The exit code answers for memory; projected speed is shown but not judged. `--gates FILE` judges by that file.
     """
-    from edgekit import cli_support as support
     from edgekit import pipeline
-    from edgekit.cli_fit import show_fit
+    from edgekit.cli import support
+    from edgekit.cli.fit import show_fit
 
     overrides = support.overrides(context, batch, ubatch, kv_type, flash_attention, mmap, repack, threads, output_rows)
     answer = pipeline.fit(model, device, overrides=overrides, gates=support.gates(gates))
@@ -146,8 +146,8 @@ def gate(
     html: Annotated[Path | None, typer.Option("--html", help="Also write the HTML page here.")] = None,
 ) -> int:
     """Judge recorded evidence again, with other gates or for another device; needs no model."""
-    from edgekit import cli_support as support
     from edgekit import pipeline
+    from edgekit.cli import support
 
     support.require_devices(device)
     loaded_gates = support.gates(gates)
@@ -163,8 +163,8 @@ def audit(
     json: JsonOption = False,
 ) -> int:
     """Say for each claimed speed, memory and battery life whether physics allows it, with the arithmetic."""
-    from edgekit import cli_verbs as verbs
     from edgekit.claims import audit as audit_claims
+    from edgekit.cli import verbs
 
     return verbs.show_audit([result for path in claims for result in audit_claims(path)], as_json=json)
 
@@ -178,7 +178,7 @@ def standin(
     quiet: QuietOption = False,
 ) -> int:
     """Write a stand-in: a model of SHAPE with random weights, of true size, memory and speed and no quality."""
-    from edgekit import cli_verbs as verbs
+    from edgekit.cli import verbs
 
     return verbs.write_stand_in(shape, type, out, force=force, quiet=quiet)
 
@@ -199,7 +199,7 @@ def devices(context: typer.Context, json: JsonOption = False) -> int:
     """List the device profiles."""
     if context.invoked_subcommand:
         return ExitCode.PASS
-    from edgekit import cli_verbs as verbs
+    from edgekit.cli import verbs
 
     return verbs.list_devices(as_json=json)
 
@@ -210,7 +210,7 @@ def devices_show(
     json: JsonOption = False,
 ) -> int:
     """Show a profile with the source of every number."""
-    from edgekit import cli_verbs as verbs
+    from edgekit.cli import verbs
 
     return verbs.show_device(name, as_json=json)
 
@@ -233,7 +233,7 @@ def devices_anchor(
     model: Annotated[Path | None, typer.Option("--model", help="The GGUF that was run: exact bytes per token.")] = None,
 ) -> int:
     """Turn real llama-bench runs into anchors, so that the profile projects from your own device."""
-    from edgekit import cli_verbs as verbs
+    from edgekit.cli import verbs
 
     return verbs.add_anchors(name, results, out, model)
 

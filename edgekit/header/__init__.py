@@ -6,9 +6,9 @@ import hashlib
 import re
 from pathlib import Path
 
-from edgekit.architectures import describe
 from edgekit.errors import EdgekitError
-from edgekit.gguf_container import Container, Short, Unusable, clean, parse, refuse
+from edgekit.header.architectures import describe
+from edgekit.header.container import Container, Short, Unusable, clean, parse, refuse
 from edgekit.records import Header
 
 READ_STEPS_BYTES = (16 * 2**20, 256 * 2**20)  # nearly every header ends within the first; none may pass the last

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgekit.claims_file import Claim, Span, read_claims
+from edgekit.claims.file import Claim, Span, read_claims
 from edgekit.errors import ExitCode
 from edgekit.units import format_bytes, format_number, format_percent
 

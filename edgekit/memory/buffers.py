@@ -7,7 +7,7 @@ formula was read off the buffer sizes it logs, and is checked against them in `t
 from __future__ import annotations
 
 from edgekit.errors import EdgekitError
-from edgekit.ggml import BLOCK
+from edgekit.header.ggml import BLOCK
 from edgekit.records import Header, Settings
 
 MAX_CONTEXT, MAX_BATCH = 2**24, 2**20

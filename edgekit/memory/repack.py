@@ -8,7 +8,7 @@ An ISA is the architecture and its features joined by `+`: `arm64+dotprod+i8mm`,
 from __future__ import annotations
 
 from edgekit.errors import EdgekitError
-from edgekit.ggml import BLOCK
+from edgekit.header.ggml import BLOCK
 from edgekit.records import TensorInfo
 
 FEATURES = {

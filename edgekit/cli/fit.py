@@ -59,7 +59,7 @@ def _speeds(case: Case) -> tuple[str, str]:
 
 def _figure(figure: Figure, unit: str) -> str:
     if isinstance(figure, Unknown):
-        return f"unknown: {figure.reason}"
+        return "unknown"
     value, low, high = (format_number(number, unit) for number in (figure.value, figure.low, figure.high))
     return f"{value} ({low.removesuffix(_unit(high))} – {high})"
 
@@ -71,7 +71,7 @@ def _unit(text: str) -> str:
 def _configurations(rows: tuple[FitRow, ...]) -> Table:
     """Contexts down, micro-batch × KV type across."""
     columns = list(dict.fromkeys((row.settings.ubatch_tokens, row.settings.kv_type) for row in rows))
-    budget = _budget(rows[0].budget) if rows else ""
+    budget = _budget(rows[0].budget) if rows else "no budget"
     table = Table(box=None, pad_edge=False, title=f"working set against {budget}", title_justify="left")
     table.add_column("context", justify="right")
     for ubatch, kv_type in columns:
@@ -87,7 +87,8 @@ def _configurations(rows: tuple[FitRow, ...]) -> Table:
 
 
 def _budget(budget: Estimate) -> str:
-    return f"{format_bytes(budget.value)} ({budget.note})" if budget.note else format_bytes(budget.value)
+    span = f" ({_figure(budget, 'bytes').partition('(')[2]}" if budget.low < budget.high else ""
+    return f"{format_bytes(budget.value)}{span}, {budget.note}"
 
 
 def _nearest(fit: Fit) -> str:

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from edgekit.errors import EdgekitError, ExitCode
-from edgekit.gates import load_gates
+from edgekit.gate.gates import load_gates
 from edgekit.pipeline import Intent, Overrides
 from edgekit.progress import Progress, silent
 from edgekit.records import Evidence, Gates, Report, Workload

@@ -1,5 +1,5 @@
-"""Energy, measured where the machine has a counter (`edgekit.counters`) and estimated where it has none
-(`edgekit.energy_model`); the basis of a figure says which, and one never stands in for the other silently.
+"""Energy, measured where the machine has a counter (`edgekit.energy.counters`) and estimated where it has none
+(`edgekit.energy.model`); the basis of a figure says which, and one never stands in for the other silently.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgekit.counters import Counter, find_counters, why_none
-from edgekit.energy_model import estimate_battery, usable_wh
+from edgekit.energy.counters import Counter, find_counters, why_none
+from edgekit.energy.model import estimate_battery, usable_wh
 from edgekit.records import Battery, Device, EnergyReading, Estimate, Measurement, Sample, Unknown, weakest
 from edgekit.units import format_rate
 

@@ -1,7 +1,7 @@
 """Speed of an artifact on a device that is not at hand, from the device's own published runs (design §5).
 
-`edgekit.calibration` holds the fitted model, `edgekit.projection_terms` states headers and anchors in its terms; here
-the answer becomes figures with a 90 % range. Whatever nobody has measured is refused with what would settle it.
+`calibration` holds the fitted model, `terms` states headers and anchors in its terms; here the answer becomes figures
+with a 90 % range. Whatever nobody has measured is refused with what would settle it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgekit import calibration, typemix
-from edgekit.anchors import is_llama_cpp
-from edgekit.calibration import Point, Prior
-from edgekit.projection_terms import (
+from edgekit.devices.anchors import is_llama_cpp
+from edgekit.projection import calibration, typemix
+from edgekit.projection.calibration import Point, Prior
+from edgekit.projection.terms import (
     MIN_PROMPT,
     Target,
     decode_points,

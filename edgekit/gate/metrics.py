@@ -1,6 +1,6 @@
 """What a gate can ask for: one function and one line in `METRICS` each.
 
-The functions themselves are in `edgekit.figures`.
+The functions themselves are in `edgekit.gate.figures`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
-from edgekit import figures
 from edgekit.errors import EdgekitError
+from edgekit.gate import figures
 from edgekit.records import Figure, Gate, Projection
 
 

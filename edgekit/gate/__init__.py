@@ -1,0 +1,8 @@
+"""Evidence and gates → verdict: the whole range clears, the whole range misses, or it is unknown."""
+
+from __future__ import annotations
+
+from edgekit.gate.judge import exit_code, judge, judge_figure
+from edgekit.gate.metrics import METRICS
+
+__all__ = ["METRICS", "exit_code", "judge", "judge_figure"]
