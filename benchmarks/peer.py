@@ -21,8 +21,8 @@ from typing import Any
 
 from edgekit import __version__
 from edgekit.bench import probe_host
+from edgekit.files import replacing
 from edgekit.runtimes import sandbox
-from edgekit.storage import replacing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,10 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.bench import probe_host
+from edgekit.files import replacing
 from edgekit.shapes import QUANTS, SHAPES, Shape, plan_tensors, planned_bytes, write_stand_in
 from edgekit.shapes.gguf_header import header_bytes, padded
 from edgekit.shapes.vocabulary import synthesise
-from edgekit.storage import replacing, to_json
+from edgekit.storage import to_json
 from edgekit.summary import median_interval
 
 RESULTS = Path(__file__).parent / "results" / "standin.json"

@@ -37,7 +37,6 @@ from edgekit.records import (
     Verdict,
     Workload,
 )
-from edgekit.shapes import cached_stand_in, load_shape, plan_header
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +76,7 @@ def bench(
     EdgekitError for input that cannot be benched at all.
     """
     from edgekit.bench import measure
+    from edgekit.shapes import cached_stand_in
 
     overrides = overrides or Overrides()
     measured: dict[tuple[Path, Settings], tuple[Artifact, Measurement]] = {}
@@ -137,6 +137,7 @@ def plan(
     """What `bench` with the same arguments would do; nothing is written or run but a tenth of a second of probing."""
     from edgekit.bench import plan_run
     from edgekit.bench.duration import expected_duration_s, read_bandwidth_bytes_per_s
+    from edgekit.shapes import load_shape, plan_header
 
     bandwidth = read_bandwidth_bytes_per_s()
     intents = []

@@ -1,12 +1,8 @@
-"""Records on disk: loading and validating at the boundary, the published schema, and writes that leave no half file."""
+"""Records on disk: loading and validating at the boundary, and the published schema."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from edgekit import records
 from edgekit.errors import EdgekitError
+from edgekit.files import replacing
 
 T = TypeVar("T")
 
@@ -80,41 +77,10 @@ def write_record(path: Path, record: object) -> None:
         temporary.write_text(to_json(record) + "\n", encoding="utf-8")
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name when the block ends well and vanishes otherwise, Ctrl-C
-    included.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".partial")
-    except OSError as error:
-        raise EdgekitError(
-            f"cannot write ({(error.strerror or 'not writable').lower()}): `{path}`",
-            hint="choose a writable place with `--out`",
-        ) from None
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        raise EdgekitError(f"cannot write ({(error.strerror or 'failed').lower()}): `{path}`") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
 def report_schema() -> dict[str, Any]:
     """JSON Schema of the report file, as `edgekit schema` prints it."""
     schema = _adapter(records.Report).json_schema(mode="serialization")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edgekit release gate report", **schema}
 
 
-__all__ = ["from_json", "load_record", "read_bounded", "replacing", "report_schema", "to_json", "write_record"]
+__all__ = ["from_json", "load_record", "read_bounded", "report_schema", "to_json", "write_record"]

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import EdgekitError
+from edgekit.files import replacing
 from edgekit.records import Estimate, Settings, Unknown, Workload, exact, weakest
-from edgekit.storage import from_json, load_record, replacing, report_schema, to_json, write_record
+from edgekit.storage import from_json, load_record, report_schema, to_json, write_record
 
 
 def test_round_trip(tmp_path: Path) -> None:

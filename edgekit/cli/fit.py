@@ -10,7 +10,6 @@ from rich.table import Table
 from edgekit.memory import FitRow
 from edgekit.pipeline import Fit
 from edgekit.records import Case, Estimate, Figure, MemoryBreakdown, Projection, Unknown
-from edgekit.storage import to_json
 from edgekit.units import format_bytes, format_number
 
 WORDS = {"pass": "fits", "fail": "too big", "unknown": "unsure"}
@@ -19,6 +18,8 @@ WORDS = {"pass": "fits", "fail": "too big", "unknown": "unsure"}
 def show_fit(fit: Fit, *, as_json: bool) -> None:
     """The answer on stdout: verdict, each device's memory and speed, the table of configurations, what would fit."""
     if as_json:
+        from edgekit.storage import to_json  # pydantic costs a quarter of a second
+
         print(to_json(fit))  # noqa: T201
         return
     console = Console()

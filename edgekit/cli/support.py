@@ -11,11 +11,11 @@ from datetime import datetime
 from pathlib import Path
 
 from edgekit.errors import EdgekitError, ExitCode
+from edgekit.files import replacing
 from edgekit.gate.gates import load_gates
 from edgekit.pipeline import Intent, Overrides
 from edgekit.progress import Progress, silent
 from edgekit.records import Evidence, Gates, Report, Workload
-from edgekit.storage import from_json, read_bounded, replacing, to_json, write_record
 from edgekit.units import format_bytes, format_duration
 
 RESULTS = "edgekit-results"
@@ -100,6 +100,8 @@ def gates(path: Path | None) -> Gates | None:
 
 def load_evidence(path: Path) -> Evidence:
     """Evidence from its own file or from within a report."""
+    from edgekit.storage import from_json, read_bounded
+
     text = read_bounded(path)
     if b'"kind": "report"' in text[:200]:
         return from_json(text, Report, origin=str(path)).evidence
@@ -143,6 +145,7 @@ class Places:
 
     def _write_folder(self, report: Report, *, alone: bool) -> Path:
         from edgekit.report import render
+        from edgekit.storage import write_record
 
         folder = self._folder_of(report, alone=alone)
         write_record(folder / "evidence.json", report.evidence)
@@ -176,6 +179,8 @@ def _write_text(path: Path, text: str) -> None:
 def show(reports: Sequence[Report], folders: Sequence[Path], *, as_json: bool) -> None:
     """The reports on stdout; where they were written on stderr."""
     if as_json:
+        from edgekit.storage import to_json
+
         for report in reports:  # one JSON document a line when there are several, as llama-bench's jsonl
             print(to_json(report, indent=2 if len(reports) == 1 else None))  # noqa: T201
     else:

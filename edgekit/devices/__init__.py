@@ -16,9 +16,9 @@ from typing import Any, Literal, cast, get_args
 
 from edgekit.devices import anchors as anchor_rows
 from edgekit.errors import EdgekitError
+from edgekit.files import replacing
 from edgekit.gate.gates import parse_gates
 from edgekit.records import Anchor, Cluster, Device, FlashAttention, Gates, KvType, Settings, Sourced
-from edgekit.storage import replacing
 from edgekit.tables import (
     choice_at,
     flag_at,

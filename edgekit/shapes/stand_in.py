@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.errors import EdgekitError
+from edgekit.files import replacing
 from edgekit.progress import Progress, silent
 from edgekit.records import TensorInfo
 from edgekit.shapes.gguf_header import header_bytes, padded
 from edgekit.shapes.mix import BLOCKS, check_quant, plan_tensors
 from edgekit.shapes.shape import Shape, load_shape
-from edgekit.storage import replacing
 from edgekit.units import format_bytes
 
 if TYPE_CHECKING:
