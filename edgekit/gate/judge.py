@@ -312,7 +312,8 @@ def _outcome(checks: tuple[Check, ...], today: date) -> tuple[Status, str]:
     elif not counted:
         status, reason = "unknown", "no required check is left to pass" if required else "no required check to pass"
     else:
-        status, reason = "pass", f"all {len(counted)} required checks{' that count' if waived else ''} are met"
+        met = "the required check is met" if len(counted) == 1 else f"all {len(counted)} required checks are met"
+        status, reason = "pass", met.replace(" are met", " that count are met") if waived else met
     if failing and open_:
         reason += f"; not known: {_names(open_)}"
     for check in waived:
@@ -350,6 +351,8 @@ def _doubted(status: Status, reason: str, evidence: Evidence, gates: Gates) -> t
 def _class_outcome(verdicts: tuple[Verdict, ...]) -> tuple[Status, str]:
     passing = [verdict.device_title for verdict in verdicts if verdict.status == "pass"]
     failing = [verdict.device_title for verdict in verdicts if verdict.status == "fail"]
+    if len(verdicts) == 1:
+        return verdicts[0].status, f"the only device of the class: {verdicts[0].reason}"
     if len(passing) == len(verdicts):
         return "pass", f"all {len(verdicts)} devices of the class pass"
     if len(failing) == len(verdicts):
