@@ -41,27 +41,15 @@ def timed(command: list[str], folder: Path, codes: tuple[int, ...] = (0, 1, 3)) 
     return time.perf_counter() - started
 
 
-def extra_s(measurement: Measurement) -> float:
-    """Seconds of the adaptive processes: those that ran no depth and came after the planned ones."""
-    planned = measurement.workload.processes
-    deep = {sample.process for sample in measurement.samples if "@" in sample.test}
-    last = max((sample.process for sample in measurement.samples), default=0)
-    extras = [process for process in range(planned, last + 1) if process not in deep]
-    if not extras:
-        return 0.0
-    ends = {p: max(s.started_s + s.elapsed_s for s in measurement.samples if s.process == p) for p in range(last + 1)}
-    return ends[extras[-1]] - ends[planned - 1]
-
-
 def bench_once(model: Path, device: str, options: list[str]) -> tuple[dict[str, float], Measurement]:
-    """One `edgekit bench`: its wall seconds, those of its adaptive repetitions, and the whole measurement."""
+    """One `edgekit bench`: its wall seconds and the whole measurement."""
     with tempfile.TemporaryDirectory() as name:
         command = [*EDGEKIT, "bench", str(model), "--device", device, "--out", f"{name}/out", "--quiet", *options]
         wall_s = timed(command, Path(name))
         measurement = load_record(Path(name) / "out" / "evidence.json", Evidence).measurement
         assert measurement is not None
         last_s = max(sample.started_s + sample.elapsed_s for sample in measurement.samples)
-        return {"wall_s": wall_s, "extra_s": extra_s(measurement), "measuring_s": last_s}, measurement
+        return {"wall_s": wall_s, "measuring_s": last_s}, measurement
 
 
 def llama_bench_once(tool: Path, model: Path, *, amx: bool) -> dict[str, float]:
@@ -108,16 +96,14 @@ def main() -> int:
         before = read_counters()
         rounds = []
         for _ in range(arguments.rounds):
-            default, measurement = bench_once(model, arguments.device, [])
+            default, measurement = bench_once(model, arguments.device, ["--max-repetitions", "10"])
             quick, _ = bench_once(model, arguments.device, ["--quick"])
             # the peer runs the kernels that ran here: edgekit's worker goes without AMX where the build's are broken
             amx = measurement.runtime is not None and "AMX" in measurement.runtime.cpu_features
             row = {"default": default, "quick": quick, "llama_bench": llama_bench_once(tool, model, amx=amx)}
             rounds.append(row)
             print(json.dumps(row), flush=True)
-        spent = {
-            name: median(row[name]["wall_s"] - row[name].get("extra_s", 0.0) for row in rounds) for name in rounds[0]
-        }
+        spent = {name: median(row[name]["wall_s"] for row in rounds) for name in rounds[0]}
         result |= {
             "rounds": rounds,
             "others_cpu_share": others_share(before, read_counters()),

@@ -57,6 +57,9 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Ten of pp128/tg32: a third of the time, wider.")] = False,
     thorough: Annotated[bool, typer.Option("--thorough", help="More prompt lengths and depths.")] = False,
     sustained: Annotated[str, typer.Option("--sustained", help="Also decode this long, e.g. 10m.")] = "",
+    max_repetitions: Annotated[
+        int | None, typer.Option("--max-repetitions", min=10, help="Stop adding repetitions here.  [default: 60]")
+    ] = None,
     gates: GatesOption = None,
     context: ContextOption = None,
     batch: BatchOption = None,
@@ -83,7 +86,9 @@ def bench(
     from edgekit.cli import support
 
     overrides = support.overrides(context, batch, ubatch, kv_type, flash_attention, mmap, repack, threads, output_rows)
-    workload = support.workload(quick=quick, thorough=thorough, sustained=sustained, timeout=timeout)
+    workload = support.workload(
+        quick=quick, thorough=thorough, sustained=sustained, timeout=timeout, max_repetitions=max_repetitions
+    )
     support.require_devices(device)
     support.check_on_device(on_device, device)
     loaded_gates = support.gates(gates)

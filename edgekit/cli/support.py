@@ -33,7 +33,9 @@ def seconds(text: str, option: str) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
-def workload(*, quick: bool, thorough: bool, sustained: str, timeout: str) -> Workload:
+def workload(
+    *, quick: bool, thorough: bool, sustained: str, timeout: str, max_repetitions: int | None = None
+) -> Workload:
     """The preset the flags name, with its durations."""
     from dataclasses import replace
 
@@ -46,6 +48,7 @@ def workload(*, quick: bool, thorough: bool, sustained: str, timeout: str) -> Wo
         preset,
         sustained_s=seconds(sustained, "--sustained") if sustained else 0.0,
         timeout_s=seconds(timeout, "--timeout"),
+        repetitions_max=min(max_repetitions or preset.repetitions_max, preset.repetitions_max),
     )
 
 
