@@ -2,8 +2,8 @@
 
     python benchmarks/walltime.py --llama-bench BIN/llama-bench [--rounds 3]
 
-`edgekit bench` (default and `--quick`) on the 1.5B stand-in ÷ `llama-bench -p 512 -n 128 -r 10`, in turn; the
-seconds of adaptive repetitions, which a noisy host asks for, are told apart and taken off. `edgekit --help` and
+`edgekit bench` (default and `--quick`) on the 1.5B stand-in ÷ `llama-bench -p 512 -n 128 -r 10`, in turn, without the
+adaptive repetitions that a noisy host asks for (`--max-repetitions 10`). `edgekit --help` and
 `edgekit fit` are medians. Wanted: ≤ 2, `--quick` ≤ a third of the default, help ≤ 0.15 s, fit ≤ 1 s on a 4 GB file.
 Writes `results/walltime.json`.
 """
