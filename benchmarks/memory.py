@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from itertools import islice
@@ -24,7 +25,7 @@ from edgekit.header import read_header
 from edgekit.memory import predict_memory
 from edgekit.records import Settings
 from edgekit.runtimes import Step, open_worker
-from edgekit.shapes import cached_stand_in
+from edgekit.shapes import cached_stand_in, load_shape, planned_bytes
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"
 WANTED = 0.05
@@ -120,13 +121,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="run the cells whose file name contains this")
     parser.add_argument("--limit", type=int, help="run the first N cells")
+    parser.add_argument("--minutes", type=float, help="cheapest cells first, and begin none after so long")
     parser.add_argument("--threads", type=int, default=0, help="0: the physical cores")
     parser.add_argument("--timeout", type=float, default=1800, help="seconds per cell")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     chosen = [cell for cell in cells() if arguments.only in "-".join(cell[:2])]
-    rows, model = [], Path()
+    rows, model, started = [], Path(), time.monotonic()
+    if arguments.minutes:
+        chosen.sort(key=lambda cell: cell[2].context_tokens * planned_bytes(load_shape(cell[0]), cell[1]))
     for shape, quant, wanted in islice(chosen, arguments.limit):
+        if arguments.minutes and time.monotonic() - started > arguments.minutes * 60:
+            print(f"stopped after {arguments.minutes:g} minutes: {len(rows)} of {len(chosen)} cells measured")
+            break
         model = cached_stand_in(shape, quant)
         row = measure_cell(model, replace(wanted, threads=arguments.threads), arguments.timeout)
         rows.append({"shape": shape, "quant": quant, **row})
@@ -137,7 +144,10 @@ def main() -> int:
         where = f"c{wanted.context_tokens} u{wanted.ubatch_tokens} {wanted.kv_type} {kind} fa-{wanted.flash_attention}"
         print(f"{len(rows):3}/{len(chosen)}  {shape:9} {quant:7} {where:38}  {shown}", flush=True)
     found = summary(rows)
-    write_result(arguments.out, {"benchmark": "memory", **circumstances(model), "summary": found, "cells": rows})
+    write_result(
+        arguments.out,
+        {"benchmark": "memory", **circumstances(model), "cells_planned": len(chosen), "summary": found, "cells": rows},
+    )
     for name, figures in found.items():
         print(name, "  ".join(f"{key} {value:.2%}" for key, value in figures.items() if key != "cells"))
     return 0 if all(figures["p95"] <= WANTED for figures in found.values()) else 1
