@@ -7,6 +7,7 @@ import math
 import runpy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gate_records as r
 import pytest
@@ -380,8 +381,9 @@ def test_every_range_is_finite_positive_and_ordered(speeds, idle, cap, device_cl
 # ---- metered on the device ----------------------------------------------------------------------------------------
 
 
-def metered(scope: str, test: str = "sustained", joules: float = 2400.0) -> EnergyReading:
-    return EnergyReading(scope=scope, counter="BAT0", test=test, joules=joules, elapsed_s=600.0, tokens=12_000)
+def metered(scope: str, test: str = "sustained", joules: float = 2400.0, **changes: Any) -> EnergyReading:
+    whole = EnergyReading(scope=scope, counter="BAT0", test=test, joules=joules, elapsed_s=600.0, tokens=12_000)
+    return replace(whole, **changes)
 
 
 def test_only_the_whole_device_in_the_sustained_run_makes_battery_hours() -> None:
@@ -393,6 +395,41 @@ def test_only_the_whole_device_in_the_sustained_run_makes_battery_hours() -> Non
     assert found.joules_per_token.value == pytest.approx(0.2)
     assert found.hours.value == pytest.approx(17 / 4)
     assert found.hours.basis == "estimated"  # the battery's Wh are not measured
+
+
+def test_ten_seconds_are_no_sustained_draw() -> None:
+    short = metered("device", joules=40.0, elapsed_s=10.0, tokens=200)
+    found = measured_battery(SMARTPHONE, r.on_phone(energy=(short,)))
+    assert isinstance(found, Unknown)
+    assert "10 s of ten minutes" in found.reason
+    assert "--sustained 10m" in found.settle
+    assert isinstance(measured_battery(SMARTPHONE, r.on_phone(energy=(metered("device"), short))), Unknown)
+
+
+def test_the_batteries_of_one_device_add_up() -> None:
+    two = (metered("device", joules=720.0), metered("device", joules=660.0, counter="BAT1"))
+    found = measured_battery(SMARTPHONE, r.on_phone(energy=two))
+    assert found.power_w.value == pytest.approx(2.3)
+    assert found.power_w.low == pytest.approx(2.3 * 0.9)
+    assert found.joules_per_token.value == pytest.approx(1380 / 12_000)
+    assert found.at_tokens_per_s.value == pytest.approx(20)
+    assert isinstance(measured_battery(SMARTPHONE, r.on_phone(energy=(*two, metered("device")))), Unknown)
+
+
+@pytest.mark.parametrize("unavailable", ["", "may not be read"])
+def test_one_battery_in_trouble_leaves_the_whole_draw_unknown(unavailable: str) -> None:
+    good = Counter(name="BAT0", scope="device", counts="power", read=lambda: 1.2)
+    idle = Unknown(reason="the battery says `not charging`")
+    bad = Counter(name="BAT1", scope="device", counts="power", read=lambda: idle, unavailable=unavailable)
+    package = Counter(name="package", scope="package", counts="power", read=lambda: 1.0)
+    meter = EnergyMeter((good, bad, package))
+    meter.start()
+    meter.stop("sustained", r.samples("sustained", 128, 20))
+    assert [reading.counter for reading in meter.readings] == ["package"]
+    alone = EnergyMeter((good, bad))
+    alone.start()
+    alone.stop("sustained", r.samples("sustained", 128, 20))
+    assert alone.unknown == (unavailable or idle.reason)
 
 
 def test_why_nothing_was_metered_reaches_the_reason() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from edgekit.energy.counters import Counter, find_counters, why_none
 from edgekit.energy.model import estimate_battery, usable_wh
 from edgekit.records import Battery, Device, EnergyReading, Estimate, Measurement, Sample, Unknown, weakest
+from edgekit.summary import SUSTAINED, SUSTAINED_AFTER_S
 from edgekit.units import format_rate
 
 __all__ = ["EnergyMeter", "Meter", "estimate_battery", "find_counters", "measured_battery", "metering", "why_none"]
@@ -21,6 +22,8 @@ __all__ = ["EnergyMeter", "Meter", "estimate_battery", "find_counters", "measure
 INTERVAL_S = 0.1
 GAUGE_ERROR = 0.10
 """Assumed error of a fuel gauge's current: its makers promise a few per cent, phones are not calibrated."""
+LONG_ENOUGH_S = 0.98 * SUSTAINED_AFTER_S
+"""A draw metered for less is not sustained: hot devices throttle only after minutes."""
 
 
 @dataclass(slots=True)
@@ -122,7 +125,8 @@ class EnergyMeter:
         """Why nothing was metered; empty once something was."""
         if self.readings:
             return ""
-        return "; ".join(self._troubles) or why_none(self.counters) or "no step was metered"
+        reasons = [*self._troubles, *(counter.unavailable for counter in self.counters if counter.unavailable)]
+        return "; ".join(dict.fromkeys(reasons)) or why_none(self.counters) or "no step was metered"
 
     def start(self) -> None:
         """Begin a step. A step that never ended, because its worker died, is dropped."""
@@ -132,38 +136,33 @@ class EnergyMeter:
         ]
 
     def stop(self, test: str, samples: Sequence[Sample]) -> None:
-        """End the step and keep what each counter says of it."""
+        """End the step and keep what each counter says of it; of several batteries all or none, as one tells a part."""
         self._running.close()
         tokens = sum(sample.tokens for sample in samples)
-        for meter in self._meters:
-            reading = meter.reading(test, tokens)
-            if isinstance(reading, Unknown):
-                self._troubles[reading.reason] = None
-            else:
-                self.readings.append(reading)
+        found = [(meter.counter.scope, meter.reading(test, tokens)) for meter in self._meters]
+        self._troubles.update((reading.reason, None) for _, reading in found if isinstance(reading, Unknown))
+        partial = {scope for scope, reading in found if isinstance(reading, Unknown)}
+        partial |= {counter.scope for counter in self.counters if counter.unavailable}
+        self.readings += [
+            reading
+            for scope, reading in found
+            if isinstance(reading, EnergyReading) and not (scope == "device" and scope in partial)
+        ]
         self._meters = []
 
 
 def measured_battery(device: Device, run: Measurement) -> Battery | Unknown:
-    """Battery hours from what the whole device drew in its sustained run; unknown without such a reading.
+    """Battery hours from what the whole device drew in a sustained run of ten minutes; unknown without such a reading.
 
-    Only the scope `device` counts: a package or a rail is a part of what empties the battery.
+    Only the scope `device` counts: a package or a rail is a part of what empties the battery. The batteries of a device
+    feed it together, so their powers add up.
     """
-    readings = [
-        reading
-        for reading in run.energy
-        if reading.scope == "device" and reading.test == "sustained" and min(reading.joules, reading.elapsed_s) > 0
-    ]
-    readings = [reading for reading in readings if reading.tokens > 0]
-    if not readings:
-        return Unknown(
-            reason="the whole device's draw was not measured"
-            + (f": {run.energy_unknown}" if run.energy_unknown else ""),
-            settle="unplug the charger and run `edgekit bench MODEL --sustained 10m` on the device",
-        )
-    power = _spread([reading.joules / reading.elapsed_s for reading in readings])
-    joules = _spread([reading.joules / reading.tokens for reading in readings])
-    speeds = [reading.tokens / reading.elapsed_s for reading in readings]
+    steps = _sustained_steps(run)
+    if isinstance(steps, Unknown):
+        return steps
+    power = _spread([sum(one.joules / one.elapsed_s for one in step) for step in steps])
+    joules = _spread([sum(one.joules / one.tokens for one in step) for step in steps])
+    speeds = [one.tokens / one.elapsed_s for step in steps for one in step]
     middle = sorted(speeds)[len(speeds) // 2]
     speed = Estimate(value=middle, low=min(speeds), high=max(speeds), basis="measured")
     usable = usable_wh(device)
@@ -177,6 +176,28 @@ def measured_battery(device: Device, run: Measurement) -> Battery | Unknown:
         note=f"at {format_rate(speed.value)} and {power.value:.1f} W sustained; the battery's Wh are the profile's",
     )
     return Battery(hours=hours, at_tokens_per_s=speed, power_w=power, joules_per_token=joules, usable_wh=usable)
+
+
+def _sustained_steps(run: Measurement) -> list[tuple[EnergyReading, ...]] | Unknown:
+    """What every battery gave in each sustained step, or why the device's draw is not known."""
+    settle = "unplug the charger and run `edgekit bench MODEL --sustained 10m` on the device"
+    by_counter: dict[str, list[EnergyReading]] = {}
+    for reading in run.energy:
+        if reading.scope == "device" and reading.test == SUSTAINED:
+            by_counter.setdefault(reading.counter, []).append(reading)
+    readings = [reading for of_one in by_counter.values() for reading in of_one]
+    if not readings or any(min(one.joules, one.elapsed_s, one.tokens) <= 0 for one in readings):
+        reason = "the whole device's draw was not measured"
+        return Unknown(reason=reason + (f": {run.energy_unknown}" if run.energy_unknown else ""), settle=settle)
+    shortest = min(reading.elapsed_s for reading in readings)
+    if shortest < LONG_ENOUGH_S:
+        return Unknown(
+            reason=f"the device's draw was metered for {shortest:.0f} s of ten minutes: not yet its sustained power",
+            settle=settle,
+        )
+    if len({len(of_one) for of_one in by_counter.values()}) > 1:
+        return Unknown(reason="one battery of several was not metered in every sustained step", settle=settle)
+    return list(zip(*by_counter.values(), strict=True))
 
 
 def _spread(values: list[float]) -> Estimate:
