@@ -99,6 +99,7 @@ def test_class_profiles_hold_the_spec_table(name: str) -> None:
         "decode_tokens_per_s": decode,
         "battery_h": hours,
         "quality_retention": quality,
+        "memory_share_of_budget": 1.0,  # edgekit's own: a small device of the class has less than the table assumes
     }
     assert device.population
     assert device.members

@@ -22,6 +22,7 @@ from edgekit.records import (
     Finding,
     Gate,
     Noise,
+    Sourced,
     Status,
     Unknown,
     Verdict,
@@ -249,7 +250,19 @@ def test_memory_here_checks_the_predictor(monkeypatch, peak, status) -> None:
     check = check_of(r.evidence(measurement=r.measurement(peaks=(r.peak(peak),))), r.MEMORY)
     assert check.status == status
     assert asked == [(replace(r.SETTINGS, threads=0), r.HOST_ISA)]
-    assert isinstance(check.figure, Unknown) or check.figure == replace(r.memory().working_set, note=check.figure.note)
+    assert isinstance(check.figure, Unknown) or check.figure.value == r.memory().working_set.value
+
+
+@pytest.mark.parametrize(("factor", "low", "high"), [(1.048, 1, 1.048), (1.0, 1, 1), (0.96, 0.96, 1)])
+def test_what_the_predictor_missed_here_widens_the_range(monkeypatch, factor, low, high) -> None:
+    found = r.memory(isa=r.HOST_ISA)
+    monkeypatch.setattr("edgekit.memory.predict_memory", lambda header, settings, isa: found)
+    here = r.measurement(peaks=(r.peak(found.working_set.value * factor),))
+    figure = check_of(r.evidence(measurement=here), r.MEMORY).figure
+    assert figure.low == pytest.approx(found.working_set.low * low)
+    assert figure.high == pytest.approx(found.working_set.high * high)
+    tight = Gate(metric="memory_bytes", max=found.working_set.high)
+    assert check_of(r.evidence(measurement=here), tight).status == ("unknown" if factor > 1 else "pass")
 
 
 def test_a_measurement_of_another_file_voids_the_predictor_check() -> None:
@@ -269,6 +282,15 @@ def test_memory_share_uses_the_pessimistic_budget() -> None:
     tight = r.phone(process_share=replace(r.phone().process_share, value=0.2, low=0.1, high=0.3))
     assert check_of(r.evidence(), gate).status == "pass"
     assert check_of(r.evidence(r.case(tight)), gate, tight).status == "unknown"
+
+
+def test_memory_share_uses_the_range_of_the_ram_and_is_as_weak_as_its_claim() -> None:
+    gate = Gate(metric="memory_share_of_budget", max=1)
+    board = r.phone(ram_bytes=Sourced(value=4e9, low=2e9, high=8e9, source="sold with 2 to 8 GB"))
+    check = check_of(r.evidence(r.case(board)), gate, board)
+    assert (check.status, check.figure.basis) == ("unknown", "claimed")
+    assert check.figure.high == pytest.approx(1.09e9 / 1e9)
+    assert check.figure.low == pytest.approx(1.05e9 / 4e9)
 
 
 def test_time_to_first_token_follows_prefill() -> None:

@@ -12,7 +12,7 @@ from edgekit.devices import load_device
 from edgekit.errors import EdgekitError
 from edgekit.header import read_header
 from edgekit.header.ggml import BLOCK
-from edgekit.memory import fit_table, memory_budget, predict_memory, streamed_bytes, what_fits
+from edgekit.memory import fit_table, memory_budget, predict_memory, process_budget, streamed_bytes, what_fits
 from edgekit.memory.buffers import compute_bytes, kv_bytes
 from edgekit.memory.repack import features_of, repacked_bytes
 from edgekit.records import Device, Gate, Header, Settings, Sourced, TensorInfo
@@ -281,6 +281,21 @@ def test_budget_is_the_gate_or_the_share_of_ram() -> None:
     assert memory_budget(device(1.2e9)).value == 1.2e9
     budget, ram = memory_budget(device(None)), device(None).ram_bytes.value
     assert (budget.low, budget.value, budget.high) == (ram * 0.25, ram * 0.5, ram * 0.75)
+
+
+def test_an_advisory_gate_is_no_budget_and_a_small_device_keeps_its_own() -> None:
+    small = replace(device(2.4e9), ram_bytes=Sourced(value=2e9, low=1.5e9, high=8e9, source="test"))
+    budget = memory_budget(small)
+    assert (budget.low, budget.value, budget.high) == (1.5e9 * 0.25, 1e9, 2.4e9)
+    advisory = replace(small.gates, gates=(replace(small.gates.gates[0], level="advisory", max=1.0),))
+    assert memory_budget(replace(small, gates=advisory)) == process_budget(small)
+    assert memory_budget(device(1e12)) == process_budget(device(None))
+
+
+@pytest.mark.parametrize("name", ["smartphone", "tablet", "laptop", "sbc"])
+def test_every_class_requires_that_a_process_may_hold_the_model(name: str) -> None:
+    levels = {gate.metric: gate.level for gate in load_device(name).gates.gates}
+    assert levels["memory_share_of_budget"] == "required"
 
 
 def test_fit_table_judges_the_whole_range(nano: Header) -> None:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from edgekit.energy import estimate_battery, measured_battery
 from edgekit.gate.onsite import Subject, checked_prediction, here_trusted, on_target, peaks_of
+from edgekit.memory import process_budget
 from edgekit.records import (
     Battery,
     Estimate,
@@ -22,6 +23,7 @@ from edgekit.records import (
     Projection,
     Unknown,
     exact,
+    weakest,
 )
 from edgekit.summary import load_time, speed, sustained_speed, time_to_first_token
 
@@ -79,16 +81,15 @@ def budget_share(subject: Subject) -> Figure:
     peak = memory(subject)
     if isinstance(peak, Unknown):
         return peak
-    share = subject.device.process_share
-    low, high = share.low or share.value, share.high or share.value
-    if min(low, subject.device.ram_bytes.value) <= 0:
+    budget = process_budget(subject.device)
+    if budget.low <= 0:
         return Unknown(reason="the profile states no memory budget")
-    budget = subject.device.ram_bytes.value
     return Estimate(
-        value=peak.value / (budget * share.value),
-        low=peak.low / (budget * high),
-        high=peak.high / (budget * low),
-        basis=peak.basis,
+        value=peak.value / budget.value,
+        low=peak.low / budget.high,
+        high=peak.high / budget.low,
+        basis=weakest((peak.basis, budget.basis)),
+        note=peak.note,
     )
 
 

@@ -74,7 +74,7 @@ def checked_prediction(evidence: Evidence, predicted: Estimate, which: PeakName)
     """`predicted`, unless a measurement here proves the predictor wrong for this artifact.
 
     The check compares like with like: the peak measured here against a prediction for *this host's* ISA and the
-    settings that ran. The prediction for the device itself is returned unchanged.
+    settings that ran. What the predictor missed here it may miss on the device too: the range is extended by as much.
     """
     run = evidence.measurement
     if run is None:
@@ -96,7 +96,12 @@ def checked_prediction(evidence: Evidence, predicted: Estimate, which: PeakName)
             f"{format_bytes(peak)} measured on `{run.host.isa}`), so its figure for the device is not trusted",
             settle="run on the device itself, or report this model's header to edgekit",
         )
-    return replace(predicted, note=f"the predictor was {format_percent(off)} off on this host")
+    return replace(
+        predicted,
+        low=min(predicted.low, predicted.low * peak / here.value),
+        high=max(predicted.high, predicted.high * peak / here.value),
+        note=f"the predictor was {format_percent(off)} off on this host, and the range is extended by that",
+    )
 
 
 def _predict_here(evidence: Evidence, run: Measurement, which: PeakName) -> Estimate | Unknown:

@@ -22,6 +22,7 @@ from edgekit.records import (
     KvType,
     MemoryBreakdown,
     Settings,
+    Sourced,
     Status,
     TensorInfo,
     exact,
@@ -164,15 +165,34 @@ class WhatFits:
 
 
 def memory_budget(device: Device) -> Estimate:
-    """Bytes the model may take on `device`: the tightest required memory gate where it has one, else RAM × the share
-    one process may hold, with the sources' ranges.
+    """Bytes the model may take on `device`: what one process may hold, and no more than the tightest required memory
+    gate; a limit of the class does not make a small device larger.
     """
-    limits = [gate.max for gate in device.gates.gates if gate.metric == "memory_bytes" and gate.max is not None]
-    if limits:
-        return exact(min(limits), "claimed", "the memory gate")
-    ram, share = device.ram_bytes, device.process_share
-    low, high = ((getattr(ram, side) or ram.value) * (getattr(share, side) or share.value) for side in ("low", "high"))
-    return Estimate(value=ram.value * share.value, low=low, high=high, basis="claimed", note="RAM × share of a process")
+    process = process_budget(device)
+    limits = [
+        gate.max
+        for gate in device.gates.gates
+        if gate.metric == "memory_bytes" and gate.level == "required" and gate.max is not None
+    ]
+    if not limits or min(limits) > process.high:
+        return process
+    limit = min(limits)
+    if limit <= process.low:
+        return exact(limit, "claimed", "the memory gate")
+    return replace(process, value=min(process.value, limit), high=limit, note="the memory gate or RAM × share")
+
+
+def process_budget(device: Device) -> Estimate:
+    """Bytes one process may hold on `device`: RAM × the share of it, with the sources' ranges."""
+    ram, share = _ends(device.ram_bytes), _ends(device.process_share)
+    low, value, high = (size * part for size, part in zip(ram, share, strict=True))
+    return Estimate(value=value, low=low, high=high, basis="claimed", note="RAM × share of a process")
+
+
+def _ends(figure: Sourced) -> tuple[float, float, float]:
+    low = figure.value if figure.low is None else min(figure.low, figure.value)
+    high = figure.value if figure.high is None else max(figure.high, figure.value)
+    return low, figure.value, high
 
 
 def fit_table(header: Header, device: Device) -> tuple[FitRow, ...]:
