@@ -5,7 +5,7 @@ Read this first. Every step leaves a record (`edgekit.records`), and every later
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,6 +58,37 @@ class Overrides:
         return replace(settings, **changed)
 
 
+def load_targets(names: Sequence[str]) -> list[Device]:
+    """The named profiles, each once. Raises EdgekitError for none, and for two profiles that share a name."""
+    if not names:
+        raise EdgekitError("no device named", hint="add `--device smartphone`; `edgekit devices` lists the profiles")
+    found: dict[str, Device] = {}
+    for name in names:
+        device = load_device(name)
+        if found.setdefault(device.name, device).sha256 != device.sha256:
+            raise EdgekitError(f"two different profiles have one name: `{device.name}`", hint="rename one of the files")
+    return list(found.values())
+
+
+def host_device(on_device: str, names: Sequence[str]) -> str:
+    """The name of the profile this host *is*, from what the user wrote; empty where nothing was.
+
+    Raises EdgekitError when it is not one of the devices judged, and for a class: one machine is not a population.
+    """
+    if not on_device:
+        return ""
+    for written, device in zip(names, map(load_device, names), strict=True):
+        if on_device in (written, device.name):
+            if device.tier == "class":
+                raise EdgekitError(
+                    f"`--on-device` names a class of devices: `{on_device}`", hint="name the profile of this machine"
+                )
+            return device.name
+    raise EdgekitError(
+        f"`--on-device` names a device that is not judged: `{on_device}`", hint=f"add `--device {on_device}` as well"
+    )
+
+
 def bench(
     model: Path | None,
     devices: Sequence[str],
@@ -67,33 +98,33 @@ def bench(
     gates: Gates | None = None,
     on_device: str = "",
     progress: Progress = silent,
-) -> list[Report]:
+) -> Iterator[Report]:
     """Measure `model` (or each device's reference student) here, project it to every device and judge it there.
 
-    `on_device` names the profile this host *is*: its own figures are then judged, with basis `measured`, and its run
-    takes the profile's thread count.
-    One report per named device. A run that breaks is part of its report (exit code 4), not an exception; raises
-    EdgekitError for input that cannot be benched at all.
+    Yields a report for each device as soon as it is concluded. `on_device` names the profile this host *is*: its own
+    figures are then judged, with basis `measured`, and its run takes the profile's thread count. A run that breaks is
+    part of its report (exit code 4), not an exception; raises EdgekitError for input that cannot be benched at all.
     """
     from edgekit.bench import measure
     from edgekit.shapes import cached_stand_in
 
     overrides = overrides or Overrides()
-    measured: dict[tuple[Path, Settings], tuple[Artifact, Measurement]] = {}
-    reports = []
-    for device in [load_device(name) for name in devices]:
+    targets = load_targets(devices)
+    here = host_device(on_device, devices)
+    artifacts: dict[Path, Artifact] = {}
+    measured: dict[tuple[Path, Settings, str], Measurement] = {}
+    for device in targets:
         path = model or cached_stand_in(device.reference_student, "q4_0", progress=progress)
-        here = settings_here(device, overrides, on_device)
-        if (path, here) not in measured:
-            artifact = open_artifact(path)
-            measured[path, here] = (
-                artifact,
-                measure(artifact, replace(workload, settings=here), progress=progress, on_device=on_device),
-            )
-        artifact, measurement = measured[path, here]
-        evidence = gather(artifact, device, overrides=overrides, measurement=measurement)
-        reports.append(conclude(evidence, device, gates))
-    return reports
+        if path not in artifacts:
+            artifacts[path] = open_artifact(path, progress=progress)
+        mine = here if here == device.name else ""
+        settings = settings_here(device, overrides, mine)
+        if (path, settings, mine) not in measured:
+            chosen = replace(workload, settings=settings)
+            measured[path, settings, mine] = measure(artifacts[path], chosen, progress=progress, on_device=mine)
+        measurement = measured[path, settings, mine]
+        evidence = gather(artifacts[path], device, overrides=overrides, measurement=measurement)
+        yield conclude(evidence, device, gates)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +147,7 @@ class Intent:
     device: str
     artifact: str
     to_write_bytes: int
-    """Of a stand-in that is not in the cache yet; 0 otherwise."""
+    """Of the stand-in, where it is not in the cache yet; 0 for a model."""
     processes: tuple[tuple[str, ...], ...]
     """The tests of each fresh worker process, in order."""
     settings: Settings
@@ -132,18 +163,24 @@ def settings_here(device: Device, overrides: Overrides, on_device: str = "") -> 
 
 
 def plan(
-    model: Path | None, devices: Sequence[str], *, workload: Workload, overrides: Overrides | None = None
+    model: Path | None,
+    devices: Sequence[str],
+    *,
+    workload: Workload,
+    overrides: Overrides | None = None,
+    on_device: str = "",
 ) -> list[Intent]:
     """What `bench` with the same arguments would do; nothing is written or run but a tenth of a second of probing."""
     from edgekit.bench import plan_run
     from edgekit.bench.duration import expected_duration_s, read_bandwidth_bytes_per_s
     from edgekit.shapes import load_shape, plan_header
 
+    targets, here = load_targets(devices), host_device(on_device, devices)
     bandwidth = read_bandwidth_bytes_per_s()
     intents = []
-    for device in [load_device(name) for name in devices]:
+    for device in targets:
         header = read_header(model) if model else plan_header(load_shape(device.reference_student), "q4_0")
-        settings = settings_here(device, overrides or Overrides())
+        settings = settings_here(device, overrides or Overrides(), here)
         runs = plan_run(replace(workload, settings=settings), header)
         low_s, high_s = expected_duration_s(runs, header, bandwidth)
         intents.append(
@@ -172,10 +209,11 @@ def fit(model: Path, device_name: str, *, overrides: Overrides | None = None, ga
     overrides = overrides or Overrides()
     device = load_device(device_name)
     # the table varies what the user asked for; the judge compares that with the profile's own configuration
-    asked = replace(device, settings=overrides.applied_to(device.settings))
+    asked = replace(device, settings=overrides.applied_to(device.settings), gates=gates or device.gates)
     header = read_header(model)
     evidence = gather(Artifact(path=str(model), header=header), device, overrides=overrides)
-    verdict = judge(evidence, device, gates or memory_gates(device.gates))
+    members = tuple(memory_gated(member) for member in class_members(device))
+    verdict = judge(evidence, memory_gated(device), gates, members=members)
     return Fit(
         evidence=evidence,
         verdict=verdict,
@@ -185,17 +223,18 @@ def fit(model: Path, device_name: str, *, overrides: Overrides | None = None, ga
     )
 
 
-def memory_gates(gates: Gates) -> Gates:
-    """The gates that a header alone can settle."""
-    kept = tuple(gate for gate in gates.gates if METRICS[gate.metric].about == "memory")
-    return make_gates(kept, gates.waivers, origin=f"{gates.origin}, memory only")
+def memory_gated(device: Device) -> Device:
+    """`device` with only those of its gates that a header alone can settle."""
+    kept = tuple(gate for gate in device.gates.gates if METRICS[gate.metric].about == "memory")
+    gates = make_gates(kept, device.gates.waivers, origin=f"{device.gates.origin}, memory only")
+    return replace(device, gates=gates)
 
 
-def open_artifact(path: Path) -> Artifact:
+def open_artifact(path: Path, *, progress: Progress = silent) -> Artifact:
     """The model file at `path` (or the first of its shards): its header, and the SHA-256 of every shard."""
     from edgekit.bench import hash_artifact
 
-    return hash_artifact(path, read_header(path))
+    return hash_artifact(path, read_header(path), progress=progress)
 
 
 def gather(
@@ -207,14 +246,16 @@ def gather(
         edgekit_version=__version__,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         artifact=artifact,
-        cases=tuple(case_of(artifact.header, target, overrides or Overrides()) for target in targets),
+        cases=tuple(
+            case_of(artifact.header, target, (overrides or Overrides()).applied_to(target.settings))
+            for target in targets
+        ),
         measurement=measurement,
     )
 
 
-def case_of(header: Header, device: Device, overrides: Overrides) -> Case:
-    """What is known of `header` on `device` without running it there."""
-    settings = overrides.applied_to(device.settings)
+def case_of(header: Header, device: Device, settings: Settings) -> Case:
+    """What is known of `header` on `device` under `settings` without running it there."""
     projection = project_to(device, header, settings)
     return Case(
         device=device.name,
@@ -249,18 +290,17 @@ def broke(evidence: Evidence) -> bool:
 def regate(evidence: Evidence, devices: Sequence[str], gates: Gates | None = None) -> list[Report]:
     """Judge recorded evidence again, without the model.
 
-    A device the evidence was not gathered for, or whose profile has changed since, is projected anew from the header
-    that the evidence carries.
+    What was measured is kept. What was computed is computed anew from the recorded header and settings, by this version
+    and today's profiles: a stored projection is nobody's proof, and an old one may hold a mended fault.
     """
+    recorded = {case.device: case.settings for case in evidence.cases}
     reports = []
-    for device in [load_device(name) for name in devices]:
-        profiles = {target.name: target.sha256 for target in class_members(device) or (device,)}
-        known = tuple(case for case in evidence.cases if profiles.get(case.device) == case.device_sha256)
-        if len(known) == len(profiles):
-            mine = replace(evidence, cases=known)
-        else:
-            mine = replace(evidence, cases=gather(evidence.artifact, device).cases)
-        reports.append(conclude(mine, device, gates))
+    for device in load_targets(devices):
+        cases = tuple(
+            case_of(evidence.artifact.header, target, recorded.get(target.name, target.settings))
+            for target in class_members(device) or (device,)
+        )
+        reports.append(conclude(replace(evidence, cases=cases, edgekit_version=__version__), device, gates))
     return reports
 
 

@@ -22,7 +22,7 @@ MAX_RECORD_BYTES = 256 * 2**20
 
 # records stay plain dataclasses; at this boundary an unknown field is an error and not ignored
 for _record in filter(is_dataclass, vars(records).values()):
-    _record.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[union-attr]
+    _record.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[union-attr]
 
 
 @cache
@@ -80,7 +80,7 @@ def write_record(path: Path, record: object) -> None:
 def report_schema() -> dict[str, Any]:
     """JSON Schema of the report file, as `edgekit schema` prints it."""
     schema = _adapter(records.Report).json_schema(mode="serialization")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edgekit release gate report", **schema}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "edgekit release gate report"}
 
 
 __all__ = ["from_json", "load_record", "read_bounded", "report_schema", "to_json", "write_record"]

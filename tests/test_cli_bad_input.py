@@ -160,6 +160,17 @@ CASES: dict[str, tuple[Make, str]] = {
         call("bench", "{}/model.gguf", "-d", "smartphone", "--on-device", "galaxy-s25"),
         "galaxy-s25",
     ),
+    "on a device that is a class": (
+        call("bench", "{}/model.gguf", "-d", "smartphone", "--on-device", "smartphone"),
+        "class",
+    ),
+    "two devices in fit": (call("fit", "{}/model.gguf", "-d", "pixel-8", "-d", "galaxy-s25"), "one device"),
+    "no time at all": (call("bench", "{}/model.gguf", "-d", "smartphone", "--timeout", "0"), "--timeout"),
+    "html over a file": (
+        call("bench", "{}/model.gguf", "-d", "smartphone", "--html", "{}/model.gguf"),
+        "overwrites nothing",
+    ),
+    "profile with an escape in a key": (profile('"\\u001b[31mevil\\nerror: second" = 1\n' + PROFILE), "evil"),
     "unknown verb": (call("bnech"), "bnech"),
     "unknown option": (call("bench", "--devise", "smartphone"), "--devise"),
     "evidence is not json": (written("e.json", "{", "gate", "{}/e.json", "-d", "smartphone"), "e.json"),

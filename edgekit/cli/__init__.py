@@ -17,10 +17,10 @@ from edgekit.errors import EdgekitError, ExitCode
 
 app = typer.Typer(
     help="Tells whether a distilled language model may ship to an edge device.",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 pass, 1 fail, 2 usage or bad input, 3 unknown, 4 the run broke, 130 interrupted.",
 )
 devices_app = typer.Typer(help="List, show, check and anchor device profiles.", rich_markup_mode=None)
 app.add_typer(devices_app, name="devices")
@@ -28,11 +28,10 @@ app.add_typer(devices_app, name="devices")
 DeviceOption = Annotated[
     list[str], typer.Option("--device", "-d", help="Profile name or a path to your own .toml; may be repeated.")
 ]
-OneDeviceOption = Annotated[str, typer.Option("--device", "-d", help="Profile name or a path to your own .toml.")]
 GatesOption = Annotated[
     Path | None, typer.Option("--gates", help="Judge by this gates file instead of the profile's [gates].")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout; one document a line for several devices.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 ContextOption = Annotated[int | None, typer.Option("--context", min=1, help="Context in tokens.")]
 BatchOption = Annotated[int | None, typer.Option("--batch", min=1, help="Batch in tokens.")]
@@ -50,7 +49,8 @@ RowsOption = Annotated[int | None, typer.Option("--output-rows", min=0, help="Ro
 @app.command()
 def bench(
     model: Annotated[
-        Path | None, typer.Argument(help="GGUF file. Without it: the device's reference student as a stand-in.")
+        Path | None,
+        typer.Argument(metavar="[MODEL]", help="GGUF file. Without it: the device's reference student as a stand-in."),
     ] = None,
     device: DeviceOption = [],  # noqa: B006 - typer reads the default, nobody mutates it
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the results.")] = None,
@@ -89,14 +89,16 @@ def bench(
     workload = support.workload(
         quick=quick, thorough=thorough, sustained=sustained, timeout=timeout, max_repetitions=max_repetitions
     )
-    support.require_devices(device)
-    support.check_on_device(on_device, device)
     loaded_gates = support.gates(gates)
+    pipeline.load_targets(device)
+    pipeline.host_device(on_device, device)
     if dry_run:
-        return support.show_plan(pipeline.plan(model, device, workload=workload, overrides=overrides))
+        intents = pipeline.plan(model, device, workload=workload, overrides=overrides, on_device=on_device)
+        return support.show_plan(intents)
     places = support.Places.prepare(out, junit=junit, markdown=markdown, html=html)
+    reports, written = [], []
     with support.progress(quiet=quiet) as progress:
-        reports = pipeline.bench(
+        for report in pipeline.bench(
             model,
             device,
             workload=workload,
@@ -104,15 +106,17 @@ def bench(
             gates=loaded_gates,
             on_device=on_device,
             progress=progress,
-        )
-    support.show(reports, places.write(reports), as_json=json)
+        ):
+            reports.append(report)
+            written += places.write(report, among=len(set(device)))
+    support.show(reports, written, as_json=json)
     return pipeline.overall(reports)
 
 
 @app.command()
 def fit(
-    model: Annotated[Path, typer.Argument(help="GGUF file; only its header is read.")],
-    device: OneDeviceOption,
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="GGUF file; only its header is read.")],
+    device: DeviceOption = [],  # noqa: B006
     gates: GatesOption = None,
     context: ContextOption = None,
     batch: BatchOption = None,
@@ -134,7 +138,7 @@ def fit(
     from edgekit.cli.fit import show_fit
 
     overrides = support.overrides(context, batch, ubatch, kv_type, flash_attention, mmap, repack, threads, output_rows)
-    answer = pipeline.fit(model, device, overrides=overrides, gates=support.gates(gates))
+    answer = pipeline.fit(model, support.one_device(device), overrides=overrides, gates=support.gates(gates))
     show_fit(answer, as_json=json)
     return answer.exit_code
 
@@ -154,11 +158,12 @@ def gate(
     from edgekit import pipeline
     from edgekit.cli import support
 
-    support.require_devices(device)
+    pipeline.load_targets(device)
     loaded_gates = support.gates(gates)
     places = support.Places.prepare(out, junit=junit, markdown=markdown, html=html, wanted=out is not None)
     reports = pipeline.regate(support.load_evidence(evidence), device, loaded_gates)
-    support.show(reports, places.write(reports), as_json=json)
+    written = [path for report in reports for path in places.write(report, among=len(reports))]
+    support.show(reports, written, as_json=json)
     return pipeline.overall(reports)
 
 
@@ -176,8 +181,8 @@ def audit(
 
 @app.command()
 def standin(
-    shape: Annotated[str, typer.Argument(help="A reference shape, or the path of a SHAPE.toml.")],
-    type: Annotated[str, typer.Option("--type", help="q4_0, q4_k_m, q6_k, q8_0 or f16.")] = "q4_0",  # noqa: A002
+    shape: Annotated[str, typer.Argument(help="nano-0.6b, nano-1.5b, mini-3b, mini-4b, base-7b, tiny or a .toml.")],
+    type: Annotated[str, typer.Option("--type", help="q4_0, q4_k_m, q5_k_m, q6_k, q8_0 or f16.")] = "q4_0",  # noqa: A002
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     quiet: QuietOption = False,
@@ -255,21 +260,18 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Tells whether a distilled language model may ship to an edge device.
-
-    Exit codes: 0 pass, 1 fail, 2 usage or bad input, 3 unknown, 4 the run broke, 130 interrupted.
-    """
+    """Tells whether a distilled language model may ship to an edge device."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code; every failure is one `error:` line with a hint."""
+    bare = not (sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(args=arguments, prog_name="edgekit", standalone_mode=False)
+        code = app(args=["--help"] if bare else arguments, prog_name="edgekit", standalone_mode=False)
     except typer.Exit as stop:
-        return stop.exit_code
+        code = stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("error: interrupted", file=sys.stderr)  # noqa: T201
-        return ExitCode.INTERRUPTED
+        return _interrupted()
     except EdgekitError as error:
         return _say(error.message, error.hint, error.code)
     except typer.TyperException as error:
@@ -282,7 +284,13 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         message = f"edgekit itself failed ({type(error).__name__}: {_one_line(str(error))})"
         return _say(message, "a bug: please report it with the output of EDGEKIT_TRACEBACK=1", ExitCode.BROKE)
-    return int(code or 0)
+    if code == ExitCode.INTERRUPTED:  # typer turns Ctrl-C into an exit code
+        return _interrupted()
+    return ExitCode.USAGE if bare else int(code or 0)  # an empty call in a CI script must not read as a pass
+
+
+def _interrupted() -> int:
+    return _say("interrupted", "nothing half-written is left behind", ExitCode.INTERRUPTED)
 
 
 def _one_line(text: str) -> str:
@@ -292,5 +300,7 @@ def _one_line(text: str) -> str:
 
 
 def _say(message: str, hint: str, code: ExitCode) -> int:
+    # messages quote names from strangers' files: no escape sequence and no second line may come through
+    message, hint = ("".join(c if c.isprintable() else "\ufffd" for c in text) for text in (message, hint))
     print(f"error: {message}\n\nhint: {hint or 'see `edgekit --help`'}", file=sys.stderr)  # noqa: T201
     return code

@@ -6,6 +6,7 @@ from itertools import groupby
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from edgekit.memory import FitRow
 from edgekit.pipeline import Fit
@@ -13,6 +14,7 @@ from edgekit.records import Case, Estimate, Figure, MemoryBreakdown, Projection,
 from edgekit.units import format_bytes, format_number
 
 WORDS = {"pass": "fits", "fail": "too big", "unknown": "unsure"}
+HEADLINES = {"pass": "FITS", "fail": "DOES NOT FIT", "unknown": "UNSURE"}
 
 
 def show_fit(fit: Fit, *, as_json: bool) -> None:
@@ -26,7 +28,8 @@ def show_fit(fit: Fit, *, as_json: bool) -> None:
     header, verdict = fit.evidence.artifact.header, fit.verdict
     stand_in = " (stand-in weights)" if header.stand_in else ""
     model = f"{header.name or fit.evidence.artifact.path}{'' if 'stand-in' in header.name else stand_in}"
-    line = f"{verdict.status.upper()}  {model} {header.quant} on {verdict.device_title}: {verdict.reason}"
+    head = f"{HEADLINES[verdict.status]} ({verdict.status})"
+    line = f"{head}: {model} {header.quant} on {verdict.device_title}: {verdict.reason}"
     console.print(line, style="bold", markup=False, highlight=False)
     console.print(f"memory by {verdict.gates_origin} ({verdict.gates_sha256[:12]}); nothing was run", markup=False)
     console.print()
@@ -39,10 +42,11 @@ def show_fit(fit: Fit, *, as_json: bool) -> None:
 
 def _cases(fit: Fit) -> Table:
     table = Table("device", "memory", "decode, projected", "prefill, projected", box=None, pad_edge=False)
-    statuses = {member.device: member.status for member in fit.verdict.members or (fit.verdict,)}
+    checks = {leaf.device: leaf.checks for leaf in fit.verdict.members or (fit.verdict,)}
     for case in fit.evidence.cases:
-        speeds = _speeds(case)
-        table.add_row(case.device_title, f"{_memory(case)} {statuses.get(case.device, '')}", *speeds)
+        found = [check.status for check in checks.get(case.device, ()) if check.metric == "memory_bytes"]
+        cells = (case.device_title, " ".join([_memory(case), *found]), *_speeds(case))
+        table.add_row(*(Text(cell) for cell in cells))  # titles are strangers' text: no markup
     return table
 
 

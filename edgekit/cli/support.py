@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,8 @@ def seconds(text: str, option: str) -> float:
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise EdgekitError(f"not a duration for `{option}`: `{text[:40]}`", hint="write it as `90s`, `10m` or `1h`")
+    if float(match[1]) <= 0:
+        raise EdgekitError(f"`{option}` must be longer than nothing: `{text[:40]}`")
     return float(match[1]) * _SECONDS[match[2]]
 
 
@@ -82,18 +85,12 @@ def overrides(
     )
 
 
-def require_devices(names: Sequence[str]) -> None:
-    """Without a device there is nothing to judge by."""
-    if not names:
-        raise EdgekitError("no device named", hint="add `--device smartphone`; `edgekit devices` lists the profiles")
-
-
-def check_on_device(name: str, devices: Sequence[str]) -> None:
-    """`--on-device` speaks of one of the devices judged."""
-    if name and name not in devices:
-        raise EdgekitError(
-            f"`--on-device` names a device that is not judged: `{name}`", hint=f"add `--device {name}` as well"
-        )
+def one_device(names: Sequence[str]) -> str:
+    """The only device named. Raises EdgekitError for none or several."""
+    if len(names) != 1:
+        found = "no device named" if not names else f"`fit` answers for one device at a time: `{', '.join(names)}`"
+        raise EdgekitError(found, hint="give one `--device`; `edgekit devices` lists the profiles")
+    return names[0]
 
 
 def gates(path: Path | None) -> Gates | None:
@@ -106,9 +103,15 @@ def load_evidence(path: Path) -> Evidence:
     from edgekit.storage import from_json, read_bounded
 
     text = read_bounded(path)
-    if b'"kind": "report"' in text[:200]:
-        return from_json(text, Report, origin=str(path)).evidence
-    return from_json(text, Evidence, origin=str(path))
+    try:
+        kind = json.loads(text).get("kind")
+    except (ValueError, AttributeError, RecursionError):
+        kind = None  # the next line says what is wrong with it
+    return (
+        from_json(text, Report, origin=str(path)).evidence
+        if kind == "report"
+        else from_json(text, Evidence, origin=str(path))
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,17 +137,23 @@ class Places:
             ensure_writable(folder)
         if out and any((folder / "report.json").exists() for folder in (out, *out.glob("*/"))):
             raise EdgekitError(f"a report is already there: `{out}`", hint="choose another folder with `--out`")
+        for _, path in extra:
+            if path.exists():
+                raise EdgekitError(f"file exists: `{path}`", hint="edgekit overwrites nothing: remove it first")
         return Places(folder=out, wanted=wanted, extra=extra)
 
-    def write(self, reports: Sequence[Report]) -> list[Path]:
-        """Write every format of every report; returns the folders."""
+    def write(self, report: Report, *, among: int) -> list[Path]:
+        """Write a report in every format; returns the files a person opens. `among` is how many devices are judged."""
         from edgekit.report import render
 
+        written = []
         for kind, path in self.extra:
-            for number, report in enumerate(reports):
-                target = path if number == 0 else path.with_stem(f"{path.stem}-{report.verdicts[0].device}")
-                _write_text(target, render(report, kind))
-        return [self._write_folder(report, alone=len(reports) == 1) for report in reports] if self.wanted else []
+            target = path if among == 1 else path.with_stem(f"{path.stem}-{report.verdicts[0].device}")
+            _write_text(target, render(report, kind))
+            written.append(target)
+        if self.wanted:
+            written.append(self._write_folder(report, alone=among == 1) / REPORT_FILES["html"])
+        return written
 
     def _write_folder(self, report: Report, *, alone: bool) -> Path:
         from edgekit.report import render
@@ -167,11 +176,14 @@ class Places:
 
 
 def ensure_writable(folder: Path) -> None:
-    """Create `folder` and prove that a file can be written there."""
+    """Prove that a file can be written in `folder`; one that did not exist is not left behind."""
+    existed = folder.exists()
     probe = folder / ".edgekit-probe"
     with replacing(probe) as temporary:
         temporary.write_text("")
     probe.unlink()
+    if not existed:
+        folder.rmdir()
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -179,8 +191,8 @@ def _write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def show(reports: Sequence[Report], folders: Sequence[Path], *, as_json: bool) -> None:
-    """The reports on stdout; where they were written on stderr."""
+def show(reports: Sequence[Report], written: Sequence[Path], *, as_json: bool) -> None:
+    """The reports on stdout; verdicts and where they were written, once more, on stderr."""
     if as_json:
         from edgekit.storage import to_json
 
@@ -193,8 +205,11 @@ def show(reports: Sequence[Report], folders: Sequence[Path], *, as_json: bool) -
 
         for report in reports:
             print_terminal(report, Console())
-    for folder in folders:
-        print(f"report: {folder / 'report.html'}", file=sys.stderr)  # noqa: T201
+    for report in reports:
+        for verdict in report.verdicts:
+            print(f"{verdict.status.upper()}: {verdict.device_title}", file=sys.stderr)  # noqa: T201
+    for path in written:
+        print(f"report: {path}", file=sys.stderr)  # noqa: T201
 
 
 def show_plan(intents: Sequence[Intent]) -> int:

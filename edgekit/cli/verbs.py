@@ -43,7 +43,8 @@ def list_devices(*, as_json: bool) -> int:
     for device in found:
         anchors = f"{len(device.members)} devices" if device.tier == "class" else str(len(device.anchors))
         ram = format_bytes(device.ram_bytes.value)
-        table.add_row(device.name, device.title, device.device_class, ram, device.isa, anchors)
+        cells = (device.name, device.title, device.device_class, ram, device.isa, anchors)
+        table.add_row(*map(_plain, cells))
     Console().print(table)
     return ExitCode.PASS
 
