@@ -265,6 +265,57 @@ def test_what_the_predictor_missed_here_widens_the_range(monkeypatch, factor, lo
     assert check_of(r.evidence(measurement=here), tight).status == ("unknown" if factor > 1 else "pass")
 
 
+@pytest.mark.parametrize(
+    ("case", "gate"),
+    [
+        (r.case(memory=r.memory(exact(1e9, "measured"))), r.MEMORY),
+        (r.case(memory=r.memory(exact(1e9, "projected"))), r.MEMORY),
+        (r.case(memory=r.memory(unevictable=exact(1e8, "measured-here"))), r.MEMORY),
+        (r.case(projection=r.projection(exact(60, "measured"))), r.DECODE),
+        (r.case(projection=r.projection(prefill=exact(60, "measured-here"))), r.DECODE),
+        (r.case(battery=r.battery(exact(9, "projected"))), r.BATTERY),
+        (r.case(battery=replace(r.battery(), at_tokens_per_s=exact(9, "measured"))), r.BATTERY),
+    ],
+)
+def test_a_case_cannot_claim_what_only_a_run_can_know(case, gate) -> None:
+    check = check_of(r.evidence(case), gate)
+    assert (check.status, "more than a case can know" in check.reason) == ("unknown", True)
+
+
+def test_a_case_may_know_less() -> None:
+    assert check_of(r.evidence(r.case(memory=r.memory(exact(1e9, "claimed")))), r.MEMORY).status == "pass"
+
+
+STREAMED = sum(tensor.size_bytes for tensor in r.HEADER.tensors)
+
+
+@pytest.mark.parametrize(
+    ("read", "status"), [(None, "pass"), (0.0, "pass"), (0.02 * STREAMED, "pass"), (0.021 * STREAMED, "unknown")]
+)
+@pytest.mark.parametrize("metric", ["memory_bytes", "unevictable_bytes", "memory_share_of_budget"])
+def test_a_thrashing_run_on_the_device_fits_nothing(read, status, metric) -> None:
+    run = r.on_phone(peaks=(r.peak(1.1e9), replace(r.peak(1.1e9), read_bytes_per_token=read)))
+    limit = 1 if metric == "memory_share_of_budget" else 1.2e9
+    check = check_of(r.evidence(measurement=run), Gate(metric=metric, max=limit))
+    assert (check.status, "from disk" in check.reason) == (status, status == "unknown")
+    assert check_of(r.evidence(measurement=run), Gate(metric=metric, max=limit / 1e6)).status == "fail"
+
+
+def test_thrashing_here_is_told_where_the_predictor_is_refuted(monkeypatch) -> None:
+    monkeypatch.setattr("edgekit.memory.predict_memory", lambda header, settings, isa: r.memory())
+    here = r.measurement(peaks=(replace(r.peak(0.5e9), read_bytes_per_token=STREAMED),))
+    check = check_of(r.evidence(measurement=here), r.MEMORY)
+    assert (check.status, "from disk" in check.reason) == ("unknown", True)
+
+
+def test_three_tokens_do_not_measure_a_mixture_of_experts() -> None:
+    header = replace(r.HEADER, experts=8, experts_used=2)
+    evidence = r.evidence(measurement=r.on_phone(), artifact=replace(r.evidence().artifact, header=header))
+    check = check_of(evidence, r.MEMORY)
+    assert (check.status, "8 experts" in check.reason) == ("unknown", True)
+    assert check_of(evidence, Gate(metric="unevictable_bytes", max=1.2e9)).status == "pass"
+
+
 def test_a_measurement_of_another_file_voids_the_predictor_check() -> None:
     other = r.measurement(artifact_sha256="00", peaks=(r.peak(1.07e9),))
     assert check_of(r.evidence(measurement=other), r.MEMORY).status == "unknown"

@@ -18,6 +18,7 @@ from edgekit.records import (
     Battery,
     Estimate,
     Figure,
+    Header,
     Measurement,
     MemoryBreakdown,
     Projection,
@@ -50,7 +51,7 @@ def _peak(subject: Subject, which: Literal["working_set", "unevictable"]) -> Fig
     if isinstance(run, Unknown):
         return run
     if run is not None:
-        return _measured_peak(run, which)
+        return _measured_peak(run, which, subject.evidence.artifact.header)
     memory, isa = subject.case.memory, subject.device.isa
     if not isinstance(memory, MemoryBreakdown):
         return memory
@@ -65,7 +66,12 @@ def _peak(subject: Subject, which: Literal["working_set", "unevictable"]) -> Fig
     return checked_prediction(subject.evidence, predicted, which)
 
 
-def _measured_peak(run: Measurement, which: Literal["working_set", "unevictable"]) -> Figure:
+def _measured_peak(run: Measurement, which: Literal["working_set", "unevictable"], header: Header) -> Figure:
+    if header.experts and run.workload.settings.mmap and which == "working_set":
+        return Unknown(
+            reason=f"a working set is counted over a few tokens, which touch few of the {header.experts} experts",
+            settle="load the model without mmap: then all its experts count",
+        )
     peaks = peaks_of(run, which)
     if not peaks:
         return Unknown(

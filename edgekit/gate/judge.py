@@ -11,12 +11,12 @@ from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime
 
 from edgekit.errors import ExitCode
+from edgekit.gate.cases import case_for
 from edgekit.gate.metrics import METRICS, Metric, check_gate
-from edgekit.gate.onsite import Subject, on_target
+from edgekit.gate.onsite import Subject, disk_reads, on_target
 from edgekit.gate.remedies import advise
 from edgekit.records import (
     BASES,
-    Case,
     Check,
     Device,
     Estimate,
@@ -24,7 +24,7 @@ from edgekit.records import (
     Figure,
     Gate,
     Gates,
-    Projection,
+    Measurement,
     Settings,
     Status,
     Unknown,
@@ -91,7 +91,7 @@ def _load_members(device: Device) -> tuple[Device, ...]:
 
 
 def _judge_device(evidence: Evidence, device: Device, gates: Gates, today: date) -> Verdict:
-    subject = Subject(evidence=evidence, case=_case_for(evidence, device), device=device)
+    subject = Subject(evidence=evidence, case=case_for(evidence, device), device=device)
     checks = tuple(_check(gate, subject, gates.waivers, today) for gate in gates.gates)
     status, reason = _doubted(*_outcome(checks, today), evidence, gates)
     conditions = _conditions(subject.case.settings, device.settings)
@@ -104,40 +104,6 @@ def _judge_device(evidence: Evidence, device: Device, gates: Gates, today: date)
         population=device.population,
         gates_sha256=gates.sha256,
         gates_origin=gates.origin,
-    )
-
-
-def _case_for(evidence: Evidence, device: Device) -> Case:
-    """The case of `device`, or one in which everything is unknown for a stated reason."""
-    found = [case for case in evidence.cases if case.device == device.name]
-    if not found:
-        return _empty_case(device, f"the evidence holds nothing about `{device.name}`")
-    if len(found) > 1:
-        return _empty_case(device, f"the evidence holds {len(found)} cases of `{device.name}`")
-    case = found[0]
-    if case.device_sha256 != device.sha256:
-        return _empty_case(device, "the evidence was computed from another version of this profile")
-    if isinstance(case.projection, Projection) and case.projection.device != device.name:
-        return _empty_case(device, f"the projection in the evidence is for `{case.projection.device}`")
-    if case.settings.context_tokens < device.settings.context_tokens:
-        return _empty_case(
-            device,
-            f"the evidence is for a context of {case.settings.context_tokens} tokens and the profile asks for "
-            f"{device.settings.context_tokens}",
-        )
-    return case
-
-
-def _empty_case(device: Device, reason: str) -> Case:
-    unknown = Unknown(reason=reason, settle=f"edgekit bench MODEL --device {device.name}")
-    return Case(
-        device=device.name,
-        device_title=device.title,
-        device_sha256=device.sha256,
-        settings=device.settings,
-        memory=unknown,
-        projection=unknown,
-        battery=unknown,
     )
 
 
@@ -232,6 +198,14 @@ def _cautioned(ruling: _Ruling, figure: Figure, gate: Gate, subject: Subject, me
     """Take back a ruling whose figure is not strong enough to carry it."""
     if isinstance(figure, Unknown):
         return ruling
+    run = on_target(subject)
+    thrashing = disk_reads(run, subject.evidence.artifact.header) if isinstance(run, Measurement) else ""
+    if thrashing and metric.about == "memory" and ruling.status != "fail":
+        return _Ruling(
+            status="unknown",
+            reason=f"{ruling.reason}; {thrashing}: what it holds is not what it needs",
+            settle="close other programs on the device and run again; if it reads again, the model does not fit",
+        )
     if gate.min_basis is not None and BASES.index(figure.basis) > BASES.index(gate.min_basis):
         return _Ruling(
             status="unknown",
@@ -241,7 +215,7 @@ def _cautioned(ruling: _Ruling, figure: Figure, gate: Gate, subject: Subject, me
     projection = subject.case.projection
     if ruling.status != "pass" or isinstance(projection, Unknown) or figure.basis not in ("projected", "estimated"):
         return ruling
-    if on_target(subject) is not None:
+    if run is not None:
         return ruling  # nothing in it was projected
     if not projection.calibrated:
         return _Ruling(

@@ -9,11 +9,14 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from edgekit.errors import EdgekitError
-from edgekit.records import Case, Device, Estimate, Evidence, Figure, Host, Measurement, Settings, Unknown
+from edgekit.records import Case, Device, Estimate, Evidence, Figure, Header, Host, Measurement, Settings, Unknown
 from edgekit.units import format_bytes, format_percent
 
 PREDICTOR_TOLERANCE = 0.05
 """Design §4: a prediction further than this from a measurement on the same ISA proves the predictor wrong."""
+
+THRASHING = 0.02
+"""Part of the weights of a token that may come from disk: beyond it the model does not stay in memory (design §4)."""
 
 RAM_SEEN = (0.7, 2.1)
 """Part of the profile's RAM a host may show and still be that device: firmware and GPUs reserve up to a quarter, and
@@ -88,19 +91,21 @@ def checked_prediction(evidence: Evidence, predicted: Estimate, which: PeakName)
     here = _predict_here(evidence, run, which)
     if isinstance(here, Unknown):
         return here
+    reads = disk_reads(run, evidence.artifact.header)
+    also = f"; {reads}, so that its peak may be too low" if reads else ""
     peak = max(peaks)  # one process is enough to show what the configuration takes
     off = abs(here.value - peak) / peak
     if off > PREDICTOR_TOLERANCE:
         return Unknown(
             reason=f"the predictor is {format_percent(off)} off here ({format_bytes(here.value)} predicted, "
-            f"{format_bytes(peak)} measured on `{run.host.isa}`), so its figure for the device is not trusted",
+            f"{format_bytes(peak)} measured on `{run.host.isa}`), so its figure for the device is not trusted{also}",
             settle="run on the device itself, or report this model's header to edgekit",
         )
     return replace(
         predicted,
         low=min(predicted.low, predicted.low * peak / here.value),
         high=max(predicted.high, predicted.high * peak / here.value),
-        note=f"the predictor was {format_percent(off)} off on this host, and the range is extended by that",
+        note=f"the predictor was {format_percent(off)} off on this host, and the range is extended by that{also}",
     )
 
 
@@ -118,6 +123,17 @@ def peaks_of(run: Measurement, which: PeakName) -> list[int]:
     """Peaks of every worker process in bytes, where the OS told them."""
     found = (peak.working_set_bytes if which == "working_set" else peak.unevictable_bytes for peak in run.peaks)
     return [size_bytes for size_bytes in found if size_bytes is not None and size_bytes > 0]
+
+
+def disk_reads(run: Measurement, header: Header) -> str:
+    """That the run kept fetching weights from disk, in words; empty when it did not, or its OS does not tell."""
+    from edgekit.memory import streamed_bytes
+
+    streamed = sum(size_bytes for _, size_bytes in streamed_bytes(header))
+    read = max((peak.read_bytes_per_token or 0.0 for peak in run.peaks), default=0.0)
+    if streamed <= 0 or read <= THRASHING * streamed:
+        return ""
+    return f"the run fetched {format_bytes(read)} a token from disk, {format_percent(read / streamed)} of the weights"
 
 
 def _other_artifact(evidence: Evidence) -> str:
