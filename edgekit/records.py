@@ -118,6 +118,15 @@ class Header:
     metadata: tuple[tuple[str, str], ...] = ()
     """Short scalar metadata for the report, stringified and length-capped; untrusted text."""
 
+    def __post_init__(self) -> None:
+        for name in ("heads", "kv_heads", "ffn"):
+            values = getattr(self, name)
+            if len(values) != self.layers or min(values, default=1) < 1:
+                raise ValueError(f"`{name}` needs a positive number for each of {self.layers} layers")
+        sizes = (self.size_bytes, self.layers, self.hidden, self.key_dim, self.value_dim, self.vocabulary)
+        if min(sizes) < 1 or any(tensor.size_bytes < 0 for tensor in self.tensors):
+            raise ValueError("sizes are positive")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:

@@ -89,3 +89,24 @@ def test_other_version_is_refused() -> None:
     quality = Quality(reference="r", perplexity=unknown, kld_mean=unknown, top1_agreement=unknown)
     with pytest.raises(EdgekitError, match="version"):
         from_json(to_json(quality).replace('"version": 1', '"version": 2'), Quality, origin="x.json")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"heads": [\n    4,\n    4\n  ]', '"heads": []'), ('"hidden": 256', '"hidden": -5')]
+)
+def test_an_inconsistent_header_is_refused(old: str, new: str) -> None:
+    from bench_fakes import header
+
+    from edgekit.records import Header
+
+    text = to_json(header())
+    assert old in text
+    with pytest.raises(EdgekitError, match="header"):
+        from_json(text.replace(old, new), Header, origin="x.json")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+def test_no_infinity_from_a_file(number: str) -> None:
+    text = to_json(Workload()).replace('"timeout_s": 1800.0', f'"timeout_s": {number}')
+    with pytest.raises(EdgekitError, match="timeout_s"):
+        from_json(text, Workload, origin="x.json")
