@@ -211,8 +211,9 @@ def fit(model: Path, device_name: str, *, overrides: Overrides | None = None, ga
     # the table varies what the user asked for; the judge compares that with the profile's own configuration
     asked = replace(device, settings=overrides.applied_to(device.settings), gates=gates or device.gates)
     header = read_header(model)
-    evidence = gather(Artifact(path=str(model), header=header), device, overrides=overrides)
     members = tuple(memory_gated(member) for member in class_members(device))
+    artifact = Artifact(path=str(model), header=header)
+    evidence = gather(artifact, device, overrides=overrides, members=members)
     verdict = judge(evidence, memory_gated(device), gates, members=members)
     return Fit(
         evidence=evidence,
@@ -238,10 +239,18 @@ def open_artifact(path: Path, *, progress: Progress = silent) -> Artifact:
 
 
 def gather(
-    artifact: Artifact, device: Device, *, overrides: Overrides | None = None, measurement: Measurement | None = None
+    artifact: Artifact,
+    device: Device,
+    *,
+    overrides: Overrides | None = None,
+    measurement: Measurement | None = None,
+    members: Sequence[Device] | None = None,
 ) -> Evidence:
-    """Everything the gate may know: a case per anchored device of a class, or one for a concrete device."""
-    targets = class_members(device) or (device,)
+    """Everything the gate may know: a case per anchored device of a class, or one for a concrete device.
+
+    `members` are those of a class, where they are loaded already.
+    """
+    targets = (class_members(device) if members is None else members) or (device,)
     return Evidence(
         edgekit_version=__version__,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
