@@ -435,6 +435,7 @@ def _with_ranges(rows: Sequence[Row], quantity: Quantity) -> dict[str, Any]:
         fitted["reference_gbs"] = REFERENCE_GBS
     fitted["devices_held_out"] = len({pair.target.device for pair in anchored})
     fitted["devices_by_kind"] = devices_by_kind(rows, quantity)
+    fitted["devices_by_family"] = devices_by_family(rows, quantity)
     for name in ("standard_deviations", "variances"):
         fitted[name] = {key: float(f"{value:.5g}") for key, value in fitted[name].items()}
     return fitted
@@ -448,6 +449,11 @@ def devices_by_kind(rows: Sequence[Row], quantity: Quantity) -> dict[str, int]:
             if share >= 0.1:
                 seen[kind].add(row.device)
     return {kind: len(seen[kind]) for kind in calibration.KINDS}
+
+
+def devices_by_family(rows: Sequence[Row], quantity: Quantity) -> dict[str, dict[str, int]]:
+    """The same for the devices of each kernel family."""
+    return {name: devices_by_kind([row for row in rows if row.family == name], quantity) for name in FAMILIES}
 
 
 def known_models(raw: Sequence[dict[str, str]]) -> dict[str, dict[str, Any]]:

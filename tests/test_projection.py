@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgekit.devices import anchors as anchor_rows
 from edgekit.devices import list_devices, load_device
+from edgekit.errors import EdgekitError
 from edgekit.memory import streamed_bytes
 from edgekit.projection import calibration, kernel_family, kv_bytes, project_to, typemix
 from edgekit.projection.calibration import KINDS, Point, Prior
@@ -303,15 +305,18 @@ def test_anchors_of_other_backends_and_engines_are_not_used() -> None:
     assert project_to(device, header, Settings()).anchors == ()
 
 
-def test_depth_costs_and_a_smaller_cache_costs_less() -> None:
+def test_depth_costs_and_a_quantized_cache_is_no_gain() -> None:
     device, header = phone(anchor_of(header_of(), 20.0)), header_of()
-    full, small = (project_to(device, header, Settings(threads=4, kv_type=kind)) for kind in ("f16", "q4_0"))
+    full, *small = (project_to(device, header, Settings(threads=4, kv_type=kind)) for kind in ("f16", "q8_0", "q4_0"))
     shallow, deep = (point.tokens_per_s for point in full.depths)
     assert isinstance(shallow, Estimate)
     assert isinstance(deep, Estimate)
     assert decode_of(full).value > shallow.value > deep.value
-    assert isinstance(small.depths[1].tokens_per_s, Estimate)
-    assert small.depths[1].tokens_per_s.value > deep.value
+    for other in small:
+        assert decode_of(other) == decode_of(full)
+        quantized = other.depths[1].tokens_per_s
+        assert isinstance(quantized, Estimate)
+        assert (quantized.low, quantized.value, quantized.high) <= (deep.low, deep.value, deep.high)
 
 
 def test_kv_bytes_of_a_known_shape_and_of_windows() -> None:
@@ -393,6 +398,157 @@ def test_norms_in_f32_do_not_count_as_a_type_of_their_own() -> None:
 def test_the_runtime_does_not_need_numpy() -> None:
     code = "import sys, edgekit.projection; sys.exit('numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_run_that_streams_more_than_the_memory_can_is_named() -> None:
+    header = header_of()
+    device = phone()
+    assert device.bandwidth_bytes_per_s is not None
+    most = max(device.bandwidth_bytes_per_s.value, device.bandwidth_bytes_per_s.high or 0) / bytes_of(header)
+    impossible = anchor_of(header, 1.01 * most, id="a-gpu-row")
+    why = refusal(phone(anchor_of(header, 20.0), impossible), header)
+    assert "`a-gpu-row`" in why.reason
+    assert "memory bandwidth" in why.reason
+
+
+def test_a_range_beyond_the_bandwidth_is_refused_and_never_collapses() -> None:
+    header = header_of(quant="q8_0")  # on phones q8_0 streams faster than q2_k, so that the projection goes beyond
+    bandwidth = phone().bandwidth_bytes_per_s
+    assert bandwidth is not None
+    top = max(bandwidth.value, bandwidth.high or 0)
+    refused = []
+    for share in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99):
+        quant = {"quant": "q2_k", "bytes_per_token": 6e8}
+        anchors = (anchor_of(header, share * top / 6e8, id=f"a{i}", model=f"m{i}", **quant) for i in range(9))
+        projection = project_to(phone(*anchors), header, Settings(threads=4))
+        refused.append(isinstance(projection.decode, Unknown))
+        if isinstance(projection.decode, Unknown):
+            assert "exceed what the memory bandwidth allows" in projection.decode.reason
+            assert isinstance(projection.sustained, Unknown)
+            assert all(isinstance(point.tokens_per_s, Unknown) for point in projection.depths)
+        else:
+            most = top / bytes_of(header)
+            assert projection.decode.low < 0.95 * most
+            assert projection.decode.low < projection.decode.value <= projection.decode.high <= most
+    assert refused == sorted(refused)
+    assert {True, False} == set(refused)
+
+
+def test_no_packaged_device_is_refused_for_speed() -> None:
+    for shape in ("nano-0.6b", "nano-1.5b", "mini-3b", "base-7b"):
+        for quant in ("q4_0", "q4_k_m", "q8_0"):
+            header = header_of(shape, quant)
+            for device in list_devices():
+                decode = decode_of(project_to(device, header, device.settings))
+                assert decode.low < decode.value <= decode.high, (device.name, shape, quant)
+
+
+# ---- settings no run had --------------------------------------------------------------------------------------------
+
+
+def timed_phone(**changes: object) -> Device:
+    return phone(anchor_of(header_of(), 20.0, prefill_tokens_per_s=100.0), **changes)
+
+
+def test_without_repacking_nothing_is_projected_where_the_runs_repacked() -> None:
+    plain = Settings(threads=4, repack=False)
+    projection = project_to(timed_phone(), header_of(), plain)
+    for figure in (projection.decode, projection.prefill, projection.sustained, projection.depths[0].tokens_per_s):
+        assert isinstance(figure, Unknown)
+        assert "`repack` is off" in figure.reason
+    assert isinstance(projection.decode, Unknown)
+    assert "--no-repack" in projection.decode.settle
+    assert isinstance(project_to(timed_phone(isa="x86_64+avx2"), header_of(quant="q8_0"), plain).decode, Estimate)
+
+
+def test_without_flash_attention_prefill_and_depth_are_not_projected() -> None:
+    projection = project_to(timed_phone(), header_of(), Settings(threads=4, flash_attention="off"))
+    assert isinstance(projection.decode, Estimate)
+    for figure in (projection.prefill, *(point.tokens_per_s for point in projection.depths)):
+        assert isinstance(figure, Unknown)
+        assert "flash" in figure.reason
+
+
+@pytest.mark.parametrize("small", [Settings(threads=4, ubatch_tokens=64), Settings(threads=4, batch_tokens=32)])
+def test_prefill_in_tiny_batches_is_not_projected(small: Settings) -> None:
+    projection = project_to(timed_phone(), header_of(), small)
+    assert isinstance(projection.decode, Estimate)
+    assert isinstance(projection.prefill, Unknown)
+    assert "`ubatch_tokens" in projection.prefill.reason
+    usual = project_to(timed_phone(), header_of(), Settings(threads=4, ubatch_tokens=128, kv_type="q8_0", mmap=False))
+    assert isinstance(usual.decode, Estimate)
+    assert isinstance(usual.prefill, Estimate)
+
+
+def test_fewer_threads_than_any_run_had_are_not_projected() -> None:
+    header = header_of()
+    projection = project_to(load_device("raspberry-pi-5"), header, Settings(threads=1))
+    assert isinstance(projection.decode, Unknown)
+    assert isinstance(projection.prefill, Unknown)
+    assert "`threads = 1`" in projection.decode.reason
+    assert "-t 1" in projection.decode.settle
+    assert isinstance(project_to(load_device("raspberry-pi-5"), header, Settings(threads=2)).decode, Estimate)
+    for bare in (phone(), load_device("oneplus-13")):  # no run there states its threads
+        assert isinstance(project_to(bare, header, Settings(threads=1)).decode, Unknown)
+        assert isinstance(project_to(bare, header, Settings(threads=4)).decode, Estimate)
+
+
+def test_several_builds_count_alike_however_fast() -> None:
+    header = header_of()
+    fast, slow = anchor_of(header, 24.0, runtime="llama.cpp a"), anchor_of(header, 16.0, runtime="llama.cpp b")
+    both = decode_of(project_to(phone(fast, slow), header, Settings(threads=4)))
+    assert both.value == pytest.approx(math.sqrt(24 * 16), rel=0.05)
+    assert both.low < 16.0
+    assert both.high > 24.0
+
+
+# ---- the devices behind it ------------------------------------------------------------------------------------------
+
+
+def test_the_file_counts_devices_by_family() -> None:
+    import fit_projection as fit
+    from calibration_rows import read_rows
+
+    fitted, rows = calibration.load_fitted(), read_rows()
+    for name in ("decode", "prefill"):
+        quantity = fit.Quantity(name=name, depth_factor=fitted["depth"]["anchor_factor"])
+        usable = [row for row in rows if quantity.usable(row)]
+        assert fitted[name]["devices_by_kind"] == fit.devices_by_kind(usable, quantity)
+        assert fitted[name]["devices_by_family"] == fit.devices_by_family(usable, quantity)
+
+
+def test_devices_of_other_families_do_not_calibrate_alone() -> None:
+    f16 = retyped(header_of(), "f16")  # five devices have run it, one of them a phone
+    alone = project_to(phone(), f16, Settings(threads=4))
+    assert isinstance(alone.decode, Estimate)
+    assert not alone.calibrated
+    assert "uncalibrated" in alone.method
+    own = anchor_of(f16, 8.0, quant="f16")
+    assert project_to(phone(own), replace(f16, quant="f16"), Settings(threads=4)).calibrated
+
+
+def test_the_method_states_both_counts() -> None:
+    projection = project_to(phone(), header_of(), Settings(threads=4))
+    assert projection.calibrated
+    assert "13 held-out devices" in projection.method
+    assert "3 of the phone family" in projection.method
+
+
+def test_a_kind_that_no_device_of_the_family_ran_is_refused() -> None:
+    iq3 = retyped(header_of(), "iq3_s")
+    projection = project_to(phone(), iq3, Settings(threads=4))
+    assert isinstance(projection.decode, Unknown)
+    assert "`iq3`" in projection.decode.reason
+    assert not projection.calibrated
+    own = anchor_of(iq3, 10.0, quant="iq3_s")
+    assert isinstance(project_to(phone(own), replace(iq3, quant="iq3_s"), Settings(threads=4)).decode, Estimate)
+
+
+def test_a_profile_holds_at_most_500_anchors() -> None:
+    row = {"id": "a", "model": "m", "quant": "q4_0", "bytes_per_token": 1e9, "decode_tokens_per_s": 9.0, "source": "s"}
+    assert len(anchor_rows.parse_anchors([row] * 500, origin="here")) == 500
+    with pytest.raises(EdgekitError, match="too many anchors in `here`: 501"):
+        anchor_rows.parse_anchors([row] * 501, origin="here")
 
 
 # ---- the judge ------------------------------------------------------------------------------------------------------

@@ -223,7 +223,7 @@ def _build(profile: _Profile) -> Device:
         reference_student=text_at(table, "reference_student", where=where, default=student),
         settings=_settings(table, base.settings if base else Settings(), clusters, where=where),
         memory_metric=_memory_metric(table, base, where=where),
-        anchors=_unique(tuple(anchor_rows.parse_anchor(row, origin=profile.origin) for row in rows), where=where),
+        anchors=_unique(anchor_rows.parse_anchors(rows, origin=profile.origin), where=where),
         gates=_gates(table, base, origin=profile.origin),
         source=text_at(table, "source", where=where),
         origin=profile.origin,

@@ -14,6 +14,8 @@ from edgekit.records import Anchor
 from edgekit.tables import choice_at, number, optional_number, read_file, refuse_unknown, text_at, whole_at
 
 MAX_RESULTS_BYTES = 16 * 2**20
+MAX_ANCHORS = 500
+"""Rows in one profile: a projection's work grows with their cube."""
 ANCHOR_KEYS = tuple(Anchor.__slots__)
 LLAMA_CPP_FAMILY = ("llama.cpp", "llama.rn", "llamafile", "ollama", "lm studio", "llama-bench")
 """Runtimes that ship llama.cpp's own kernels. Forks with kernels of their own (ik_llama.cpp, T-MAC) are not of it."""
@@ -28,6 +30,14 @@ def is_llama_cpp(runtime: str) -> bool:
 def is_usable(anchor: Anchor) -> bool:
     """Whether an anchor can carry a projection of CPU decode: llama.cpp's kernels, on the CPU, with a decode speed."""
     return anchor.backend == "cpu" and anchor.decode_tokens_per_s is not None and is_llama_cpp(anchor.runtime)
+
+
+def parse_anchors(rows: Sequence[Mapping[str, Any]], *, origin: str) -> tuple[Anchor, ...]:
+    """The `[[anchors]]` rows of a profile. Raises EdgekitError as `parse_anchor` does, and on more than 500."""
+    if len(rows) > MAX_ANCHORS:
+        hint = f"keep at most {MAX_ANCHORS}: those of the quantizations and thread counts you ship"
+        raise EdgekitError(f"too many anchors in `{origin}`: {len(rows)}", hint=hint)
+    return tuple(parse_anchor(row, origin=origin) for row in rows)
 
 
 def parse_anchor(row: Mapping[str, Any], *, origin: str) -> Anchor:

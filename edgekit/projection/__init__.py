@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgekit.devices.anchors import is_llama_cpp
-from edgekit.projection import calibration, typemix
+from edgekit.projection import calibration, refusals, typemix
 from edgekit.projection.calibration import Point, Prior
+from edgekit.projection.refusals import NEEDED_DEVICES, Behind
 from edgekit.projection.terms import (
     MIN_PROMPT,
     Target,
@@ -37,11 +38,8 @@ from edgekit.records import (
 )
 
 DEPTHS: tuple[int, ...] = (1024, 4096)
-NEEDED_DEVICES = 5
-"""Fewer devices behind a projection than this and it is called uncalibrated (design §5)."""
-
-MINOR_SHARE = 0.02
-"""Tensor types under this share of the bytes (norms, biases) cannot move the speed."""
+AT_THE_BOUND = 0.95
+"""A range that begins this close to the bandwidth bound says that what it rests on is wrong."""
 
 RANGE = 1.645
 """Standard deviations to either end of a 90 % range of a normal variable."""
@@ -51,68 +49,43 @@ def project_to(device: Device, header: Header, settings: Settings) -> Projection
     """Decode, prefill, sustained and deep-context speed of `header`'s model on `device`, without running anything.
 
     Every figure is tokens/s with a 90 % range, or Unknown with the reason and what would settle it. `calibrated` is
-    False with fewer than five devices behind the range.
+    False with fewer than five devices behind the range, or fewer than two of this kernel family and no run of its own.
     """
     target = target_of(device, header, settings)
     bound = _bandwidth_bound(device, target)
-    refusal = _refusal(device, target)
+    anchors = tuple(filter(_is_cpu_run, device.anchors))
+    decoded = tuple(anchor for anchor in anchors if anchor.decode_tokens_per_s is not None)
+    refusal = refusals.of_target(device, target, decoded)
     if refusal:
         return _refused(device, target, bound, refusal)
     fitted = calibration.load_fitted()
-    anchors = tuple(filter(_is_cpu_run, device.anchors))
-    decoded = tuple(filter(_is_decode_run, anchors))
-    decode = _decode(fitted, device, target, decoded, bound)
-    behind = _devices_behind(fitted["decode"], target.streamed_shares)
+    points, asked = decode_points(fitted, target, decoded, _reference_gbs(fitted, device))
+    behind = refusals.devices_behind(fitted["decode"], target.family, target.streamed_shares, points)
+    decode = (
+        refusals.of_settings(device, target, settings, decoded)
+        or refusals.of_kinds(device, target, behind.unmeasured, "decode")
+        or _decode(fitted, device, target, points, asked, bound)
+    )
     return Projection(
         device=device.name,
         bytes_per_token=target.streamed,
         decode=decode,
-        prefill=_prefill(fitted, device, target, anchors),
+        prefill=_prefill(fitted, device, target, settings, anchors),
         sustained=_sustained(device, decode),
         depths=tuple(
-            DepthPoint(depth=depth, tokens_per_s=_at_depth(fitted, target, settings, decode, depth)) for depth in DEPTHS
+            DepthPoint(depth=depth, tokens_per_s=_at_depth(fitted, device, target, settings, decode, depth))
+            for depth in DEPTHS
         ),
         bandwidth_bound=bound,
         method=_method(fitted, target, decoded, behind),
         anchors=tuple(anchor.id for anchor in decoded),
-        devices_behind=behind,
-        calibrated=behind >= NEEDED_DEVICES,
+        devices_behind=behind.devices,
+        calibrated=behind.calibrated,
     )
 
 
 def _is_cpu_run(anchor: Anchor) -> bool:
     return anchor.backend == "cpu" and is_llama_cpp(anchor.runtime) and typemix.known_label(anchor.quant) is not None
-
-
-def _is_decode_run(anchor: Anchor) -> bool:
-    return _is_cpu_run(anchor) and anchor.decode_tokens_per_s is not None
-
-
-# ---- what is refused ------------------------------------------------------------------------------------------------
-
-
-def _refusal(device: Device, target: Target) -> Unknown | None:
-    measure = f"run llama-bench on the device, then `edgekit devices anchor {device.name} llama-bench.json`"
-    if not device.isa.startswith(("arm64", "x86_64")):
-        return Unknown(
-            reason=f"no published run has kernels for this instruction set: `{device.isa}`", settle="measure on it"
-        )
-    if target.header.format != "gguf":
-        return Unknown(
-            reason=f"no published CPU run is behind this format: `{target.header.format}`",
-            settle="measure on the device",
-        )
-    if any("per_layer_token_embd" in tensor.name for tensor in target.header.tensors):
-        return Unknown(reason="models with per-layer embeddings fall outside the published fit", settle=measure)
-    for tensor_type, share in target.unmeasured.items():
-        if share > MINOR_SHARE:
-            return Unknown(
-                reason=f"nobody has published a CPU run of this tensor type: `{tensor_type}`",
-                settle=f"{measure}; or choose q4_0, q4_k_m or q8_0",
-            )
-    if device.bandwidth_bytes_per_s is None and not any(map(_is_decode_run, device.anchors)):
-        return Unknown(reason="neither a CPU run nor the memory bandwidth of this device is known", settle=measure)
-    return None if target.streamed > 0 else Unknown(reason="the file holds no weights", settle="name another file")
 
 
 def _refused(device: Device, target: Target, bound: Figure, why: Unknown) -> Projection:
@@ -146,27 +119,40 @@ def _bottom(figure: Sourced) -> float:
     return min(figure.value, figure.low or figure.value)
 
 
-def _decode(
-    fitted: Mapping[str, Any], device: Device, target: Target, anchors: Sequence[Anchor], bound: Figure
-) -> Estimate:
+def _reference_gbs(fitted: Mapping[str, Any], device: Device) -> float:
+    """What decode rates are stated over: the theoretical bandwidth, a typical one where nobody states it."""
     bandwidth = device.bandwidth_bytes_per_s
-    reference = bandwidth.value / 1e9 if bandwidth else float(fitted["decode"]["reference_gbs"])
-    points, asked = decode_points(fitted, target, anchors, reference)
-    prior = _widened(calibration.prior_of(fitted["decode"], target.family), fitted["decode"], bandwidth)
-    estimate = _estimate(fitted["decode"], prior, points, asked, reference * 1e9 / target.streamed)
-    ceiling = bound.value if isinstance(bound, Estimate) else math.inf
+    return bandwidth.value / 1e9 if bandwidth else float(fitted["decode"]["reference_gbs"])
+
+
+def _decode(
+    fitted: Mapping[str, Any],
+    device: Device,
+    target: Target,
+    points: Sequence[Point],
+    asked: Sequence[Point],
+    bound: Figure,
+) -> Figure:
+    table = fitted["decode"]
+    prior = _widened(calibration.prior_of(table, target.family), table, device.bandwidth_bytes_per_s)
+    estimate = _estimate(table, prior, points, asked, _reference_gbs(fitted, device) * 1e9 / target.streamed)
+    ceiling = bound.high if isinstance(bound, Estimate) else math.inf
+    if estimate.low >= AT_THE_BOUND * ceiling:
+        return refusals.too_fast()
     return Estimate(
         value=min(estimate.value, ceiling),
-        low=min(estimate.low, ceiling),
+        low=estimate.low,
         high=min(estimate.high, ceiling),
         basis="projected",
-        note="" if anchors else "from memory bandwidth alone: no CPU run on this device is known",
+        note="" if points else "from memory bandwidth alone: no CPU run on this device is known",
     )
 
 
-def _estimate(table: Mapping[str, Any], prior: Prior, points: Sequence[Point], asked: Point, unit: float) -> Estimate:
+def _estimate(
+    table: Mapping[str, Any], prior: Prior, points: Sequence[Point], asked: Sequence[Point], unit: float
+) -> Estimate:
     """The projected rate in multiples of `unit`, its range scaled by the held-out residuals."""
-    mean, deviation = calibration.predict(prior, points, asked)
+    mean, deviation = calibration.predict_mean(prior, points, asked)
     spread = math.exp(table["scale"]["anchored" if points else "bare"] * deviation)
     centre = unit * math.exp(mean)
     return Estimate(value=centre, low=centre / spread, high=centre * spread, basis="projected")
@@ -180,25 +166,40 @@ def _widened(prior: Prior, table: Mapping[str, Any], reference: Sourced | None) 
     return calibration.widen_constant(prior, width * width)
 
 
-def _prefill(fitted: Mapping[str, Any], device: Device, target: Target, anchors: Sequence[Anchor]) -> Figure:
+def _prefill(
+    fitted: Mapping[str, Any], device: Device, target: Target, settings: Settings, anchors: Sequence[Anchor]
+) -> Figure:
+    table = fitted["prefill"]
     timed = tuple(
         anchor for anchor in anchors if anchor.prefill_tokens_per_s and not 0 < anchor.prompt_tokens < MIN_PROMPT
     )
-    settle = f"run llama-bench on the device, then `edgekit devices anchor {device.name} llama-bench.json`"
     if not timed:
-        return Unknown(reason="no prefill run on this device is known, and bandwidth does not tell", settle=settle)
-    behind = _devices_behind(fitted["prefill"], target.body_shares)
-    if behind < NEEDED_DEVICES:
         return Unknown(
-            reason=f"prefill of these tensor types was measured on too few devices: `{behind}`", settle=settle
+            reason="no prefill run on this device is known, and bandwidth does not tell",
+            settle=refusals.to_measure(device),
         )
     points, asked = prefill_points(fitted, target, timed)
-    prior = _widened(calibration.prior_of(fitted["prefill"], target.family), fitted["prefill"], None)
-    return _estimate(fitted["prefill"], prior, points, asked, calibration.PREFILL_REFERENCE * 1e9 / target.body)
+    behind = refusals.devices_behind(table, target.family, target.body_shares, points)
+    refusal = (
+        refusals.of_settings(device, target, settings, timed)
+        or refusals.of_prefill_settings(device, settings)
+        or refusals.of_kinds(device, target, behind.thin, "prefill")
+    )
+    if refusal:
+        return refusal
+    if behind.devices < NEEDED_DEVICES:
+        return Unknown(
+            reason=f"prefill of these tensor types was measured on too few devices: `{behind.devices}`",
+            settle=refusals.to_measure(device),
+        )
+    prior = _widened(calibration.prior_of(table, target.family), table, None)
+    return _estimate(table, prior, points, asked, calibration.PREFILL_REFERENCE * 1e9 / target.body)
 
 
-def _sustained(device: Device, decode: Estimate) -> Figure:
+def _sustained(device: Device, decode: Figure) -> Figure:
     kept = device.sustained_speed
+    if isinstance(decode, Unknown):
+        return decode
     if kept is None:
         return Unknown(
             reason="the profile does not say how much of its speed the device keeps",
@@ -213,39 +214,41 @@ def _sustained(device: Device, decode: Estimate) -> Figure:
     )
 
 
-def _at_depth(fitted: Mapping[str, Any], target: Target, settings: Settings, decode: Estimate, depth: int) -> Figure:
-    """Decode with `depth` tokens cached: t(depth) = t(0) · (1 + factor · KV bytes ÷ weight bytes)."""
-    ratio = kv_bytes(target.header, depth, settings.kv_type) / target.streamed
+def _at_depth(
+    fitted: Mapping[str, Any], device: Device, target: Target, settings: Settings, decode: Figure, depth: int
+) -> Figure:
+    """Decode with `depth` tokens cached: t(depth) = t(0) · (1 + factor · KV bytes ÷ weight bytes).
+
+    A quantized cache counts as one in f16: it is smaller and must be unpacked, and no published run tells which wins.
+    """
+    if isinstance(decode, Unknown):
+        return decode
+    refusal = refusals.of_attention(device, settings)
+    if refusal:
+        return refusal
+    ratio = kv_bytes(target.header, depth, "f16") / target.streamed
     cost = fitted["depth"]
+    counted = "" if settings.kv_type == "f16" else f"; {settings.kv_type} counts as f16, nobody has timed it"
     return Estimate(
         value=decode.value / (1 + cost["factor"] * ratio),
         low=decode.low / (1 + cost["high"] * ratio),
         high=decode.high / (1 + cost["low"] * ratio),
         basis="projected",
-        note=f"its cache costs {cost['low']:.1f} to {cost['high']:.1f} × its bytes, by {cost['devices']} devices",
+        note=f"its cache costs {cost['low']:.1f} to {cost['high']:.1f} × its bytes, by {cost['devices']} devices"
+        + counted,
     )
 
 
-def _devices_behind(table: Mapping[str, Any], shares: Mapping[str, float]) -> int:
-    """Devices with a published run in the rarest kind of tensor that makes up a tenth of the target."""
-    kinds: dict[str, float] = {}
-    for tensor_type, share in shares.items():
-        kind = calibration.kind_of(tensor_type) or ""
-        kinds[kind] = kinds.get(kind, 0.0) + share
-    floor = min(0.1, max(kinds.values()))
-    measured = min(int(table["devices_by_kind"].get(kind, 0)) for kind, share in kinds.items() if share >= floor)
-    return min(measured, int(table["devices_held_out"]))
-
-
-def _method(fitted: Mapping[str, Any], target: Target, anchors: Sequence[Anchor], behind: int) -> str:
+def _method(fitted: Mapping[str, Any], target: Target, anchors: Sequence[Anchor], behind: Behind) -> str:
     if anchors:
         basis = f"from {len(anchors)} published run{'s' if len(anchors) > 1 else ''} on this device"
     else:
         basis = "from memory bandwidth alone"
-    held_out = fitted["decode"]["devices_held_out"]
-    doubt = "" if behind >= NEEDED_DEVICES else f"; uncalibrated: only {behind} devices measured these tensor types"
+    doubt = "" if behind.calibrated else "; uncalibrated"
     return (
-        f"{basis} and the {target.family} kernels' speed per tensor type; range from {held_out} held-out devices{doubt}"
+        f"{basis} and the {target.family} kernels' speed per tensor type; range from "
+        f"{fitted['decode']['devices_held_out']} held-out devices; its rarest tensor types were run on "
+        f"{behind.published} devices, {behind.kin} of the {target.family} family{doubt}"
     )
 
 

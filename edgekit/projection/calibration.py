@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
+from operator import mul
 from typing import Any
 
 KINDS: tuple[str, ...] = ("f16", "q8_0", "q6_k", "q5_k", "q5_0", "q4_k", "q4_0", "iq4", "q3_k", "q2_k", "iq3", "iq2")
@@ -87,23 +88,39 @@ class Prior:
 
 def predict(prior: Prior, anchors: Sequence[Point], target: Point) -> tuple[float, float]:
     """Mean and standard deviation of the target's `log_rate` as one more run would show it, given the anchors."""
+    return predict_each(prior, anchors, (target,))[0]
+
+
+def predict_mean(prior: Prior, anchors: Sequence[Point], targets: Sequence[Point]) -> tuple[float, float]:
+    """The same for a run that is one of `targets`, each as likely: the mean and deviation of their mixture."""
+    each = predict_each(prior, anchors, targets)
+    mean = sum(own for own, _ in each) / len(each)
+    return mean, math.sqrt(sum(deviation**2 + (own - mean) ** 2 for own, deviation in each) / len(each))
+
+
+def predict_each(prior: Prior, anchors: Sequence[Point], targets: Sequence[Point]) -> list[tuple[float, float]]:
+    """`predict` for every target."""
     projected = [_times(prior.covariance, anchor.features) for anchor in anchors]
-    joint = [
-        [_covariance(prior, projected[i], anchors[i], anchors[j], same=i == j) for j in range(i + 1)]
-        for i in range(len(anchors))
-    ]
-    toward = [
-        _covariance(prior, row, anchor, target, same=False) for row, anchor in zip(projected, anchors, strict=True)
-    ]
+    lower = _cholesky(
+        [
+            [_covariance(prior, projected[i], anchors[i], anchors[j], same=i == j) for j in range(i + 1)]
+            for i in range(len(anchors))
+        ]
+    )
     surprise = [anchor.log_rate - _dot(prior.mean, anchor.features) for anchor in anchors]
-    mean = _dot(prior.mean, target.features)
-    variance = _covariance(prior, _times(prior.covariance, target.features), target, target, same=True)
-    if anchors:
-        lower = _cholesky(joint)
-        half_toward, half_surprise = _forward(lower, toward), _forward(lower, surprise)
+    half_surprise = _forward(lower, surprise)
+    found = []
+    for target in targets:
+        mean = _dot(prior.mean, target.features)
+        variance = _covariance(prior, _times(prior.covariance, target.features), target, target, same=True)
+        toward = [
+            _covariance(prior, row, anchor, target, same=False) for row, anchor in zip(projected, anchors, strict=True)
+        ]
+        half_toward = _forward(lower, toward)
         mean += _dot(half_toward, half_surprise)
         variance -= _dot(half_toward, half_toward)
-    return mean, math.sqrt(max(variance, prior.chance))
+        found.append((mean, math.sqrt(max(variance, prior.chance))))
+    return found
 
 
 def _covariance(prior: Prior, projected: Sequence[float], one: Point, other: Point, *, same: bool) -> float:
@@ -116,7 +133,7 @@ def _covariance(prior: Prior, projected: Sequence[float], one: Point, other: Poi
 
 
 def _dot(one: Sequence[float], other: Sequence[float]) -> float:
-    return sum(a * b for a, b in zip(one, other, strict=True))
+    return float(sum(map(mul, one, other)))
 
 
 def _times(matrix: Sequence[Sequence[float]], vector: Sequence[float]) -> list[float]:
@@ -129,7 +146,7 @@ def _cholesky(lower_half: Sequence[Sequence[float]]) -> list[list[float]]:
     for i, row in enumerate(lower_half):
         done: list[float] = []
         for j in range(i):
-            done.append((row[j] - _dot(done, factor[j][:j])) / factor[j][j])
+            done.append((row[j] - _dot(done, factor[j])) / factor[j][j])  # as far as `done` reaches
         done.append(math.sqrt(row[i] - _dot(done, done)))
         factor.append(done)
     return factor

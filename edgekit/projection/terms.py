@@ -101,8 +101,8 @@ def kv_bytes(header: Header, depth: int, kv_type: str) -> float:
 
 def decode_points(
     fitted: Mapping[str, Any], target: Target, anchors: Sequence[Anchor], reference_gbs: float
-) -> tuple[list[Point], Point]:
-    """The anchors' decode runs, their depth taken off, and the run asked for."""
+) -> tuple[list[Point], list[Point]]:
+    """The anchors' decode runs, their depth taken off, and the run asked for, once in each group it may belong to."""
     points = []
     for anchor in anchors:
         assert anchor.decode_tokens_per_s is not None
@@ -119,8 +119,10 @@ def decode_points(
     return points, _asked(fitted, features, target, anchors, points)
 
 
-def prefill_points(fitted: Mapping[str, Any], target: Target, anchors: Sequence[Anchor]) -> tuple[list[Point], Point]:
-    """The anchors' prefill runs and the run asked for."""
+def prefill_points(
+    fitted: Mapping[str, Any], target: Target, anchors: Sequence[Anchor]
+) -> tuple[list[Point], list[Point]]:
+    """The anchors' prefill runs and the run asked for, once in each group it may belong to."""
     points = []
     for anchor in anchors:
         assert anchor.prefill_tokens_per_s is not None
@@ -151,26 +153,25 @@ def _asked(
     target: Target,
     anchors: Sequence[Anchor],
     points: Sequence[Point],
-) -> Point:
+) -> list[Point]:
     same = (p.model for p, anchor in zip(points, anchors, strict=True) if _same_model(fitted, anchor, target))
-    return Point(
-        features=features,
-        model=next(same, "asked for"),
-        label=target.header.quant,
-        group=_group_for(target, points, anchors),
-    )
+    model = next(same, "asked for")
+    return [
+        Point(features=features, model=model, label=target.header.quant, group=group)
+        for group in _groups_for(target, points, anchors)
+    ]
 
 
-def _group_for(target: Target, points: Sequence[Point], anchors: Sequence[Anchor]) -> str:
-    """The group (runtime and threads) the target would run in: the fastest of those with its thread count, else with
-    an unstated one, else one of its own.
+def _groups_for(target: Target, points: Sequence[Point], anchors: Sequence[Anchor]) -> list[str]:
+    """The groups (runtime and threads) the target may run in: those with its thread count, else with an unstated one,
+    else one of its own. Which of several builds will ship is not known, and the fastest is no better a guess.
     """
     wanted = (target.threads, 0) if target.threads else (None,)
     for threads in wanted:
         fits = [p for p, anchor in zip(points, anchors, strict=True) if threads is None or anchor.threads == threads]
         if fits:
-            return max(fits, key=lambda point: point.log_rate).group
-    return "asked for"
+            return sorted({point.group for point in fits})
+    return ["asked for"]
 
 
 def _layout(fitted: Mapping[str, Any], anchor: Anchor) -> Mapping[str, Any] | None:
