@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import groupby
 from statistics import mean, median, stdev
 
@@ -66,11 +67,13 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> 
     1 − 2·P(Binomial(n, ½) < k). Source: Conover, *Practical Nonparametric Statistics*, §3.2.
     """
     ordered, n = sorted(values), len(values)
-    below, rank = 0.0, 0
+    # in whole numbers of 2ⁿ outcomes: as floats the binomials overflow from about a thousand values on
+    allowed, below, ways, rank = int(Fraction(1 - confidence) * 2**n / 2), 0, 1, 0
     for k in range(n // 2):
-        below += math.comb(n, k) * 0.5**n
-        if 2 * below > 1 - confidence:
+        below += ways
+        if below > allowed:
             break
+        ways = ways * (n - k) // (k + 1)
         rank = k + 1
     return (ordered[rank - 1], ordered[n - rank]) if rank else None
 

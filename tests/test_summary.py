@@ -40,6 +40,14 @@ def test_ranks_of_the_binomial_interval(count: int, ranks: tuple[int, int] | Non
     assert median_interval(values) == ranks
 
 
+@pytest.mark.parametrize("count", [1030, 2000, 5001])
+def test_many_values_have_an_interval_too(count: int) -> None:
+    found = median_interval([float(value) for value in range(1, count + 1)])
+    assert found is not None
+    assert found[0] == pytest.approx(count / 2 - 1.6449 * math.sqrt(count) / 2, abs=1)
+    assert found[0] + found[1] == count + 1
+
+
 @pytest.mark.parametrize(("freedom", "quantile"), [(1, 6.3138), (2, 2.9200), (12, 1.7823), (13, 1.7709), (30, 1.6973)])
 def test_student_t(freedom: int, quantile: float) -> None:
     assert student_t_95(freedom) == pytest.approx(quantile, abs=6e-4)
