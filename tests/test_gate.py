@@ -16,6 +16,7 @@ from edgekit.gate import METRICS, exit_code, judge
 from edgekit.gate.metrics import check_gate
 from edgekit.records import (
     Check,
+    Cluster,
     Device,
     Estimate,
     Evidence,
@@ -219,6 +220,35 @@ def test_a_run_that_only_claims_the_device_counts_for_nothing(changes, says) -> 
     assert (check.status, says in check.reason) == ("unknown", True)
 
 
+CORES = (Cluster(name="big", cores=3, big=True), Cluster(name="small", cores=1))
+
+
+@pytest.mark.parametrize(
+    ("host", "profile", "says"),
+    [
+        ({"system": "macOS"}, {"os": "Android 14"}, "its host runs `macOS`"),
+        ({"system": "macOS"}, {"os": "iPadOS"}, "its host runs `macOS`"),
+        ({"system": "Linux"}, {"os": "Windows 11"}, "its host runs `Linux`"),
+        ({"system": ""}, {"os": "Linux"}, "an unknown OS"),
+        ({"virtualized": "kvm"}, {}, "virtual (`kvm`)"),
+        ({"virtualized": "kvm"}, {"device_class": "tablet"}, "virtual (`kvm`)"),
+        ({"physical_cores": 3}, {"clusters": CORES}, "its host has 3"),
+        ({}, {"os": "Android 14", "clusters": CORES}, ""),
+        ({"system": "Android"}, {"os": "Android 15, HyperOS 2"}, ""),
+        ({"system": "Darwin"}, {"os": "Windows, macOS or Linux"}, ""),
+        ({"physical_cores": 8, "virtualized": "kvm"}, {"clusters": CORES, "device_class": "laptop"}, ""),
+        ({"system": "Linux"}, {"os": "HarmonyOS"}, ""),
+        ({"system": "Linux"}, {"os": "Windows (WSL)"}, ""),
+    ],
+)
+def test_the_host_must_be_able_to_be_the_device(host, profile, says) -> None:
+    device = r.phone(**profile)
+    run = r.on_phone(host=replace(r.host(r.ISA), **host))
+    check = check_of(r.evidence(r.case(device), measurement=run), r.DECODE, device)
+    assert (check.status, check.figure.basis if not says else "") == ("unknown", "") if says else ("pass", "measured")
+    assert says in check.reason
+
+
 def test_a_machine_is_not_a_class() -> None:
     whole = r.phone(tier="class")
     check = check_of(r.evidence(measurement=r.on_phone()), r.DECODE, whole)
@@ -396,11 +426,36 @@ def test_a_waiver_that_still_holds_is_preferred() -> None:
         Gate(metric="memory_bytes", max=math.inf),
         Gate(metric="memory_bytes", max=math.nan),
         Gate(metric="decode_tokens_per_s", min=-1),
+        Gate(metric="decode_tokens_per_s", min=0),
+        Gate(metric="memory_bytes", max=0),
+        Gate(metric="quality_retention", min=80),
+        Gate(metric="memory_share_of_budget", max=100),
+        Gate(metric="top1_agreement", min=0),
     ],
 )
 def test_senseless_gates_are_refused(gate) -> None:
     with pytest.raises(EdgekitError):
         verdict_of(r.evidence(), gate)
+
+
+def test_percent_for_a_fraction_is_told() -> None:
+    with pytest.raises(EdgekitError) as caught:
+        check_gate(Gate(metric="quality_retention", min=80))
+    assert caught.value.hint == "percent written for a fraction? `0.8` is 80 %"
+    assert check_gate(Gate(metric="kld_mean", max=0)).title == "mean KL divergence"
+
+
+def test_a_verdict_about_the_host_says_nothing_of_the_device() -> None:
+    here = r.evidence(measurement=r.measurement())
+    host, size = Gate(metric="host_decode_tokens_per_s", min=50), Gate(metric="size_bytes", max=1e9)
+    verdict = verdict_of(here, host, size, replace(r.DECODE, level="advisory"))
+    assert [check.status for check in verdict.checks] == ["pass"] * 3
+    assert (verdict.status, "about the host only" in verdict.reason) == ("unknown", True)
+    assert verdict_of(here, host, size, r.DECODE).status == "pass"
+    waived = verdict_of(with_decode(20, 25, 30), size, r.DECODE, waivers=(waiver("2026-11-22"),))
+    assert waived.status == "unknown"
+    on_phone = r.evidence(measurement=r.on_phone(load_s=(0.5,) * 12))
+    assert verdict_of(on_phone, Gate(metric="load_s", max=10)).status == "pass"
 
 
 def test_a_misspelt_metric_suggests_the_nearest() -> None:
@@ -533,8 +588,9 @@ def test_nan_and_infinity_never_become_a_figure(value) -> None:
 
 
 @settings(deadline=None)  # a busy machine is no failure
-@given(st.sampled_from(sorted(METRICS)), st.floats(0, 1e12))
+@given(st.sampled_from(sorted(METRICS)), st.floats(1e-9, 1e12))
 def test_empty_evidence_passes_no_metric(metric, limit) -> None:
+    limit = min(limit, 2.0) if METRICS[metric].unit == "fraction" else limit
     side = {"min": limit} if METRICS[metric].better == "higher" else {"max": limit}
     evidence = replace(r.evidence(), cases=(), artifact=replace(r.evidence().artifact, sha256=""))
     status = check_of(evidence, Gate(metric=metric, **side)).status

@@ -36,6 +36,7 @@ from edgekit.tables import (
 
 MAX_GATES_BYTES = 256 * 1024
 GATE_KEYS = ("min", "max", "level", "min_basis", "source")
+LONGEST_WAIVER = datetime.timedelta(days=2 * 366)
 WAIVER_KEYS = ("metric", "until", "reason")
 
 
@@ -117,7 +118,13 @@ def _waiver(row: Mapping[str, Any], *, gated: Collection[str], origin: str) -> W
     metric = text_at(row, "metric", where=where)
     if metric not in gated:
         raise EdgekitError(f"{where} names a metric without a gate: `{metric[:80]}`", hint=nearest(metric, gated))
-    return Waiver(metric=metric, until=_date(row, where=where), reason=text_at(row, "reason", where=where))
+    until = _date(row, where=where)
+    if datetime.date.fromisoformat(until) > datetime.datetime.now(datetime.UTC).date() + LONGEST_WAIVER:
+        raise EdgekitError(
+            f"`until` in {where} is more than two years ahead: `{until}`",
+            hint="a waiver is an exception with an end; change the gate if it is to stay",
+        )
+    return Waiver(metric=metric, until=until, reason=text_at(row, "reason", where=where))
 
 
 def _date(row: Mapping[str, Any], *, where: str) -> str:

@@ -173,6 +173,12 @@ METRICS: dict[str, Metric] = {
 }
 
 
+MAY_BE_ZERO = ("kld_mean",)
+"""Metrics that are zero for a perfect artifact; of every other a limit of zero asks for nothing, or for the impossible.
+"""
+MAX_FRACTION = 2.0
+
+
 def find_metric(name: str) -> Metric:
     """The metric called `name`. Raises EdgekitError that suggests the nearest one."""
     if name in METRICS:
@@ -188,8 +194,13 @@ def check_gate(gate: Gate) -> Metric:
     if (gate.min is None) == (gate.max is None):
         raise EdgekitError(f"a gate needs either `min` or `max`: `{gate.metric}`")
     side, limit = ("min", gate.min) if gate.min is not None else ("max", gate.max)
-    if limit is None or not math.isfinite(limit) or limit < 0:
-        raise EdgekitError(f"the limit of `{gate.metric}` must be a finite number of zero or more: `{limit}`")
+    if limit is None or not math.isfinite(limit) or limit < 0 or (limit == 0 and gate.metric not in MAY_BE_ZERO):
+        raise EdgekitError(f"the limit of `{gate.metric}` must be a finite number above zero: `{limit}`")
+    if metric.unit == "fraction" and limit > MAX_FRACTION:
+        raise EdgekitError(
+            f"the limit of `{gate.metric}` is a fraction and not `{limit:g}`",
+            hint=f"percent written for a fraction? `{limit / 100:g}` is {limit:g} %",
+        )
     wanted = "min" if metric.better == "higher" else "max"
     if side != wanted:
         raise EdgekitError(

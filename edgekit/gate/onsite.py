@@ -5,6 +5,7 @@ The gate's caution lives here. Every door that is not provably open is `Unknown`
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -22,6 +23,17 @@ RAM_SEEN = (0.7, 2.1)
 """Part of the profile's RAM a host may show and still be that device: firmware and GPUs reserve up to a quarter, and
 devices are sold with twice the class's RAM.
 """
+
+_HOST_SYSTEMS = {
+    "android": ("Android", "Linux"),  # Python calls Android by its name since 3.13
+    "linux": ("Linux",),
+    "ios": ("iOS", "iPadOS"),
+    "ipados": ("iOS", "iPadOS"),
+    "macos": ("macOS", "Darwin"),
+    "windows": ("Windows",),
+    "wsl": ("Linux",),
+}
+"""What a host calls itself where a profile names the OS."""
 
 PeakName = Literal["working_set", "unevictable"]
 
@@ -150,12 +162,35 @@ def _other_machine(host: Host, device: Device) -> str:
     missing = sorted(set(features) - set(has))
     if here != architecture or missing:
         return f"the run claims to be on the device (`{device.isa}`) and its host is `{host.isa}`"
+    for doubt in (_other_os(host, device), _other_cores(host, device)):
+        if doubt:
+            return doubt
     visible = host.ram_bytes / device.ram_bytes.value if device.ram_bytes.value > 0 else 0.0
     if host.ram_bytes and not RAM_SEEN[0] <= visible <= RAM_SEEN[1]:
         return (
             f"the run claims to be on the device ({format_bytes(device.ram_bytes.value)} of RAM) and its host has "
             f"{format_bytes(host.ram_bytes)}"
         )
+    return ""
+
+
+def _other_os(host: Host, device: Device) -> str:
+    """Why the host's OS cannot be the device's, or nothing. A profile may name several, or one nobody knows."""
+    named = {name for name in _HOST_SYSTEMS if re.search(rf"\b{name}\b", device.os, re.IGNORECASE)}
+    accepted = {system for name in named for system in _HOST_SYSTEMS[name]}
+    if named and host.system not in accepted:
+        return (
+            f"the run claims to be on the device (`{device.os}`) and its host runs `{host.system or 'an unknown OS'}`"
+        )
+    if host.virtualized and device.device_class in ("smartphone", "tablet"):
+        return f"the run claims to be on a {device.device_class} and its host is virtual (`{host.virtualized}`)"
+    return ""
+
+
+def _other_cores(host: Host, device: Device) -> str:
+    cores = sum(cluster.cores for cluster in device.clusters)
+    if host.physical_cores < cores:
+        return f"the run claims to be on the device ({cores} cores) and its host has {host.physical_cores}"
     return ""
 
 
