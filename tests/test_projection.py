@@ -493,6 +493,16 @@ def test_fewer_threads_than_any_run_had_are_not_projected() -> None:
         assert isinstance(project_to(bare, header, Settings(threads=4)).decode, Estimate)
 
 
+def test_more_threads_than_cores_are_not_projected() -> None:
+    device = load_device("raspberry-pi-5")
+    for threads in (5, 64):
+        decode = project_to(device, header_of(), Settings(threads=threads)).decode
+        assert isinstance(decode, Unknown)
+        assert f"`threads = {threads}`" in decode.reason
+    more = replace(device, anchors=(anchor_of(header_of(), 11.0, threads=8),))
+    assert isinstance(project_to(more, header_of(), Settings(threads=8)).decode, Estimate)
+
+
 def test_several_builds_count_alike_however_fast() -> None:
     header = header_of()
     fast, slow = anchor_of(header, 24.0, runtime="llama.cpp a"), anchor_of(header, 16.0, runtime="llama.cpp b")

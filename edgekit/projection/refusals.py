@@ -106,21 +106,25 @@ def of_settings(device: Device, target: Target, settings: Settings, anchors: Seq
             reason="the runs behind the projection repacked the weights, and these settings do not (`repack` is off)",
             settle=_on_device(device, "--no-repack"),
         )
-    fewest = min((anchor.threads for anchor in anchors if anchor.threads), default=0)
-    if fewest and 0 < settings.threads < fewest:
-        return Unknown(
-            reason=f"no known run on this device used fewer than {fewest} threads: `threads = {settings.threads}`",
-            settle=f"{to_measure(device)} (with `-t {settings.threads}`)",
-        )
-    cores = sum(cluster.cores for cluster in device.clusters if cluster.big)
-    usual = min(filter(None, (device.settings.threads, cores)), default=0)
-    if not fewest and 0 < settings.threads < usual / 2:
-        return Unknown(
-            reason="the runs behind the projection used as many threads as are fastest, about "
-            f"{usual} here: `threads = {settings.threads}`",
-            settle=f"{to_measure(device)} (with `-t {settings.threads}`)",
-        )
-    return None
+    return _of_threads(device, settings.threads, [anchor.threads for anchor in anchors if anchor.threads])
+
+
+def _of_threads(device: Device, threads: int, ran: Sequence[int]) -> Unknown | None:
+    """`threads` is 0 where the settings leave it open; `ran` are the counts that the device's runs state."""
+    cores = sum(cluster.cores for cluster in device.clusters)
+    big_cores = sum(cluster.cores for cluster in device.clusters if cluster.big)
+    usual = min(filter(None, (device.settings.threads, big_cores)), default=0)
+    if not threads:
+        return None
+    if ran and threads < min(ran):
+        reason = f"no known run on this device used fewer than {min(ran)} threads"
+    elif not ran and threads < usual / 2:
+        reason = f"the runs behind the projection used as many threads as are fastest, about {usual} here"
+    elif cores and threads > max((cores, *ran)):
+        reason = f"threads that share a core slow each other down, and the device has {cores}"
+    else:
+        return None
+    return Unknown(reason=f"{reason}: `threads = {threads}`", settle=f"{to_measure(device)} (with `-t {threads}`)")
 
 
 def of_prefill_settings(device: Device, settings: Settings) -> Unknown | None:
