@@ -149,11 +149,7 @@ class Stack:
 
 def memory_stacks(report: Report) -> tuple[Stack, ...]:
     """The predicted memory of each device, devices with the same prediction and limit together, on one axis."""
-    limits = {
-        leaf.device: check.max
-        for leaf, check in facts.all_checks(report)
-        if check.metric == "memory_bytes" or (check.unit == "bytes" and "working_set" in check.metric)
-    }
+    limits = {leaf.device: check.max for leaf, check in facts.all_checks(report) if check.metric == "memory_bytes"}
     groups: dict[tuple[MemoryBreakdown, float | None], list[str]] = {}
     for case in report.evidence.cases:
         if isinstance(case.memory, MemoryBreakdown):

@@ -17,7 +17,6 @@ MAX_MESSAGE_BYTES = 2**20
 
 MAX_TEXT = 2000
 MAX_COUNT = 2**53
-PROTOCOL = 1
 
 
 class ProtocolError(Exception):
