@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import struct
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -216,3 +219,39 @@ def test_refused(name: str, cli: Cli, tmp_path: Path, tiny_gguf: Path) -> None:
     assert fragment.lower() in lines[0].lower() + lines[2].lower()
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert not list((tmp_path / "cwd").rglob("report.json"))
+
+
+def in_small_filesystem(options: str, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """A call whose `folder` is a file system of its own, in a mount namespace that ends with it."""
+    folder.mkdir()
+    command = [sys.executable, "-m", "edgekit", *map(str, arguments)]
+    script = f'mount -t tmpfs -o {options} none "$0" && exec "$@"'
+    call = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(folder), *command]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
+    return subprocess.run(call, capture_output=True, text=True, env=environment, timeout=120, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "arguments", "fragment"),
+    [
+        ("size=300k", ("standin", "tiny", "-o", "{}/tiny.gguf"), "space"),
+        ("size=300k", ("bench", "-d", "smartphone"), "space"),
+        ("ro", ("standin", "tiny", "-o", "{}/tiny.gguf"), "cannot write"),
+        ("ro", ("bench", "MODEL", "-d", "smartphone", "-o", "{}/out"), "cannot write"),
+    ],
+)
+def test_full_and_read_only_places(
+    options: str, arguments: tuple[str, ...], fragment: str, tmp_path: Path, tiny_gguf: Path
+) -> None:
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("this machine allows no mount namespace of one's own")
+    place = tmp_path / "place"
+    given = [str(tiny_gguf) if part == "MODEL" else part.replace("{}", str(place)) for part in arguments]
+    done = in_small_filesystem(options, place, *given)
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert fragment in errors[0]
+    assert lines[-1].startswith("hint: ")

@@ -139,7 +139,7 @@ def test_small_or_unanchored_devices_are_no_members(monkeypatch: pytest.MonkeyPa
     profile(folder, MINE.replace("threads = 4", 'backend = "opencl"'), "gpu.toml")
     profile(folder, MINE.replace("threads = 4", 'runtime = "MNN 3.0.4"'), "foreign.toml")
     profile(folder, MINE.replace("decode_tokens", "prefill_tokens"), "prefill.toml")
-    monkeypatch.setattr(devices, "__file__", str(tmp_path / "edgekit" / "devices.py"))
+    monkeypatch.setattr(devices, "__file__", str(tmp_path / "edgekit" / "devices" / "__init__.py"))
     assert load_device("smartphone").members == ("fits",)
 
 
@@ -154,7 +154,7 @@ def test_profiles_are_found_in_a_wheel(monkeypatch: pytest.MonkeyPatch, tmp_path
     folder = tmp_path / "edgekit" / "data" / "devices"
     folder.mkdir(parents=True)
     (folder / "smartphone.toml").write_bytes((ROOT / "devices" / "smartphone.toml").read_bytes())
-    monkeypatch.setattr(devices, "__file__", str(tmp_path / "edgekit" / "devices.py"))
+    monkeypatch.setattr(devices, "__file__", str(tmp_path / "edgekit" / "devices" / "__init__.py"))
     assert [device.name for device in list_devices()] == ["smartphone"]
 
 
@@ -197,7 +197,7 @@ def test_the_hash_covers_the_class_too(monkeypatch: pytest.MonkeyPatch, tmp_path
     folder = tmp_path / "edgekit" / "data" / "devices"
     folder.mkdir(parents=True)
     smartphone = (ROOT / "devices" / "smartphone.toml").read_text(encoding="utf-8")
-    monkeypatch.setattr(devices, "__file__", str(tmp_path / "edgekit" / "devices.py"))
+    monkeypatch.setattr(devices, "__file__", str(tmp_path / "edgekit" / "devices" / "__init__.py"))
     hashes = set()
     for text in (smartphone, smartphone.replace("min = 50", "min = 49")):
         (folder / "smartphone.toml").write_text(text, encoding="utf-8")
