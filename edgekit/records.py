@@ -123,8 +123,10 @@ class Header:
             values = getattr(self, name)
             if len(values) != self.layers or min(values, default=1) < 1:
                 raise ValueError(f"`{name}` needs a positive number for each of {self.layers} layers")
-        sizes = (self.size_bytes, self.layers, self.hidden, self.key_dim, self.value_dim, self.vocabulary)
-        if min(sizes) < 1 or any(tensor.size_bytes < 0 for tensor in self.tensors):
+        dimensions = (self.layers, self.hidden, self.key_dim, self.value_dim, self.vocabulary)
+        if min(dimensions) < 1 or any(
+            size < 0 for size in (self.size_bytes, *(tensor.size_bytes for tensor in self.tensors))
+        ):
             raise ValueError("sizes are positive")
 
 
