@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-PART = re.compile(r"(<!-- generated: (?P<name>[\w -]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+PART = re.compile(r"(<!-- generated: (?P<name>[\w -]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def run_edgekit(*arguments: str) -> str:
@@ -38,7 +38,7 @@ def part(name: str) -> str:
 
 
 def renewed(text: str) -> str:
-    return PART.sub(lambda match: f"{match[1]}{part(match['name'])}{match[3]}", text)
+    return PART.sub(lambda match: f"{match[1]}{part(match['name'])}\n{match[3]}", text)
 
 
 def test_command(text: str) -> str:

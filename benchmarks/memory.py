@@ -10,6 +10,7 @@ the kernel); both without the worker's baseline. Wanted: p95 of the error ≤ 5 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -72,6 +73,11 @@ def cells() -> Iterator[tuple[str, str, Settings]]:
         yield shape, "q4_0", settings(context, ubatch, flash_attention="off")
 
 
+def cell_key(shape: str, quant: str, chosen: Settings) -> tuple[str, str, Settings]:
+    """A cell, whatever threads it ran on."""
+    return shape, quant, replace(chosen, threads=0)
+
+
 def settings(context: int, ubatch: int, **others: Any) -> Settings:
     return replace(Settings(context_tokens=context, ubatch_tokens=ubatch), **others)
 
@@ -122,17 +128,27 @@ def main() -> int:
     parser.add_argument("--only", default="", help="run the cells whose file name contains this")
     parser.add_argument("--limit", type=int, help="run the first N cells")
     parser.add_argument("--minutes", type=float, help="cheapest cells first, and begin none after so long")
+    parser.add_argument("--add", action="store_true", help="keep the cells that `--out` holds and run others")
+    parser.add_argument("--context", type=int, help="run the cells of this context")
     parser.add_argument("--threads", type=int, default=0, help="0: the physical cores")
     parser.add_argument("--timeout", type=float, default=1800, help="seconds per cell")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    chosen = [cell for cell in cells() if arguments.only in "-".join(cell[:2])]
-    rows, model, started = [], Path(), time.monotonic()
+    rows = json.loads(arguments.out.read_text(encoding="utf-8"))["cells"] if arguments.add else []
+    done = {cell_key(row["shape"], row["quant"], Settings(**row["settings"])) for row in rows}
+    chosen = [
+        cell
+        for cell in cells()
+        if arguments.only in "-".join(cell[:2])
+        and arguments.context in (None, cell[2].context_tokens)
+        and cell_key(*cell) not in done
+    ]
+    model, started = Path(), time.monotonic()
     if arguments.minutes:
         chosen.sort(key=lambda cell: cell[2].context_tokens * planned_bytes(load_shape(cell[0]), cell[1]))
     for shape, quant, wanted in islice(chosen, arguments.limit):
         if arguments.minutes and time.monotonic() - started > arguments.minutes * 60:
-            print(f"stopped after {arguments.minutes:g} minutes: {len(rows)} of {len(chosen)} cells measured")
+            print(f"stopped after {arguments.minutes:g} minutes: {len(rows)} cells measured")
             break
         model = cached_stand_in(shape, quant)
         row = measure_cell(model, replace(wanted, threads=arguments.threads), arguments.timeout)
@@ -146,7 +162,13 @@ def main() -> int:
     found = summary(rows)
     write_result(
         arguments.out,
-        {"benchmark": "memory", **circumstances(model), "cells_planned": len(chosen), "summary": found, "cells": rows},
+        {
+            "benchmark": "memory",
+            **circumstances(model),
+            "cells_planned": len(list(cells())),
+            "summary": found,
+            "cells": rows,
+        },
     )
     for name, figures in found.items():
         print(name, "  ".join(f"{key} {value:.2%}" for key, value in figures.items() if key != "cells"))

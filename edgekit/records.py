@@ -419,7 +419,7 @@ class Noise:
     design §4.
     """
 
-    idle_cpu_before: float | None
+    others_cpu_before: float | None
     """Fraction of all CPUs busy with others' work just before the run."""
     others_cpu_during: float | None
     pressure_some_during: float | None
@@ -523,7 +523,7 @@ class Projection:
     anchors: tuple[str, ...] = ()
     devices_behind: int = 0
     calibrated: bool = False
-    """False with fewer than five devices behind it: it cannot pass a gate alone."""
+    """False with fewer than five devices behind it, or two of its kernel family: it cannot pass a gate alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

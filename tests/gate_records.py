@@ -210,7 +210,7 @@ def measurement(**changes: object) -> Measurement:
             workload=Workload(settings=replace(SETTINGS, threads=0)),
             samples=samples("tg128", 128, 60) + samples("pp512", 512, 250),
             load_s=(0.5, 0.6, 0.7),
-            noise=Noise(idle_cpu_before=0.0, others_cpu_during=0.0, pressure_some_during=0.0),
+            noise=Noise(others_cpu_before=0.0, others_cpu_during=0.0, pressure_some_during=0.0),
         ),
         **changes,
     )

@@ -337,7 +337,7 @@ def measurement(*, sustained: bool = True, findings: tuple[Finding, ...] = ()) -
             ThermalPoint(at_s=float(s), frequency_mhz=3700 - 2 * s, temperature_c=52 + s / 20)
             for s in range(0, 600, 60)
         ),
-        noise=Noise(idle_cpu_before=0.01, others_cpu_during=0.03, pressure_some_during=0.002),
+        noise=Noise(others_cpu_before=0.01, others_cpu_during=0.03, pressure_some_during=0.002),
         findings=findings,
     )
 

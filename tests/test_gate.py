@@ -256,7 +256,7 @@ def test_a_machine_is_not_a_class() -> None:
 
 
 def test_contamination_spares_projected_and_target_figures() -> None:
-    noisy = Noise(idle_cpu_before=0, others_cpu_during=0.4, pressure_some_during=0.2, contaminated=("tg128",))
+    noisy = Noise(others_cpu_before=0, others_cpu_during=0.4, pressure_some_during=0.2, contaminated=("tg128",))
     here = Gate(metric="host_decode_tokens_per_s", min=50)
     assert check_of(r.evidence(measurement=r.measurement()), here).status == "pass"
     assert check_of(r.evidence(measurement=r.measurement(noise=noisy)), here).status == "unknown"

@@ -163,7 +163,7 @@ def judge_noise(
     if others is not None and others > OTHERS_SPOIL:
         contaminated = tuple(dict.fromkeys(s.test for s in samples if not s.warmup))
     noise = Noise(
-        idle_cpu_before=idle_before,
+        others_cpu_before=idle_before,
         others_cpu_during=others,
         pressure_some_during=pressure,
         contaminated=contaminated,
@@ -174,7 +174,7 @@ def judge_noise(
 def _busy_findings(noise: Noise) -> tuple[Finding, ...]:
     quiet = "close other programs, or wait until they are done, and run again"
     checks = (
-        (noise.idle_cpu_before, BUSY_BEFORE, "host-busy-before", "others used {} of the CPUs just before the run"),
+        (noise.others_cpu_before, BUSY_BEFORE, "host-busy-before", "others used {} of the CPUs just before the run"),
         (noise.others_cpu_during, OTHERS_DURING, "host-busy", "others used {} of the CPUs during the run"),
         (noise.pressure_some_during, PRESSURE_DURING, "cpu-pressure", "tasks waited for a CPU in {} of the run"),
     )

@@ -288,8 +288,11 @@ def _outcome(checks: tuple[Check, ...], today: date) -> tuple[Status, str]:
     elif all(_off_device(check.metric) for check in counted):
         status, reason = "unknown", f"about the host only, nothing of the device is required: {_names(counted)}"
     else:
-        met = "the required check is met" if len(counted) == 1 else f"all {len(counted)} required checks are met"
-        status, reason = "pass", met.replace(" are met", " that count are met") if waived else met
+        which = " that counts" if len(counted) == 1 else " that count"
+        met = f"the required check{which if waived else ''} is met"
+        if len(counted) > 1:
+            met = f"all {len(counted)} required checks{which if waived else ''} are met"
+        status, reason = "pass", met
     if failing and open_:
         reason += f"; not known: {_names(open_)}"
     for check in waived:

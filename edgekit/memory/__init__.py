@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 
 from edgekit.errors import EdgekitError
@@ -29,7 +30,6 @@ from edgekit.records import (
 )
 from edgekit.units import format_bytes
 
-PAGE_BYTES = 4096
 TOKENIZER_BYTES_PER_TOKEN = {"llama": 155, "none": 40}
 MERGES_TOKENIZER_BYTES_PER_TOKEN = 290
 """Tables of a vocabulary (`src/llama-vocab.cpp`), measured: sentence-piece, absent, and byte-pair with its merges."""
@@ -58,7 +58,7 @@ def predict_memory(header: Header, settings: Settings, isa: str) -> MemoryBreakd
     Raises EdgekitError for settings llama.cpp refuses and for an instruction set edgekit does not know.
     """
     check_settings(header, settings)
-    weights = _weights(header, settings, isa)
+    weights = _weights(header, settings.repack, isa)
     kv = kv_bytes(header, settings)
     touched, reserved = compute_bytes(header, settings)
     output = header.vocabulary * 4
@@ -102,14 +102,15 @@ def streamed_bytes(header: Header) -> tuple[tuple[str, int], ...]:
     return tuple(total.most_common())
 
 
-def _weights(header: Header, settings: Settings, isa: str) -> _Weights:
+@lru_cache(maxsize=64)  # a fit table and its remedies ask about hundreds of settings of the same few files
+def _weights(header: Header, repack: bool, isa: str) -> _Weights:
     features = features_of(isa)
     stored = repacked = read = idle = 0
     for tensor in header.tensors:
         stored += tensor.size_bytes
         is_table = tensor.name == "token_embd.weight"
         is_matrix = tensor.name.endswith(".weight") and (not is_table or header.tied_embedding)
-        copy = repacked_bytes(tensor, features, expert=_is_expert(tensor)) if settings.repack and is_matrix else 0
+        copy = repacked_bytes(tensor, features, expert=_is_expert(tensor)) if repack and is_matrix else 0
         repacked += copy
         if is_table and (copy or not header.tied_embedding):
             # looked up as stored; its repacked copy, if any, is the output matrix

@@ -229,7 +229,7 @@ def _noise_text(measurement: Measurement) -> str:
         return "not observed"
     shares = (
         ("others used", noise.others_cpu_during, "of the CPU during the run"),
-        ("idle check found", noise.idle_cpu_before, "busy before"),
+        ("idle check found", noise.others_cpu_before, "busy before"),
         ("CPU pressure", noise.pressure_some_during, "of the time"),
     )
     parts = [f"{a} {format_percent(share)} {b}" for a, share, b in shares if share is not None]
