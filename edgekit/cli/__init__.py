@@ -46,7 +46,7 @@ ThreadsOption = Annotated[int | None, typer.Option("--threads", "-t", min=1, hel
 RowsOption = Annotated[int | None, typer.Option("--output-rows", min=0, help="Rows of logits; 0: llama.cpp's default.")]
 
 
-@app.command()
+@app.command(short_help="Measure MODEL here, project it, judge it and report.")
 def bench(
     model: Annotated[
         Path | None,
@@ -113,7 +113,7 @@ def bench(
     return pipeline.overall(reports)
 
 
-@app.command()
+@app.command(short_help="Memory and speed on a device from the header alone.")
 def fit(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="GGUF file; only its header is read.")],
     device: DeviceOption = [],  # noqa: B006
@@ -143,7 +143,7 @@ def fit(
     return answer.exit_code
 
 
-@app.command()
+@app.command(short_help="Judge recorded evidence again, without the model.")
 def gate(
     evidence: Annotated[Path, typer.Argument(help="An `evidence.json` or `report.json` that bench wrote.")],
     device: DeviceOption = [],  # noqa: B006
@@ -167,7 +167,7 @@ def gate(
     return pipeline.overall(reports)
 
 
-@app.command()
+@app.command(short_help="Check claimed figures against physics.")
 def audit(
     claims: Annotated[list[Path], typer.Argument(help="TOML files of claims.")],
     json: JsonOption = False,
@@ -179,7 +179,7 @@ def audit(
     return verbs.show_audit([result for path in claims for result in audit_claims(path)], as_json=json)
 
 
-@app.command()
+@app.command(short_help="Write a model of true size with random weights.")
 def standin(
     shape: Annotated[str, typer.Argument(help="nano-0.6b, nano-1.5b, mini-3b, mini-4b, base-7b, tiny or a .toml.")],
     type: Annotated[str, typer.Option("--type", help="q4_0, q4_k_m, q5_k_m, q6_k, q8_0 or f16.")] = "q4_0",  # noqa: A002
