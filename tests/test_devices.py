@@ -362,13 +362,14 @@ def test_a_packaged_profile_is_copied_and_never_written(tmp_path: Path, monkeypa
 
 
 def test_the_packaged_folder_is_refused(tmp_path: Path) -> None:
-    inside = ROOT / "devices" / "pixel-8.toml"
+    folder = devices.profile_folder()  # in the wheel, or beside the package
+    inside = folder / "pixel-8.toml"
     before = inside.read_bytes()
-    for name, out in (("pixel-8", inside), (str(inside), None), ("pixel-8", ROOT / "devices" / "new.toml")):
+    for name, out in (("pixel-8", inside), (str(inside), None), ("pixel-8", folder / "new.toml")):
         with pytest.raises(EdgekitError, match="not written to"):
             add_anchors(name, results(tmp_path, ROW), out)
     assert inside.read_bytes() == before
-    assert not (ROOT / "devices" / "new.toml").exists()
+    assert not (folder / "new.toml").exists()
 
 
 def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
