@@ -214,7 +214,7 @@ def fit(model: Path, device_name: str, *, overrides: Overrides | None = None, ga
     members = tuple(memory_gated(member) for member in class_members(device))
     artifact = Artifact(path=str(model), header=header)
     evidence = gather(artifact, device, overrides=overrides, members=members)
-    verdict = judge(evidence, memory_gated(device), gates, members=members)
+    verdict = judge(evidence, memory_gated(device), gates, members=members, remedies=False)  # `nearest` is the remedy
     return Fit(
         evidence=evidence,
         verdict=verdict,

@@ -14,7 +14,7 @@ from edgekit.errors import ExitCode
 from edgekit.gate.cases import case_for
 from edgekit.gate.metrics import METRICS, Metric, check_gate
 from edgekit.gate.onsite import Subject, disk_reads, on_target
-from edgekit.gate.remedies import advise
+from edgekit.gate.remedies import Advice, advise
 from edgekit.records import (
     BASES,
     Check,
@@ -43,19 +43,20 @@ def judge(
     *,
     members: Sequence[Device] | None = None,
     today: date | None = None,
+    remedies: bool = True,
 ) -> Verdict:
     """The verdict on `evidence` for `device`, by `gates` or else by the profile's own.
 
     A class profile with members is judged member by member, each by its own profile's gates unless `gates` is given;
-    `members` are loaded by name when not passed. `today` decides which waivers still hold (default: now, UTC). Raises
-    EdgekitError for a gate no figure could be judged by.
+    `members` are loaded by name when not passed. `today` decides which waivers still hold (default: now, UTC). Without
+    `remedies` nobody searches for what would pass. Raises EdgekitError for a gate no figure could be judged by.
     """
     today = today or datetime.now(UTC).date()
     if members is None:
         members = _load_members(device)
     if not members:
-        return _judge_device(evidence, device, gates or device.gates, today)
-    verdicts = tuple(_judge_device(evidence, member, gates or member.gates, today) for member in members)
+        return _judge_device(evidence, device, gates or device.gates, today, remedies)
+    verdicts = tuple(_judge_device(evidence, member, gates or member.gates, today, remedies) for member in members)
     status, reason = _class_outcome(verdicts)
     used = gates or device.gates
     return Verdict(
@@ -90,9 +91,9 @@ def _load_members(device: Device) -> tuple[Device, ...]:
 # ---- one device ---------------------------------------------------------------------------------------------------
 
 
-def _judge_device(evidence: Evidence, device: Device, gates: Gates, today: date) -> Verdict:
+def _judge_device(evidence: Evidence, device: Device, gates: Gates, today: date, remedies: bool) -> Verdict:
     subject = Subject(evidence=evidence, case=case_for(evidence, device), device=device)
-    checks = tuple(_check(gate, subject, gates.waivers, today) for gate in gates.gates)
+    checks = tuple(_check(gate, subject, gates.waivers, today, remedies) for gate in gates.gates)
     status, reason = _doubted(*_outcome(checks, today), evidence, gates)
     conditions = _conditions(subject.case.settings, device.settings)
     return Verdict(
@@ -127,7 +128,7 @@ class _Ruling:
     settle: str = ""
 
 
-def _check(gate: Gate, subject: Subject, waivers: tuple[Waiver, ...], today: date) -> Check:
+def _check(gate: Gate, subject: Subject, waivers: tuple[Waiver, ...], today: date, remedies: bool) -> Check:
     metric = check_gate(gate)
     figure = metric.function(subject)
     ruling = _cautioned(judge_figure(figure, gate, metric), figure, gate, subject, metric)
@@ -136,7 +137,7 @@ def _check(gate: Gate, subject: Subject, waivers: tuple[Waiver, ...], today: dat
     if waiver is not None and not _holds(waiver, today):
         reason += f"; its waiver ended on `{waiver.until}` and does not count"
     settle = ruling.settle.replace("NAME", subject.device.name)
-    advice = advise(subject, metric, gate, figure, ruling.status)
+    advice = advise(subject, metric, gate, figure, ruling.status) if remedies else Advice()
     return Check(
         metric=gate.metric,
         title=metric.title,
