@@ -77,12 +77,17 @@ def main() -> int:
     parser.add_argument("--fit-shape", default="base-7b", help="a file of 4 GB with a full vocabulary")
     parser.add_argument("--device", default="smartphone")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--answers", action="store_true", help="time `--help` and `fit` alone: `results/answers.json`")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     model = cached_stand_in(arguments.shape, "q4_0")
     fit_model = cached_stand_in(arguments.fit_shape, "q4_0")
     small = small_times(fit_model, arguments.device, max(5, arguments.rounds))
     print(json.dumps(small))
+    if arguments.answers:
+        told = {"kind": "answers_benchmark", "version": 1, **circumstances(fit_model), "small": small}
+        write_result(arguments.out.with_name("answers.json"), told)
+        return 0 if small["help_s"] <= 0.15 and small["fit_s"] <= 1.0 else 1
     result: dict[str, Any] = {
         "kind": "walltime_benchmark",
         "version": 1,
