@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgekit.errors import EdgekitError
+from edgekit.header.ggml import BLOCK
 from edgekit.records import Device, Sourced
 from edgekit.shapes import Shape, load_shape, plan_header
 from edgekit.tables import (
@@ -48,7 +49,7 @@ _NUMBERS: dict[str, tuple[float, float]] = {
     "tokens_per_pass": (1, 1e6),
 }
 KEYS = ("name", "source", "shape", "quant", "device", "kv_type", "context_tokens", "depth_tokens", "claimed", *_NUMBERS)
-_KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
+_KV_TYPES = ("f16", "q8_0", "q4_0")
 
 
 class Span(NamedTuple):
@@ -168,7 +169,7 @@ def _figure(stated: float | None, profile: Sourced | None) -> Span | None:
 
 def _model(row: Mapping[str, Any], numbers: Mapping[str, float | None], where: str) -> _Model:
     shape, quant = (text_at(row, key, where=where, default="") for key in ("shape", "quant"))
-    kv_type = choice_at(row, "kv_type", _KV_BYTES, where=where, default="f16")
+    kv_type = choice_at(row, "kv_type", _KV_TYPES, where=where, default="f16")
     if shape or quant:
         if not (shape and quant):
             lacks = "quant" if shape else "shape"
@@ -194,7 +195,7 @@ def _from_shape(name: str, quant: str, kv_type: str, where: str) -> _Model:
         bytes_origin=f"{format_bytes(streamed)} (the weights {name} reads per token in {header.quant})",
         weights_bytes=float(header.size_bytes),
         parameters=_multiplied(shape),
-        kv_bytes=2 * shape.layers * shape.kv_heads * shape.head_dim * _KV_BYTES[kv_type],
+        kv_bytes=2 * shape.layers * shape.kv_heads * shape.head_dim * BLOCK[kv_type][1] / BLOCK[kv_type][0],
         logits_bytes=4.0 * shape.vocabulary,
     )
 

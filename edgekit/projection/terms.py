@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgekit.header.ggml import BLOCK
 from edgekit.memory import streamed_bytes
 from edgekit.projection import calibration, typemix
 from edgekit.projection.calibration import Point
@@ -14,9 +15,6 @@ from edgekit.records import Anchor, Device, Header, Settings, TensorInfo
 
 MIN_PROMPT = 64
 """Anchors with a shorter prompt time the start of a batch, not prefill."""
-
-KV_BYTES: dict[str, float] = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
-"""Bytes per cached value (ggml-common.h block sizes)."""
 
 LOOKED_UP = ("token_embd.weight", "output.weight")
 """Tensors that prefill does not multiply by every prompt token: rows are looked up, logits wanted for the last only."""
@@ -89,7 +87,8 @@ def _known_shares(amounts: Mapping[str, float]) -> dict[str, float]:
 def kv_bytes(header: Header, depth: int, kv_type: str) -> float:
     """Bytes of keys and values that one token reads at `depth`, windows of sliding layers respected."""
     windows = header.sliding_window or (0,) * header.layers
-    per_value = KV_BYTES[kv_type]
+    values, size_bytes = BLOCK[kv_type]
+    per_value = size_bytes / values
     return sum(
         heads * (header.key_dim + header.value_dim) * per_value * (min(depth, window) if window else depth)
         for heads, window in zip(header.kv_heads, windows, strict=True)

@@ -12,21 +12,12 @@ from dataclasses import astuple
 from difflib import get_close_matches
 
 from edgekit.errors import EdgekitError
+from edgekit.header.ggml import BLOCK
 from edgekit.records import Header, TensorInfo
 from edgekit.shapes.shape import Shape
 
-BLOCKS: dict[str, tuple[int, int]] = {
-    "f32": (1, 4),
-    "f16": (1, 2),
-    "q4_0": (32, 18),
-    "q5_0": (32, 22),
-    "q5_1": (32, 24),
-    "q8_0": (32, 34),
-    "q4_k": (256, 144),
-    "q5_k": (256, 176),
-    "q6_k": (256, 210),
-}
-"""Values and bytes of one block. Source: `ggml/src/ggml-common.h`."""
+BLOCKS = {kind: BLOCK[kind] for kind in ("f32", "f16", "q4_0", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k")}
+"""The types a stand-in is written in: values and bytes of one block."""
 
 QUANTS: dict[str, tuple[int, str]] = {
     "q4_0": (2, "q4_0"),
