@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from importlib import import_module
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -27,3 +29,14 @@ class EdgekitError(Exception):
         self.message = message
         self.hint = hint
         self.code = code
+
+
+def import_extra(name: str, *, extra: str) -> Any:
+    """The module `name` of an optional dependency. Raises EdgekitError with the command that installs `extra`."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        missing = (error.name or name).partition(".")[0]
+        raise EdgekitError(
+            f"a library that this needs is not installed: `{missing}`", hint=f"pip install 'edgekit[{extra}]'"
+        ) from None
