@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,39 @@ def replacing(path: Path) -> Iterator[Path]:
         raise EdgekitError(f"cannot write ({(error.strerror or 'failed').lower()}): `{path}`") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its name when the block ends well and vanishes otherwise, Ctrl-C
+    included. An existing `path` is refused without `force`; with it, the old folder goes only when the new one stands.
+    """
+    if path.exists() and not force:
+        raise EdgekitError(f"the output exists: `{path}`", hint="choose another place with `--out`, or add `--force`")
+    if path.exists() and not path.is_dir():
+        raise EdgekitError(f"the output is not a folder: `{path}`", hint="name a folder to write")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".partial"))
+    except OSError as error:
+        raise EdgekitError(
+            f"cannot write ({(error.strerror or 'not writable').lower()}): `{path}`",
+            hint="choose a writable place with `--out`",
+        ) from None
+    old = temporary.with_suffix(".old")
+    try:
+        yield temporary
+        temporary.chmod(0o755 & ~_umask())
+        if path.exists():
+            path.replace(old)
+        temporary.replace(path)
+    except OSError as error:
+        raise EdgekitError(f"cannot write ({(error.strerror or 'failed').lower()}): `{path}`") from None
+    finally:
+        if old.exists() and not path.exists():
+            old.replace(path)
+        for leftover in (temporary, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _umask() -> int:

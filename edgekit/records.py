@@ -144,6 +144,52 @@ class Artifact:
     header: Header
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogitsCheck:
+    """How far an export's logits are from the checkpoint's in torch at float32, over `positions` of the same tokens:
+    most from one prompt, the last `decoded` through the key-value cache token by token. KLD in nats.
+    """
+
+    subject: str
+    """What was compared with torch: `fp32`, or the precision that was asked for."""
+    positions: int
+    decoded: int
+    kld_mean: float
+    kld_max: float
+    top1_agreement: float
+    kld_bound: float
+    """`kld_max` of an fp32 export, `kld_mean` of a quantized one, stays within it or there is no export."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnnxExport:
+    """What made an ONNX folder, out of what, and how it was checked; `edgekit.json` in the folder."""
+
+    kind: Literal["onnx-export"] = "onnx-export"
+    version: Literal[1] = 1
+    edgekit_version: str
+    created_at: str
+    precision: str
+    exporter: str
+    architecture: str
+    parameters: int
+    source: str
+    source_sha256: str
+    block_size: int = 0
+    """Weights that share a scale; 0 where nothing is quantized in blocks."""
+    head_bits: int = 32
+    embedding_bits: int = 32
+    method: str = ""
+    tied_table_shared: bool = False
+    """The tied embedding is stored once and read both as table and as LM head."""
+    versions: tuple[tuple[str, str], ...]
+    checks: tuple[LogitsCheck, ...]
+    size_bytes: int
+    peak_bytes: int
+    """The largest resident set of any process that worked on it."""
+    elapsed_s: float
+
+
 # ---- what is run --------------------------------------------------------------------------------------------------
 
 
@@ -538,15 +584,67 @@ class Battery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredChunk:
+    """Raw scores of one chunk of text: sums over its scored `tokens`, in nats.
+
+    `kld` is KL(reference ‖ artifact), `top1` the number of tokens on which both have the same likeliest one; `None`
+    without a reference. `broken` tokens got logits that are no numbers: they count in `tokens` and disagree, and the
+    sums leave them out.
+    """
+
+    tokens: int
+    nll: float
+    reference_nll: float | None = None
+    kld: float | None = None
+    top1: int | None = None
+    broken: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """Quality of the artifact against a reference."""
+    """Quality of the artifact against a reference, on one text; the raw scores are in `chunks`, in the text's order.
+
+    The text is cut into chunks of `context_tokens`, the second half of each is scored (`llama-perplexity`'s way).
+    `kld_mean` is nats per token, `perplexity_ratio` the artifact's ÷ the reference's, from the same chunks.
+    """
 
     kind: Literal["quality"] = "quality"
     version: Literal[1] = 1
     reference: str
+    """Name of the reference artifact; empty without one."""
     perplexity: Figure
     kld_mean: Figure
     top1_agreement: Figure
+    reference_perplexity: Figure = Unknown(reason="not recorded")
+    perplexity_ratio: Figure = Unknown(reason="not recorded")
+    chunks: tuple[ScoredChunk, ...] = ()
+    context_tokens: int = 0
+    text_tokens: int = 0
+    """Of the whole text, scored or not."""
+    text_sha256: str = ""
+    text_origin: str = ""
+    artifact_sha256: str = ""
+    reference_sha256: str = ""
+    settings: Settings | None = None
+    runtime: Runtime | None = None
+    reference_runtime: Runtime | None = None
+    host: Host | None = None
+    started_at: str = ""
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """Two builds of one model on one text, such as a GGUF and an ONNX folder: `b` judged with `a` as its reference.
+
+    `quality.perplexity` is b's, `quality.reference_perplexity` a's, `quality.kld_mean` KL(a ‖ b).
+    """
+
+    kind: Literal["parity"] = "parity"
+    version: Literal[1] = 1
+    a: str
+    b: str
+    quality: Quality
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
