@@ -88,20 +88,43 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """The text is tokenized: how many tokens it has, and how many chunks of them will be scored."""
+
+    tokens: int
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """A `records.ScoredChunk` on the wire: sums in billionths of a nat. Without a reference its three are 0."""
+
+    chunk: int
+    tokens: int
+    nll_nano: int
+    reference_nll_nano: int
+    kld_nano: int
+    top1: int
+    broken: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """The runtime declined in good order. `stage` is `model`, `context`, `step` or `worker`."""
+    """The runtime declined in good order. `stage` is `model`, `context`, `step`, `text` or `worker`."""
 
     stage: str
     message: str
 
 
-Message = Ready | Loaded | Timed | Done | Refused
+Message = Ready | Loaded | Timed | Done | Counted | Scored | Refused
 
 _MESSAGES: dict[str, type[Any]] = {
     "ready": Ready,
     "loaded": Loaded,
     "timed": Timed,
     "done": Done,
+    "counted": Counted,
+    "scored": Scored,
     "refused": Refused,
 }
 _KINDS = {kind: name for name, kind in _MESSAGES.items()}
