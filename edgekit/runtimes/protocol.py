@@ -88,6 +88,15 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Advanced:
+    """Long work has come so far: `done` of `total` pieces. `detail` names the piece."""
+
+    done: int
+    total: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Counted:
     """The text is tokenized: how many tokens it has, and how many chunks of them will be scored."""
 
@@ -116,13 +125,14 @@ class Refused:
     message: str
 
 
-Message = Ready | Loaded | Timed | Done | Counted | Scored | Refused
+Message = Ready | Loaded | Timed | Done | Advanced | Counted | Scored | Refused
 
 _MESSAGES: dict[str, type[Any]] = {
     "ready": Ready,
     "loaded": Loaded,
     "timed": Timed,
     "done": Done,
+    "advanced": Advanced,
     "counted": Counted,
     "scored": Scored,
     "refused": Refused,

@@ -24,10 +24,13 @@ _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Memory the worker may take, in bytes; 0 leaves the limit as it is."""
+    """Memory the worker may take and the longest file it may write, in bytes; 0 leaves memory as it is and writes
+    nothing.
+    """
 
     address_space_bytes: int = 0
     data_bytes: int = 0
+    file_bytes: int = 0
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -44,15 +47,16 @@ def deny_amx() -> None:
         seccomp.install(seccomp.without_amx())
 
 
-def fence_in(readable: Sequence[Path], limits: Limits) -> tuple[str, ...]:
+def fence_in(readable: Sequence[Path], limits: Limits, writable: Sequence[Path] = ()) -> tuple[str, ...]:
     """Give up what running a model does not need; the names of the parts that hold.
 
-    `readable` are the model's files. Threads can still be made; programs, sockets and files cannot.
+    `readable` are the model's files, `writable` existing files that the work is to fill. Threads can still be made;
+    programs, sockets and files cannot.
     """
     parts = []
     if _limit_resources(limits):
         parts.append("rlimits")
-    if sys.platform == "darwin" and _enter_seatbelt():
+    if sys.platform == "darwin" and _enter_seatbelt(writable):
         parts.append("seatbelt")
     if sys.platform != "linux":
         return tuple(parts)
@@ -61,7 +65,7 @@ def fence_in(readable: Sequence[Path], limits: Limits) -> tuple[str, ...]:
         parts.append("first to go when memory runs out")
     if _no_new_privileges():
         parts.append("no new privileges")
-        abi = landlock.restrict(readable)
+        abi = landlock.restrict(readable, writable)
         if abi:
             parts.append(f"landlock {abi}")
         if seccomp.install(seccomp.worker_filter()):
@@ -71,11 +75,14 @@ def fence_in(readable: Sequence[Path], limits: Limits) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def _enter_seatbelt() -> bool:
-    """macOS: no network, no programs, no file writes, by `sandbox_init` (deprecated for ten years, still what
+def _enter_seatbelt(writable: Sequence[Path]) -> bool:
+    """macOS: no network, no programs, no file writes but to `writable`, by `sandbox_init` (deprecated for ten years, still what
     Chromium uses).
     """
     profile = b"(version 1)(allow default)(deny network*)(deny process-exec*)(deny process-fork)(deny file-write*)"
+    for path in writable:
+        literal = str(path.resolve()).replace("\\", "\\\\").replace('"', '\\"')
+        profile += f'(allow file-write* (literal "{literal}"))'.encode()
     initialise = getattr(ctypes.CDLL(None), "sandbox_init", None)
     error = ctypes.c_char_p()
     return initialise is not None and bool(initialise(profile, ctypes.c_uint64(0), ctypes.byref(error)) == 0)
@@ -86,10 +93,10 @@ def _no_new_privileges() -> bool:
 
 
 def _limit_resources(limits: Limits) -> bool:
-    """No core dump (it would hold the weights), no file growth, no memory beyond `limits`."""
+    """No core dump (it would hold the weights), no file growth and no memory beyond `limits`."""
     import resource
 
-    wanted = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0)]
+    wanted = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, limits.file_bytes)]
     if limits.address_space_bytes:
         wanted.append((resource.RLIMIT_AS, limits.address_space_bytes))
     if limits.data_bytes and sys.platform == "linux":
