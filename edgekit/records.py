@@ -67,8 +67,8 @@ def exact(value: float, basis: Basis, note: str = "") -> Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorInfo:
-    """One tensor of a model file. `type` is ggml's name in lower case (`q4_0`, `f32`); `shape` is ggml's order (row
-    length first).
+    """One tensor of a model file. `type` is ggml's name in lower case (`q4_0`, `f32`), or an ONNX one that ggml lacks
+    (`int4`, `i64`); `shape` is ggml's order (row length first).
     """
 
     name: str
@@ -76,6 +76,8 @@ class TensorInfo:
     shape: tuple[int, ...]
     size_bytes: int
     shard: int = 0
+    role: Literal["", "matrix", "table"] = ""
+    """In an ONNX graph, whose names tell nothing: a matrix is multiplied with, of a table rows are looked up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
