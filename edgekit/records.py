@@ -791,3 +791,36 @@ class Report:
     evidence: Evidence
     verdicts: tuple[Verdict, ...]
     exit_code: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepRow:
+    """One precision of a sweep: its artifact, and its report (quality among the evidence) on the sweep's device.
+
+    `failed` says why there is none: a target that could not be made, or a run that broke.
+    """
+
+    target: str
+    """As asked: `gguf:q4_k_m`, `onnx:int4`, `gguf:f16`."""
+    artifact: Artifact | None = None
+    report: Report | None = None
+    failed: Unknown | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """One checkpoint at several precisions, each judged for one device, and which of them to ship."""
+
+    kind: Literal["sweep"] = "sweep"
+    version: Literal[1] = 1
+    edgekit_version: str
+    created_at: str
+    source: str
+    source_sha256: str
+    device: str
+    device_title: str
+    rows: tuple[SweepRow, ...]
+    front: tuple[ParetoPoint, ...] = ()
+    recommended: str = ""
+    """A target of `rows`; empty where none can be recommended."""
+    reason: str

@@ -97,6 +97,7 @@ def bench(
     overrides: Overrides | None = None,
     gates: Gates | None = None,
     on_device: str = "",
+    quality: Quality | None = None,
     progress: Progress = silent,
 ) -> Iterator[Report]:
     """Measure `model` (or each device's reference student) here, project it to every device and judge it there.
@@ -123,7 +124,7 @@ def bench(
             chosen = replace(workload, settings=settings)
             measured[path, settings, mine] = measure(artifacts[path], chosen, progress=progress, on_device=mine)
         measurement = measured[path, settings, mine]
-        evidence = gather(artifacts[path], device, overrides=overrides, measurement=measurement)
+        evidence = gather(artifacts[path], device, overrides=overrides, measurement=measurement, quality=quality)
         yield conclude(evidence, device, gates)
 
 
@@ -244,6 +245,7 @@ def gather(
     *,
     overrides: Overrides | None = None,
     measurement: Measurement | None = None,
+    quality: Quality | None = None,
     members: Sequence[Device] | None = None,
 ) -> Evidence:
     """Everything the gate may know: a case per anchored device of a class, or one for a concrete device.
@@ -260,6 +262,7 @@ def gather(
             for target in targets
         ),
         measurement=measurement,
+        quality=quality,
     )
 
 
