@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
@@ -28,9 +29,14 @@ from edgekit.summary import median_interval
 RESULTS = Path(__file__).parent / "results" / "speed.json"
 LOW, REACH = 0.97, 0.99
 
+STATISTICS: dict[str, Callable[[Iterable[float]], float]] = {"median": median, "best": max}
+"""Of a process's repetitions. Where neighbours steal the CPU for seconds at a time, as on a shared virtual machine, the
+best of several short ones is what the code can do; the median is what the neighbours left.
+"""
+
 
 def run_edgekit(model: Path, settings: Settings, arguments: argparse.Namespace, seed: int) -> dict[str, float]:
-    """Median tok/s of each test in one fresh worker, warmed up as llama-bench does: a whole prompt, one token."""
+    """tok/s of each test in one fresh worker, warmed up as llama-bench does: a whole prompt, one token."""
     speeds: dict[str, float] = {}
     with open_worker(model, settings, timeout_s=900, seed=seed) as worker:
         for test, prompt, generate in (
@@ -39,20 +45,20 @@ def run_edgekit(model: Path, settings: Settings, arguments: argparse.Namespace, 
         ):
             list(worker.run(Step(test=test, prompt=prompt, generate=min(1, generate), warmup=True)))
             step = Step(test=test, prompt=prompt, generate=generate, repetitions=arguments.repetitions)
-            speeds[test] = median(sample.tokens / sample.elapsed_s for sample in worker.run(step))
+            speeds[test] = STATISTICS[arguments.statistic](s.tokens / s.elapsed_s for s in worker.run(step))
         arguments.runtime = worker.runtime
         worker.finish()
     return speeds
 
 
 def run_peer(tool: Path, model: Path, settings: Settings, arguments: argparse.Namespace) -> dict[str, float]:
-    """Median tok/s of each test in one run of llama-bench under the same settings."""
+    """tok/s of each test in one run of llama-bench under the same settings."""
     options = ["-p", arguments.prompt, "-n", arguments.generate, "-r", arguments.repetitions]
     options += ["-t", settings.threads, "-ub", settings.ubatch_tokens, "-b", settings.batch_tokens]
     amx = "AMX" in arguments.runtime.cpu_features
     found = run_llama_bench(tool, model, arguments=options, amx=amx)
     arguments.peer_build = found.build
-    return {test: median(rates) for test, rates in found.tokens_per_s.items()}
+    return {test: STATISTICS[arguments.statistic](rates) for test, rates in found.tokens_per_s.items()}
 
 
 def ratio_row(test: str, pairs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -80,6 +86,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, help="default: the nano-1.5b stand-in in q4_0")
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--repetitions", type=int, default=3, help="of each test in each process")
+    parser.add_argument("--statistic", choices=STATISTICS, default="median", help="of a process's repetitions")
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--generate", type=int, default=128)
     parser.add_argument("--threads", type=int, default=0, help="default: the big cores")
@@ -111,6 +118,7 @@ def main() -> int:
         "version": 1,
         **circumstances(model),
         "threads": settings.threads,
+        "statistic": f"{arguments.statistic} of {arguments.repetitions}",
         "runtime": arguments.runtime.build,
         "backend": arguments.runtime.backend,
         "llama_bench_build": arguments.peer_build,
