@@ -76,8 +76,8 @@ def fence_in(readable: Sequence[Path], limits: Limits, writable: Sequence[Path] 
 
 
 def _enter_seatbelt(writable: Sequence[Path]) -> bool:
-    """macOS: no network, no programs, no file writes but to `writable`, by `sandbox_init` (deprecated for ten years, still what
-    Chromium uses).
+    """macOS: no network, no programs, no file writes but to `writable`, by `sandbox_init` (deprecated for ten years,
+    still what Chromium uses).
     """
     profile = b"(version 1)(allow default)(deny network*)(deny process-exec*)(deny process-fork)(deny file-write*)"
     for path in writable:
