@@ -1,4 +1,4 @@
-"""Writes that leave no half file. Apart from `storage`, which loads pydantic."""
+"""Writes that leave no half file, and texts read whole. Apart from `storage`, which loads pydantic."""
 
 from __future__ import annotations
 
@@ -68,6 +68,30 @@ def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
             old.replace(path)
         for leftover in (temporary, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+MAX_TEXT_BYTES = 256 * 2**20
+
+
+def read_text(path: Path) -> str:
+    """The text in `path`, its line ends as they are. Raises EdgekitError when it cannot be read, is empty, too large,
+    or not UTF-8 (with the place of the first wrong byte).
+    """
+    try:
+        if path.stat().st_size > MAX_TEXT_BYTES:
+            raise EdgekitError(f"text is larger than 256 MiB: `{path}`", hint="a few megabytes are ample")
+        data = path.read_bytes()
+    except OSError as error:
+        raise EdgekitError(f"cannot read text ({(error.strerror or 'unreadable').lower()}): `{path}`") from None
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise EdgekitError(
+            f"text is not UTF-8 at byte {error.start}: `{path}`", hint="convert it with `iconv -t utf-8`"
+        ) from None
+    if not text.strip():
+        raise EdgekitError(f"text is empty: `{path}`")
+    return text
 
 
 def _umask() -> int:

@@ -1,6 +1,7 @@
 """Runtimes: what loads an artifact and runs it, and the child process it runs in.
 
 `open_worker` is the way in for measuring: a fresh process for each, so that peaks are clean and a crash is a finding.
+`open_scorer` is the way in for quality: two models in one such process, and sums per chunk of text that come out.
 `RUNTIMES[name].open_session(path, settings)` opens a model in this process.
 """
 
@@ -13,7 +14,8 @@ from edgekit.runtimes.cores import big_cores
 from edgekit.runtimes.death import WorkerDied
 from edgekit.runtimes.handle import Worker, open_worker
 from edgekit.runtimes.protocol import RawSample, Step
+from edgekit.runtimes.scoring import Scorer, open_scorer
 
 RUNTIMES: dict[str, ModuleType] = {"llamacpp": llamacpp, "null": null}
 
-__all__ = ["RUNTIMES", "RawSample", "Step", "Worker", "WorkerDied", "big_cores", "open_worker"]
+__all__ = ["RUNTIMES", "RawSample", "Scorer", "Step", "Worker", "WorkerDied", "big_cores", "open_scorer", "open_worker"]

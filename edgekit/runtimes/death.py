@@ -14,8 +14,8 @@ class WorkerDied(EdgekitError):  # noqa: N818  (named for what happened)
     """The run broke in the worker. `finding` says how; samples already yielded stay valid; `peak` is the memory seen
     up to then, where it was sampled.
 
-    `finding.code` is `model-rejected`, `context-rejected` or `step-rejected` when the runtime declined in good order
-    (bad input, exit code 2), else `worker-aborted`, `worker-segfault`, `worker-bus-error`,
+    `finding.code` is `model-rejected`, `context-rejected`, `step-rejected` or `text-rejected` when the runtime declined
+    in good order (bad input, exit code 2), else `worker-aborted`, `worker-segfault`, `worker-bus-error`,
     `worker-illegal-instruction`, `worker-out-of-memory`, `worker-killed`, `worker-timeout`, `worker-protocol` or
     `worker-exited` (exit code 4).
     """
@@ -50,12 +50,17 @@ _HINTS = (
     (r"unable to allocate|failed to allocate|Cannot allocate|bad_alloc|out of memory|mmap failed",
      "not enough memory: a smaller context, ubatch, KV type or quant needs less"),
     (r"missing tensor|tensor '.*' not found", "the file lacks a tensor: was it converted completely?"),
+    (r"^the vocabularies|^the models read the text", "scores need the same tokens: compare builds of one model"),
+    (r"^the text is too short", "a longer text or a smaller `--context`; ten chunks or more give a useful range"),
     (r"not within the file bounds|is corrupted|incomplete|truncat", "the file is truncated: copy or download it again"),
 )  # fmt: skip
 
 
 def explain_refusal(refused: Refused, log: str) -> Finding:
-    """The runtime declined in good order; `log` holds its last words."""
+    """The runtime declined in good order; `log` holds its last words. What it says of a text it says in full."""
+    if refused.stage == "text":
+        message = refused.message
+        return Finding(level="fault", code="text-rejected", message=message, hint=_hint(message, ""))
     stage = refused.stage if refused.stage in ("model", "context", "step") else "worker"
     code = f"{stage}-rejected" if stage != "worker" else "worker-exited"
     return Finding(level="fault", code=code, message=_quoting(refused.message, log), hint=_hint(log, ""))

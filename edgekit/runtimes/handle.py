@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from edgekit.errors import EdgekitError
 from edgekit.records import Buffer, Finding, MemoryPeak, Runtime, Settings
@@ -34,6 +34,8 @@ _amx: dict[str, Literal["untried", "works", "denied"]] = {"state": "untried"}
 llama.cpp built with it dies of SIGILL at the first batch. Found out once; then workers run without AMX.
 """
 
+Opened = TypeVar("Opened")
+
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 
@@ -56,9 +58,9 @@ class Worker:
         self.context_tokens = loaded.context_tokens
         self.vocabulary = loaded.vocabulary
         self.pid = child.process.pid
-        self.runtime = _describe_runtime(child, ready, loaded)
+        self.runtime = describe_runtime(child, ready, loaded)
         self.buffers: tuple[Buffer, ...] = tuple(child.log.buffers)
-        self.findings: tuple[Finding, ...] = (_AMX_DENIED,) if _amx["state"] == "denied" else ()
+        self.findings: tuple[Finding, ...] = amx_findings()
 
     def run(self, step: Step) -> Iterator[RawSample]:
         """The samples of `step` as they arrive. Raises EdgekitError for a step that cannot be run in this context,
@@ -144,7 +146,7 @@ def open_worker(
         "path": str(files[0]),
         "readable": [str(file) for file in files],
         "settings": asdict(settings),
-        "limits": _limits(memory_limit_bytes),
+        "limits": worker_limits(memory_limit_bytes),
         "seed": seed,
     }
     with _opened(start, files, timeout_s, command) as worker:
@@ -155,24 +157,51 @@ def open_worker(
 def _opened(
     start: dict[str, Any], files: Sequence[Path], timeout_s: float, command: Sequence[str] | None
 ) -> Iterator[Worker]:
+    child, worker = start_child(timeout_s, command, lambda child: _start(child, start, files))
+    try:
+        yield worker
+    finally:
+        child.close()
+
+
+def start_child(
+    timeout_s: float, command: Sequence[str] | None, begin: Callable[[Child], Opened]
+) -> tuple[Child, Opened]:
+    """A worker process on which `begin` went well, and its answer; begun anew without AMX where that killed it."""
     child = spawn(timeout_s, command)
     try:
         try:
-            worker = _start(child, start, files)
+            return child, begin(child)
         except WorkerDied as death:
             if death.finding.code != "worker-illegal-instruction" or _amx["state"] != "untried":
                 raise
             _amx["state"] = "denied"
             child.close()
             child = spawn(timeout_s, command)
-            worker = _start(child, start, files)
-        yield worker
-    finally:
+            return child, begin(child)
+    except BaseException:
         child.close()
+        raise
+
+
+def amx_state() -> Literal["untried", "works", "denied"]:
+    """What is known of this build's AMX kernels: the start command of a worker carries it."""
+    return _amx["state"]
+
+
+def amx_findings() -> tuple[Finding, ...]:
+    """What a record should say about AMX."""
+    return (_AMX_DENIED,) if _amx["state"] == "denied" else ()
+
+
+def note_amx(child: Child) -> None:
+    """AMX works: a model that uses it has evaluated a batch."""
+    if _amx["state"] == "untried" and any(buffer.name == "AMX" for buffer in child.log.buffers):
+        _amx["state"] = "works"
 
 
 def _start(child: Child, start: dict[str, Any], files: Sequence[Path]) -> Worker:
-    child.command({**start, "amx": _amx["state"]})
+    child.command({**start, "amx": amx_state()})
     ready = child.expect(Ready, doing="starting")
     assert isinstance(ready, Ready)
     child.sampler.take_baseline()
@@ -180,8 +209,7 @@ def _start(child: Child, start: dict[str, Any], files: Sequence[Path]) -> Worker
     loaded = child.expect(Loaded, doing="loading the model")
     assert isinstance(loaded, Loaded)
     child.sampler.end_phase()
-    if _amx["state"] == "untried" and any(buffer.name == "AMX" for buffer in child.log.buffers):
-        _amx["state"] = "works"
+    note_amx(child)
     return Worker(child, ready, loaded, files)
 
 
@@ -206,7 +234,7 @@ def model_files(path: Path) -> tuple[Path, ...]:
     return (first, *(shard for shard in shards if shard != first))
 
 
-def _limits(address_space_bytes: int) -> dict[str, int]:
+def worker_limits(address_space_bytes: int = 0) -> dict[str, int]:
     """What the machine can give at this moment bounds the worker's private memory: a hostile header that asks for
     more is refused by the kernel instead of bringing down its neighbours.
     """
@@ -237,7 +265,8 @@ def _check_step(step: Step, context_tokens: int) -> None:
         raise EdgekitError(f"a test needs tokens or a duration: `{step.test}`")
 
 
-def _describe_runtime(child: Child, ready: Ready, loaded: Loaded) -> Runtime:
+def describe_runtime(child: Child, ready: Ready, loaded: Loaded) -> Runtime:
+    """The build that runs and what it does, as it and its log since the child's start (or a fresh log) say."""
     log = child.log
     kernels = sorted({buffer.name.lower() for buffer in log.buffers if buffer.role == "repacked"})
     return Runtime(

@@ -78,7 +78,7 @@ class Session:
         c = self._c = bindings
         self._model, self._context = model, context
         self._memory = c.llama_get_memory(context)
-        vocabulary = c.llama_model_get_vocab(model)
+        vocabulary = self._words = c.llama_model_get_vocab(model)
         self.vocabulary: int = c.llama_vocab_n_tokens(vocabulary)
         bos = c.llama_vocab_bos(vocabulary) if c.llama_vocab_get_add_bos(vocabulary) else -1
         self.first_token: int | None = bos if 0 <= bos < self.vocabulary else None
@@ -125,7 +125,7 @@ class Session:
             count = self._feed_part(part, every=want == "all", begin=self.position)
             pointer = self._c.llama_get_logits(self._context)
             rows.append(np.ctypeslib.as_array(pointer, shape=(count, self.vocabulary)).copy())
-        return np.concatenate(rows) if want == "all" else rows[-1]
+        return np.concatenate(rows) if len(rows) > 1 and want == "all" else rows[-1]
 
     def _feed_part(self, tokens: Sequence[int], *, every: bool, begin: int) -> int:
         """Evaluate one batch with outputs for `every` token or the last; the number of output rows."""
@@ -157,6 +157,28 @@ class Session:
         """Forget every token."""
         self._c.llama_memory_clear(self._memory, False)
         self.position = 0
+
+    def tokenize(self, text: str) -> list[int]:
+        """The tokens of `text` as plain text: no special token is added, and none is read from it."""
+        data = text.encode()
+        room = len(data) + 16  # nearly every token stands for a byte or more
+        for _ in range(2):
+            tokens = (self._c.llama_token * room)()
+            count = self._c.llama_tokenize(self._words, data, len(data), tokens, room, False, False)
+            if count >= 0:
+                return list(tokens[:count])
+            room = -count
+        raise SessionRefused("text", f"the tokenizer could not read the text: `{len(data)} bytes`")
+
+    def token_texts(self) -> list[str | None]:
+        """What each token stands for, as the vocabulary writes it (`Ġthe`, `▁the`, `<0x0A>`); `None` for padding."""
+        c, unused = self._c, self._c.LLAMA_TOKEN_ATTR_UNUSED
+        return [
+            None
+            if c.llama_vocab_get_attr(self._words, token) & unused
+            else (c.llama_vocab_get_text(self._words, token) or b"").decode("utf-8", "replace")
+            for token in range(self.vocabulary)
+        ]
 
     def close(self) -> None:
         """Free context and model; the session is unusable afterwards."""

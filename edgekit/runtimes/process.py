@@ -189,9 +189,9 @@ def spawn(timeout_s: float, command: Sequence[str] | None = None) -> Child:
     return Child(process, reading, timeout_s)
 
 
-def worker_command() -> list[str]:
-    """The interpreter on `worker.py`, isolated (`-I`), without `site` (`-S`: 30 ms), and with only the directories
-    that hold what the worker imports.
+def worker_command(module: str = "edgekit.runtimes.worker") -> list[str]:
+    """The interpreter on `module`, whose `run` serves: isolated (`-I`), without `site` (`-S`: 30 ms), and with only the
+    directories that hold what the worker imports.
     """
     roots = []
     for package in _PACKAGES:
@@ -199,7 +199,7 @@ def worker_command() -> list[str]:
         if spec is not None and spec.origin is not None:
             place = Path(spec.origin).parent
             roots.append(str(place.parent if spec.submodule_search_locations else place))
-    program = f"import sys; sys.path[:0] = {list(dict.fromkeys(roots))!r}; import edgekit.runtimes.worker as w; w.run()"
+    program = f"import sys; sys.path[:0] = {list(dict.fromkeys(roots))!r}; import {module} as w; w.run()"
     return [sys.executable, "-I", "-S", "-c", program]
 
 

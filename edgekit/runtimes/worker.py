@@ -19,9 +19,11 @@ from edgekit.runtimes.protocol import Done, Loaded, Message, Ready, Refused, Ses
 from edgekit.runtimes.steps import TimedSession, TokenSource, run_step
 
 Send = Callable[[Message], None]
+Serve = Callable[[dict[str, Any], Iterator[dict[str, Any]], Send], None]
+"""What a worker does with its first command, those that follow, and a way to answer."""
 
 
-def main() -> int:
+def main(serve: Serve) -> int:
     """Serve commands until `quit` or until the parent is gone; 0 in good order, 1 after a refusal."""
     commands = _read_commands(sys.stdin.buffer)
     start = next(commands)
@@ -32,7 +34,7 @@ def main() -> int:
         out.write(encode(message))
 
     try:
-        _serve(start, commands, send)
+        serve(start, commands, send)
     except SessionRefused as refusal:
         send(Refused(stage=refusal.stage, message=refusal.message))
         return 1
@@ -48,7 +50,8 @@ def _read_commands(stream: BinaryIO) -> Iterator[dict[str, Any]]:
         yield json.loads(line)
 
 
-def _serve(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send) -> None:
+def serve_tests(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send) -> None:
+    """Open one model and time what is asked of it."""
     runtime: ModuleType = RUNTIMES[start["runtime"]]
     path, settings = Path(start["path"]), Settings(**start["settings"])
     if runtime is llamacpp:
@@ -66,7 +69,7 @@ def _serve(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send
     session = runtime.open_session(path, settings)
     loaded_ns = time.perf_counter_ns() - begun
     if start["amx"] == "untried" and settings.repack and "AMX" in features:
-        _try_batch(session)
+        try_batch(session)
     send(
         Loaded(
             load_ns=loaded_ns,
@@ -84,7 +87,7 @@ def _serve(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send
         send(Done())
 
 
-def _try_batch(session: TimedSession) -> None:
+def try_batch(session: TimedSession) -> None:
     """Evaluate a few tokens at once: some compilers build AMX kernels that die at the first batch, and the parent
     wants to know before it counts on them.
     """
@@ -92,9 +95,9 @@ def _try_batch(session: TimedSession) -> None:
     session.rewind(0)
 
 
-def run() -> None:
+def run(serve: Serve = serve_tests) -> None:
     """Serve and leave without C++ destructors and exit hooks: nothing here needs them, a corrupted heap may hang."""
-    code = main()
+    code = main(serve)
     sys.stderr.flush()
     os._exit(code)
 

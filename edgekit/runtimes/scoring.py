@@ -1,0 +1,173 @@
+"""Scoring as the bench sees it: two models in one fenced process, and sums per chunk that come out of it.
+
+Nothing the process says is believed unchecked: it has parsed two strangers' files.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import EdgekitError
+from edgekit.records import Finding, MemoryPeak, Runtime, ScoredChunk, Settings
+from edgekit.runtimes.handle import (
+    amx_findings,
+    amx_state,
+    describe_runtime,
+    model_files,
+    note_amx,
+    start_child,
+    worker_limits,
+)
+from edgekit.runtimes.log_parse import LogDigest
+from edgekit.runtimes.process import Child, worker_command
+from edgekit.runtimes.protocol import Counted, Done, Loaded, Ready, Scored
+
+MIN_CONTEXT = 16
+LOGITS_BYTES = 32 * 2**20
+"""Logits of one model held at a time. llama.cpp keeps two such buffers of its own for each model."""
+
+WORST_NATS = 10_000
+"""Per token; as the worker counts broken ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """How one of the models came up."""
+
+    runtime: Runtime
+    vocabulary: int
+
+
+class Scorer:
+    """A process with the models loaded. Made by `open_scorer`; raises WorkerDied from any method."""
+
+    def __init__(self, child: Child, opened: Sequence[Opened], timeout_s: float, context_tokens: int) -> None:
+        self._child, self._timeout_s = child, timeout_s
+        self._scored_tokens = context_tokens - 1 - context_tokens // 2
+        self._has_reference = len(opened) > 1
+        self.runtime = opened[0].runtime
+        self.reference_runtime = opened[1].runtime if self._has_reference else None
+        self.findings: tuple[Finding, ...] = amx_findings()
+        child.command({"op": "score"})
+        counted = self._expect(Counted, doing="tokenizing the text")
+        assert isinstance(counted, Counted)
+        self.text_tokens, self.chunks = counted.tokens, counted.chunks
+
+    def scores(self) -> Iterator[ScoredChunk]:
+        """The chunks in the text's order, each as soon as it is scored."""
+        for index in range(self.chunks):
+            message = self._expect(Scored, doing=f"scoring chunk {index + 1} of {self.chunks}")
+            assert isinstance(message, Scored)
+            yield self._chunk(index, message)
+        self._expect(Done, doing="finishing")
+
+    def finish(self) -> MemoryPeak | None:
+        """End the process in good order; the memory it took beyond its libraries, where the OS tells."""
+        self._child.sampler.end_phase()
+        peak = self._child.sampler.peak()
+        self._child.close()
+        return peak
+
+    def _expect(self, kind: type[Counted] | type[Scored] | type[Done], *, doing: str) -> Any:
+        self._child.deadline = time.monotonic() + self._timeout_s
+        return self._child.expect(kind, doing=doing)
+
+    def _chunk(self, index: int, scored: Scored) -> ScoredChunk:
+        """The record of a message that can be true."""
+        sound = scored.tokens - scored.broken
+        most = WORST_NATS * 10**9 * sound
+        nats = (scored.nll_nano, scored.reference_nll_nano, scored.kld_nano)
+        if (scored.chunk, scored.tokens) != (index, self._scored_tokens) or not 0 <= scored.top1 <= sound:
+            raise self._child.distrust("a chunk that was not asked for")
+        if max(nats) > most or (not self._has_reference and any((*nats[1:], scored.top1))):
+            raise self._child.distrust("scores that cannot be")
+        if not self._has_reference:
+            return ScoredChunk(tokens=scored.tokens, nll=scored.nll_nano / 1e9, broken=scored.broken)
+        return ScoredChunk(
+            tokens=scored.tokens,
+            nll=scored.nll_nano / 1e9,
+            reference_nll=scored.reference_nll_nano / 1e9,
+            kld=scored.kld_nano / 1e9,
+            top1=scored.top1,
+            broken=scored.broken,
+        )
+
+
+@contextmanager
+def open_scorer(
+    artifact: Path,
+    reference: Path | None,
+    settings: Settings,
+    *,
+    text: str,
+    vocabulary: int,
+    chunks: int = 0,
+    timeout_s: float = 900.0,
+    command: Sequence[str] | None = None,
+) -> Iterator[Scorer]:
+    """A fresh process with `artifact` and `reference` loaded and `text` tokenized; it is gone when the block ends.
+
+    A chunk is `settings.context_tokens` long; `chunks = 0` scores all of them. The artifact runs under `settings`, the
+    reference with an f16 KV cache. `vocabulary` bounds the logits asked for at a time; `timeout_s` is the longest that
+    one answer may take. Raises WorkerDied: `finding.code` is `text-rejected` for a text or a pair of models that
+    cannot be scored, otherwise as for `open_worker`.
+    """
+    if settings.context_tokens < MIN_CONTEXT or chunks < 0:
+        raise EdgekitError(
+            f"chunks need {MIN_CONTEXT} tokens or more, and their number cannot be negative: "
+            f"`{settings.context_tokens}` tokens, `{chunks}` chunks"
+        )
+    rows = max(1, min(LOGITS_BYTES // (4 * max(1, vocabulary)), settings.context_tokens))
+    judged = replace(settings, output_rows=rows)
+    models = [_model(artifact, judged)]
+    if reference is not None:
+        models.append(_model(reference, replace(judged, kv_type="f16")))
+    start = {
+        "op": "start",
+        "parent": os.getpid(),
+        "models": models,
+        "readable": [str(file) for path in (artifact, reference) if path for file in model_files(path)],
+        "limits": worker_limits(),
+        "text": text,
+        "context_tokens": settings.context_tokens,
+        "chunks": chunks,
+        "block_rows": rows,
+    }
+    program = command or worker_command("edgekit.runtimes.scoring_worker")
+    child, opened = start_child(timeout_s, program, lambda child: _start(child, start, models))
+    try:
+        yield Scorer(child, opened, timeout_s, settings.context_tokens)
+    finally:
+        child.close()
+
+
+def _model(path: Path, settings: Settings) -> dict[str, Any]:
+    return {"runtime": runtime_of(path), "path": str(model_files(path)[0]), "settings": asdict(settings)}
+
+
+def runtime_of(path: Path) -> str:
+    """The key in `RUNTIMES` of what runs the artifact at `path`: a folder is an ONNX model, a file a GGUF."""
+    return "ort" if path.is_dir() else "llamacpp"
+
+
+def _start(child: Child, start: dict[str, Any], models: Sequence[dict[str, Any]]) -> list[Opened]:
+    child.command({**start, "amx": amx_state()})
+    readies = [child.expect(Ready, doing="starting") for _ in models]
+    child.sampler.take_baseline()
+    opened = []
+    for ready in readies:
+        child.log = LogDigest()  # what is said from here on is said of this model
+        child.command({"op": "load"})
+        loaded = child.expect(Loaded, doing="loading the model")
+        assert isinstance(ready, Ready)
+        assert isinstance(loaded, Loaded)
+        note_amx(child)
+        opened.append(Opened(runtime=describe_runtime(child, ready, loaded), vocabulary=loaded.vocabulary))
+    child.sampler.end_phase()
+    return opened
