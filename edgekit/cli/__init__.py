@@ -78,21 +78,23 @@ def bench(
 ) -> int:
     """Measure MODEL here, project it to the devices, judge it and write the release gate report."""
     from edgekit import pipeline
-    from edgekit.cli import support
+    from edgekit.cli import reading, showing
+    from edgekit.cli.places import Places
+    from edgekit.cli.telling import progress
 
-    overrides = support.overrides(context, batch, ubatch, kv_type, flash_attention, mmap, repack, threads, output_rows)
-    workload = support.workload(
+    overrides = reading.overrides(context, batch, ubatch, kv_type, flash_attention, mmap, repack, threads, output_rows)
+    workload = reading.workload(
         quick=quick, thorough=thorough, sustained=sustained, timeout=timeout, max_repetitions=max_repetitions
     )
-    loaded_gates = support.gates(gates)
+    loaded_gates = reading.gates(gates)
     pipeline.load_targets(device)
     pipeline.host_device(on_device, device)
     if dry_run:
         intents = pipeline.plan(model, device, workload=workload, overrides=overrides, on_device=on_device)
-        return support.show_plan(intents)
-    places = support.Places.prepare(out, junit=junit, markdown=markdown, html=html)
+        return showing.show_plan(intents)
+    places = Places.prepare(out, junit=junit, markdown=markdown, html=html)
     reports, written = [], []
-    with support.progress(quiet=quiet) as progress:
+    with progress(quiet=quiet) as told:
         for report in pipeline.bench(
             model,
             device,
@@ -100,11 +102,11 @@ def bench(
             overrides=overrides,
             gates=loaded_gates,
             on_device=on_device,
-            progress=progress,
+            progress=told,
         ):
             reports.append(report)
             written += places.write(report, among=len(set(device)))
-    support.show(reports, written, as_json=json)
+    showing.show(reports, written, as_json=json)
     return pipeline.overall(reports)
 
 
@@ -129,11 +131,11 @@ def fit(
     The exit code answers for memory; projected speed is shown but not judged. `--gates FILE` judges by that file.
     """
     from edgekit import pipeline
-    from edgekit.cli import support
+    from edgekit.cli import reading
     from edgekit.cli.fit import show_fit
 
-    overrides = support.overrides(context, batch, ubatch, kv_type, flash_attention, mmap, repack, threads, output_rows)
-    answer = pipeline.fit(model, support.one_device(device), overrides=overrides, gates=support.gates(gates))
+    overrides = reading.overrides(context, batch, ubatch, kv_type, flash_attention, mmap, repack, threads, output_rows)
+    answer = pipeline.fit(model, reading.one_device(device), overrides=overrides, gates=reading.gates(gates))
     show_fit(answer, as_json=json)
     return answer.exit_code
 
@@ -151,14 +153,15 @@ def gate(
 ) -> int:
     """Judge recorded evidence again, with other gates or for another device; needs no model."""
     from edgekit import pipeline
-    from edgekit.cli import support
+    from edgekit.cli import reading, showing
+    from edgekit.cli.places import Places
 
     pipeline.load_targets(device)
-    loaded_gates = support.gates(gates)
-    places = support.Places.prepare(out, junit=junit, markdown=markdown, html=html, wanted=out is not None)
-    reports = pipeline.regate(support.load_evidence(evidence), device, loaded_gates)
+    loaded_gates = reading.gates(gates)
+    places = Places.prepare(out, junit=junit, markdown=markdown, html=html, wanted=out is not None)
+    reports = pipeline.regate(reading.load_evidence(evidence), device, loaded_gates)
     written = [path for report in reports for path in places.write(report, among=len(reports))]
-    support.show(reports, written, as_json=json)
+    showing.show(reports, written, as_json=json)
     return pipeline.overall(reports)
 
 

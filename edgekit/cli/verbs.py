@@ -10,7 +10,7 @@ from rich.table import Table
 
 from edgekit import devices
 from edgekit.claims import ClaimResult
-from edgekit.cli.support import progress
+from edgekit.cli.telling import progress
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.records import Device, Sourced
 from edgekit.storage import to_json

@@ -1,0 +1,48 @@
+"""Reports and plans on stdout. Loaded by verbs only."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgekit.errors import ExitCode
+from edgekit.pipeline import Intent
+from edgekit.records import Report
+from edgekit.units import format_bytes, format_duration
+
+
+def show(reports: Sequence[Report], written: Sequence[Path], *, as_json: bool) -> None:
+    """The reports on stdout; verdicts and where they were written, once more, on stderr."""
+    if as_json:
+        from edgekit.storage import to_json
+
+        for report in reports:  # one JSON document a line when there are several, as llama-bench's jsonl
+            print(to_json(report, indent=2 if len(reports) == 1 else None))  # noqa: T201
+    else:
+        from rich.console import Console
+
+        from edgekit.report import print_terminal
+
+        for report in reports:
+            print_terminal(report, Console())
+    for report in reports:
+        for verdict in report.verdicts:
+            print(f"{verdict.status.upper()}: {verdict.device_title}", file=sys.stderr)  # noqa: T201
+    for path in written:
+        print(f"report: {path}", file=sys.stderr)  # noqa: T201
+
+
+def show_plan(intents: Sequence[Intent]) -> int:
+    """What would run and for how long, on stdout."""
+    for intent in intents:
+        lines = [f"{intent.artifact} for {intent.device}: {len(intent.processes)} worker processes"]
+        if intent.to_write_bytes:
+            lines.append(f"write the stand-in first unless it is cached: {format_bytes(intent.to_write_bytes)}")
+        lines += [f"process {number}: {', '.join(tests)}" for number, tests in enumerate(intent.processes, start=1)]
+        lines += [f"settings: {', '.join(f'{k}={getattr(intent.settings, k)}' for k in intent.settings.__slots__)}"]
+        lines += [f"note: {note}" for note in intent.notes]
+        low, high = format_duration(intent.low_s), format_duration(intent.high_s)
+        lines.append(f"expected: {low} to {high}, and up to 50 more repetitions a test while its median is unsettled")
+        print("\n  ".join(lines))  # noqa: T201
+    return ExitCode.PASS
