@@ -133,6 +133,24 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """What an artifact was made from, as the file itself says: lower-case hex SHA-256 of each, empty where it does not
+    say. Whoever wrote the file wrote these.
+    """
+
+    parent_sha256: str = ""
+    """The file it was quantized from, all shards."""
+    checkpoint_sha256: str = ""
+    """The checkpoint at the root of it."""
+    imatrix_sha256: str = ""
+    calibration_sha256: str = ""
+    """The text that the importance matrix was computed on."""
+    plan_sha256: str = ""
+    """The plan of types that it follows."""
+    edgekit_version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
     """The file (or files) that would ship. `sha256` covers every shard's bytes in order; empty when only the header
     was read (`fit`).
@@ -144,6 +162,7 @@ class Artifact:
     sha256: str = ""
     shard_sha256: tuple[str, ...] = ()
     header: Header
+    provenance: Provenance | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
