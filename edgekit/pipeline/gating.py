@@ -19,6 +19,7 @@ from edgekit.gate import exit_code, judge
 from edgekit.gate.gates import make_gates
 from edgekit.gate.metrics import METRICS
 from edgekit.header import read_header
+from edgekit.header.provenance import read_provenance
 from edgekit.memory import FitRow, WhatFits, fit_table, predict_memory, what_fits
 from edgekit.progress import Progress, silent
 from edgekit.projection import project_to
@@ -233,10 +234,13 @@ def memory_gated(device: Device) -> Device:
 
 
 def open_artifact(path: Path, *, progress: Progress = silent) -> Artifact:
-    """The model file at `path` (or the first of its shards): its header, and the SHA-256 of every shard."""
+    """The model file at `path` (or the first of its shards): its header, what it says of its origin, and the SHA-256 of
+    every shard.
+    """
     from edgekit.bench import hash_artifact
 
-    return hash_artifact(path, read_header(path), progress=progress)
+    header = read_header(path)
+    return replace(hash_artifact(path, header, progress=progress), provenance=read_provenance(header))
 
 
 def gather(
