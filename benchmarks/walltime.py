@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -35,7 +36,9 @@ EDGEKIT = [sys.executable, "-m", "edgekit"]
 def timed(command: list[str], folder: Path, codes: tuple[int, ...] = (0, 1, 3)) -> float:
     """Wall seconds of a command; raises SystemExit when it ends in a way that is no answer."""
     started = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    # an installed package has its bytecode; a developer's setting that keeps it from being written must not count
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode not in codes:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     return time.perf_counter() - started
