@@ -1,0 +1,103 @@
+"""Four-domain text and questions in disjoint splits, generated here or taken from Python's own sources.
+
+Same split, domains and seed → same bytes, in every process. The seed orders and draws; which split a line belongs to
+depends on the line alone (code: on its file), so no evaluation line is ever trained or calibrated on. Code is
+the exception in the small: two files may hold the same common line, never the same excerpt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import count, islice
+
+from edgekit.corpus import coding, facts, reasoning
+from edgekit.corpus.item import Item, Split, split_of
+from edgekit.errors import EdgekitError
+
+DOMAINS = ("factual", "reasoning", "coding", "conservation")
+SPLITS: tuple[Split, ...] = ("train", "calibration", "evaluation")
+
+DEFAULT_CALIBRATION_CHARACTERS = 240_000
+
+_DOCUMENTS = {
+    "factual": partial(facts.documents, domain="factual"),
+    "reasoning": reasoning.documents,
+    "coding": coding.documents,
+    "conservation": partial(facts.documents, domain="conservation"),
+}
+_ITEMS = {
+    "factual": partial(facts.items, domain="factual"),
+    "reasoning": reasoning.items,
+    "coding": coding.items,
+    "conservation": partial(facts.items, domain="conservation"),
+}
+
+
+def documents(split: Split, domain: str, *, seed: int = 1) -> Iterator[str]:
+    """One pass over the different documents of `domain` (some hundred to 3000 characters each), in seeded order.
+
+    Raises EdgekitError on an unknown split or domain, and for `coding` where Python's sources are not installed.
+    """
+    _known(split, (domain,))
+    return _DOCUMENTS[domain](split=split, seed=seed)
+
+
+def items(split: Split, domain: str, *, count: int, seed: int = 1) -> tuple[Item, ...]:
+    """`count` different questions with exact answers, in seeded order.
+
+    Raises EdgekitError when the split has fewer, and on an unknown split or domain.
+    """
+    _known(split, (domain,))
+    found = tuple(islice(_ITEMS[domain](split=split, seed=seed), count))
+    if len(found) < count:
+        raise EdgekitError(f"the {split} split of `{domain}` has only {len(found)} items, fewer than `{count}`")
+    return found
+
+
+def text(split: Split, *, domains: Sequence[str] = DOMAINS, seed: int = 1, characters: int = 200_000) -> str:
+    """At most `characters` of documents with a blank line between them, every domain getting the same share; whole
+    lines, and at most one line short of `characters`.
+
+    Training text repeats a domain (in another order) when it runs out; the other splits never repeat, since intervals
+    over their chunks take the chunks for independent: they raise EdgekitError instead.
+    """
+    _known(split, domains)
+    streams = {domain: _passes(split, domain, seed) for domain in domains}
+    sizes = dict.fromkeys(domains, 0)
+    parts: list[str] = []
+    while sum(sizes.values()) < characters:
+        domain = min(sizes, key=sizes.__getitem__)
+        document = next(streams[domain], None)
+        if document is None:
+            raise EdgekitError(
+                f"the {split} split has no more than {sizes[domain]} characters of `{domain}`",
+                hint=f"ask for fewer than {sizes[domain] * len(sizes)} characters, or for other domains",
+            )
+        parts.append(document)
+        sizes[domain] += len(document) + 2
+    whole = "\n\n".join(parts) + "\n"
+    return whole[: whole.rfind("\n", 0, characters) + 1]
+
+
+def default_calibration() -> str:
+    """240 000 characters of the four domains: what importance matrices are computed from where no text is given."""
+    return text("calibration", characters=DEFAULT_CALIBRATION_CHARACTERS)
+
+
+def _passes(split: Split, domain: str, seed: int) -> Iterator[str]:
+    yield from documents(split, domain, seed=seed)
+    if split == "train":
+        for again in count(1):
+            yield from documents(split, domain, seed=seed + again * 1_000_003)
+
+
+def _known(split: str, domains: Sequence[str]) -> None:
+    if split not in SPLITS:
+        raise EdgekitError(f"unknown split (known: {', '.join(SPLITS)}): `{split}`")
+    unknown = [domain for domain in domains if domain not in DOMAINS]
+    if unknown or not domains:
+        raise EdgekitError(f"unknown domain (known: {', '.join(DOMAINS)}): `{', '.join(unknown)}`")
+
+
+__all__ = ["DOMAINS", "SPLITS", "Item", "Split", "default_calibration", "documents", "items", "split_of", "text"]

@@ -1,0 +1,49 @@
+"""One question with an exact answer, and the rule that says which split a line belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+Split = Literal["train", "calibration", "evaluation"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """`prompt` ends without a space and `answer` begins without one: the whole line is `f"{prompt} {answer}"`.
+
+    `choices` holds the answer among wrong ones, in a fixed order; guessing scores 1 / len(choices).
+    """
+
+    id: str
+    domain: str
+    template: str
+    prompt: str
+    answer: str
+    choices: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        """The item as it stands in the training text."""
+        return f"{self.prompt} {self.answer}"
+
+
+def split_of(key: str) -> Split:
+    """The split that owns `key`: 65 % train, 15 % calibration, 20 % evaluation.
+
+    By sha256 of the key alone, never by seed: no seed can carry a line from one split into another.
+    """
+    bucket = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 20
+    return "train" if bucket < 13 else "calibration" if bucket < 16 else "evaluation"
+
+
+def dice(*parts: object) -> random.Random:
+    """A generator seeded by the words of `parts`: the same in every process (`hash()` is not)."""
+    return random.Random("|".join(map(str, parts)))  # noqa: S311 - text, not secrets
+
+
+def item_id(domain: str, line: str) -> str:
+    """A name that stays the same as long as the line does: `factual-1f0c…`."""
+    return f"{domain}-{hashlib.sha256(line.encode()).hexdigest()[:12]}"
