@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from edgekit.gate.judge import exit_code, judge, judge_figure
 from edgekit.gate.metrics import METRICS
+from edgekit.gate.recommending import recommend
 
-__all__ = ["METRICS", "exit_code", "judge", "judge_figure"]
+__all__ = ["METRICS", "exit_code", "judge", "judge_figure", "recommend"]

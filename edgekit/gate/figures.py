@@ -216,6 +216,9 @@ def quality(field: Literal["kld_mean", "top1_agreement", "perplexity", "retentio
                 reason="quality was not measured",
                 settle="this version measures none: judge it elsewhere, then waive the gate with a date",
             )
+        measured_on, artifact = subject.evidence.quality.artifact_sha256, subject.evidence.artifact
+        if measured_on not in ("", artifact.sha256):
+            return Unknown(reason="quality was measured on another file", settle="evaluate this one")
         found: Figure = getattr(subject.evidence.quality, field)
         return found
 

@@ -134,7 +134,7 @@ def _check(gate: Gate, subject: Subject, waivers: tuple[Waiver, ...], today: dat
     ruling = _cautioned(judge_figure(figure, gate, metric), figure, gate, subject, metric)
     waiver = _waiver_for(gate, waivers, today)
     reason = ruling.reason
-    if waiver is not None and not _holds(waiver, today):
+    if waiver is not None and not holds(waiver, today):
         reason += f"; its waiver ended on `{waiver.until}` and does not count"
     settle = ruling.settle.replace("NAME", subject.device.name)
     advice = advise(subject, metric, gate, figure, ruling.status) if remedies else Advice()
@@ -261,12 +261,13 @@ def _range_text(figure: Estimate, unit: str) -> str:
 def _waiver_for(gate: Gate, waivers: tuple[Waiver, ...], today: date) -> Waiver | None:
     """The waiver of this gate: one that still holds if there is one, else the last of the expired."""
     named = sorted(
-        (one for one in waivers if one.metric == gate.metric), key=lambda one: (_holds(one, today), one.until)
+        (one for one in waivers if one.metric == gate.metric), key=lambda one: (holds(one, today), one.until)
     )
     return named[-1] if named else None
 
 
-def _holds(waiver: Waiver, today: date) -> bool:
+def holds(waiver: Waiver, today: date) -> bool:
+    """Whether a waiver still excuses: up to and with its last day."""
     try:
         return today <= date.fromisoformat(waiver.until)
     except ValueError:
@@ -275,7 +276,7 @@ def _holds(waiver: Waiver, today: date) -> bool:
 
 def _outcome(checks: tuple[Check, ...], today: date) -> tuple[Status, str]:
     required = [check for check in checks if check.level == "required"]
-    waived = [check for check in required if check.status != "pass" and check.waiver and _holds(check.waiver, today)]
+    waived = [check for check in required if check.status != "pass" and check.waiver and holds(check.waiver, today)]
     counted = [check for check in required if check not in waived]
     failing = [check for check in counted if check.status == "fail"]
     open_ = [check for check in counted if check.status == "unknown"]
