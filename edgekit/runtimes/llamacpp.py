@@ -127,6 +127,10 @@ class Session:
             rows.append(np.ctypeslib.as_array(pointer, shape=(count, self.vocabulary)).copy())
         return np.concatenate(rows) if len(rows) > 1 and want == "all" else rows[-1]
 
+    def evaluate(self, tokens: Sequence[int]) -> None:
+        """Evaluate one batch with outputs for every token and leave the logits where they are: for `on_node`."""
+        self._feed_part(tokens, every=True, begin=self.position)
+
     def _feed_part(self, tokens: Sequence[int], *, every: bool, begin: int) -> int:
         """Evaluate one batch with outputs for `every` token or the last; the number of output rows."""
         c = self._c
@@ -188,8 +192,12 @@ class Session:
         self._context = self._model = None
 
 
-def open_session(path: Path, settings: Settings) -> Session:
-    """Load the GGUF at `path` into this process. Raises SessionRefused, `stage` `model` or `context`."""
+def open_session(path: Path, settings: Settings, *, on_node: Any = None) -> Session:
+    """Load the GGUF at `path` into this process. Raises SessionRefused, `stage` `model` or `context`.
+
+    `on_node`, a `ggml_backend_sched_eval_callback`, sees the evaluated nodes that it asks for; the caller keeps it
+    alive.
+    """
     c = _bindings()
     c.llama_backend_init()
     model = c.llama_model_load_from_file(os.fsencode(path), _model_params(c, settings))
@@ -199,7 +207,10 @@ def open_session(path: Path, settings: Settings) -> Session:
     try:
         _check_model(c, model)
         threads = settings.threads or big_cores()
-        context = c.llama_init_from_model(model, _context_params(c, settings, threads))
+        params = _context_params(c, settings, threads)
+        if on_node is not None:
+            params.cb_eval = on_node
+        context = c.llama_init_from_model(model, params)
         if not context:
             raise SessionRefused("context", "llama.cpp could not set up the context")
         if not c.llama_get_memory(context):
