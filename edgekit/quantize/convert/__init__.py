@@ -1,0 +1,171 @@
+"""A Hugging Face checkpoint becomes a GGUF: names and shapes checked first, weights streamed, nothing guessed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, get_args
+
+from edgekit import __version__
+from edgekit.checkpoint import Checkpoint, shown
+from edgekit.errors import EdgekitError, import_extra
+from edgekit.files import replacing
+from edgekit.progress import Progress, silent
+from edgekit.quantize.convert.plan import Planned, Type, plan_tensors
+from edgekit.quantize.convert.settings import Model, read_model
+from edgekit.quantize.convert.stream import ALIGNMENT_BYTES, padded, write_tensors
+from edgekit.quantize.convert.vocabulary import Vocabulary, read_vocabulary
+from edgekit.units import format_bytes
+
+TYPES: tuple[Type, ...] = get_args(Type)
+_FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32}  # llama_ftype in llama.h
+_HEADER_ROOM_BYTES = 64 * 2**20
+_QUANTIZATION_VERSION = 2
+
+
+def convert(
+    checkpoint: Checkpoint,
+    out: Path,
+    *,
+    type: Type = "f16",  # noqa: A002 - as llama.cpp calls it
+    force: bool = False,
+    progress: Progress = silent,
+) -> Path:
+    """Write `checkpoint` as the GGUF `out` and give `out`: matrices in `type`, norms and biases in float32.
+
+    The same checkpoint and type give the same bytes. Peak memory is the tokenizer plus some 100 MB, whatever the size
+    of the model. The file appears whole or not at all. Raises EdgekitError for an architecture, setting, tokenizer or
+    tensor that cannot be carried over exactly, for weights that are not finite, an existing `out` without `force`,
+    and too little disk.
+    """
+    if type not in TYPES:
+        raise EdgekitError(f"unknown type: `{shown(type, 40)}`", hint=f"choose one of {', '.join(TYPES)}")
+    _check_out(out, force)
+    progress("reading the checkpoint", 0, 0)
+    model = read_model(checkpoint)
+    tensors = plan_tensors(checkpoint, model, type)
+    vocabulary = read_vocabulary(checkpoint, model.rows)
+    _check_space(out, sum(padded(tensor.size_bytes) for tensor in tensors) + _HEADER_ROOM_BYTES)
+    with replacing(out) as temporary:
+        _write_header(temporary, checkpoint, model, vocabulary, tensors, type)
+        with temporary.open("r+b", buffering=0) as file:
+            end = file.seek(0, 2)
+            file.write(bytes(-end % ALIGNMENT_BYTES))
+            write_tensors(file, tensors, progress)
+    return out
+
+
+def _write_header(
+    path: Path,
+    checkpoint: Checkpoint,
+    model: Model,
+    vocabulary: Vocabulary,
+    tensors: tuple[Planned, ...],
+    to: Type,
+) -> None:
+    import numpy as np
+
+    gguf = import_extra("gguf", extra="quantize")
+    writer = gguf.GGUFWriter(path, model.architecture)
+    _add_general(writer, checkpoint, vocabulary, to)
+    _add_model(writer, model)
+    _add_rope(writer, model)
+    _add_vocabulary(writer, vocabulary)
+    kinds = {"f32": gguf.GGMLQuantizationType.F32, "f16": gguf.GGMLQuantizationType.F16}
+    kinds["bf16"] = gguf.GGMLQuantizationType.BF16
+    for tensor in tensors:
+        writer.add_tensor_info(
+            tensor.name, tensor.shape, np.dtype(np.float32), tensor.size_bytes, raw_dtype=kinds[tensor.type]
+        )
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+    finally:
+        writer.close()
+
+
+def _add_general(writer: Any, checkpoint: Checkpoint, vocabulary: Vocabulary, to: Type) -> None:
+    writer.add_type("model")
+    writer.add_name(shown(checkpoint.path.resolve().name, 200))
+    writer.add_file_type(_FILE_TYPES[to])
+    writer.add_quantization_version(_QUANTIZATION_VERSION)
+    writer.add_string("edgekit.version", __version__)
+    writer.add_string("edgekit.checkpoint_sha256", checkpoint.sha256)
+    if vocabulary.notes:
+        writer.add_array("edgekit.conversion_notes", list(vocabulary.notes))
+
+
+def _add_model(writer: Any, model: Model) -> None:
+    writer.add_block_count(model.layers)
+    writer.add_context_length(model.context)
+    writer.add_embedding_length(model.hidden)
+    writer.add_feed_forward_length(model.ffn)
+    writer.add_head_count(model.heads)
+    writer.add_head_count_kv(model.kv_heads)
+    writer.add_key_length(model.head_dim)
+    writer.add_value_length(model.head_dim)
+    writer.add_layer_norm_rms_eps(model.rms_epsilon)
+    if model.architecture == "llama":
+        writer.add_vocab_size(model.rows)
+    if model.final_softcap:
+        writer.add_final_logit_softcapping(model.final_softcap)
+    if model.window:
+        writer.add_sliding_window(model.window)
+        writer.add_sliding_window_pattern(list(model.sliding))
+
+
+def _add_rope(writer: Any, model: Model) -> None:
+    writer.add_rope_dimension_count(model.head_dim)
+    writer.add_rope_freq_base(model.rope.base)
+    if model.rope.linear_factor != 1.0:
+        gguf = import_extra("gguf", extra="quantize")
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(model.rope.linear_factor)
+    if model.window:
+        writer.add_rope_freq_base_swa(model.rope.sliding_base)
+
+
+def _add_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
+    writer.add_tokenizer_model(vocabulary.model)
+    writer.add_tokenizer_pre(vocabulary.pre)
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_types(vocabulary.types)
+    if vocabulary.scores:
+        writer.add_token_scores(vocabulary.scores)
+    if vocabulary.merges:
+        writer.add_token_merges(vocabulary.merges)
+    if vocabulary.space_prefix is not None:
+        writer.add_add_space_prefix(vocabulary.space_prefix)
+    for kind, number in vocabulary.specials.ids:
+        getattr(writer, f"add_{kind}_token_id")(number)
+    writer.add_add_bos_token(vocabulary.specials.add_bos)
+    writer.add_add_eos_token(vocabulary.specials.add_eos)
+    if vocabulary.specials.templates:
+        named = [{"name": name, "template": text} for name, text in vocabulary.specials.templates]
+        writer.add_chat_template(named)
+
+
+def _check_out(out: Path, force: bool) -> None:
+    if out.is_dir():
+        raise EdgekitError(f"the output is a directory: `{out}`", hint="name the file to write, e.g. `model-f16.gguf`")
+    if out.exists() and not force:
+        raise EdgekitError(f"the output exists: `{out}`", hint="choose another place with `--out`, or add `--force`")
+
+
+def _check_space(out: Path, needed: int) -> None:
+    """Refuse before gigabytes are written, not after. An existing `out` still stands until the new one does."""
+    place = next(parent for parent in out.absolute().parents if parent.exists())
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        raise EdgekitError(f"cannot write ({(error.strerror or 'failed').lower()}): `{out}`") from None
+    if free < needed:
+        raise EdgekitError(
+            f"not enough free space for the GGUF: {format_bytes(needed)} needed, {format_bytes(free)} free"
+            f" at `{place}`",
+            hint="free some space or choose another disk with `--out`",
+        )
+
+
+__all__ = ["TYPES", "convert"]
