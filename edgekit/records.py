@@ -166,6 +166,26 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """That a file or folder was made, of what and how; lies beside it as `<name>.json` and is written last.
+
+    `source_sha256` covers every byte of the source's weights, `options` are all that could change the result.
+    """
+
+    kind: Literal["export"] = "export"
+    version: Literal[1] = 1
+    edgekit_version: str
+    created_at: str
+    source: str
+    source_sha256: str
+    target: str
+    options: tuple[tuple[str, str], ...] = ()
+    path: str
+    size_bytes: int
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogitsCheck:
     """How far an export's logits are from the checkpoint's in torch at float32, over `positions` of the same tokens:
     most from one prompt, the last `decoded` through the key-value cache token by token. KLD in nats.
