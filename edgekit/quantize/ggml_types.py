@@ -147,6 +147,16 @@ def dequantize_rows(data: bytes | memoryview, kind: str, shape: Sequence[int]) -
     return out
 
 
+def operation_names() -> list[str]:
+    """ggml's operations by number (`ggml_op_name`)."""
+    library = _library()
+    library.ggml_op_name.argtypes, library.ggml_op_name.restype = [ctypes.c_int], ctypes.c_char_p
+    names: list[str] = []
+    while len(names) < 256 and (not names or names[-1] != "MUL_MAT_ID"):  # beyond the last one nothing is defined
+        names.append(library.ggml_op_name(len(names)).decode())
+    return names
+
+
 class _TypeTraits(ctypes.Structure):
     """`struct ggml_type_traits` of `ggml/include/ggml.h`."""
 

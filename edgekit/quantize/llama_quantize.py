@@ -1,0 +1,378 @@
+"""GGUF → quantized GGUF through llama.cpp's own quantizer: its bytes, for the same options.
+
+`llama_model_quantize` runs in a fenced child process (`child.py`): first dry, which tells every tensor's type and thus
+the exact size, then for good. Only `edgekit.*` keys are added to what llama-quantize would write.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import EdgekitError, ExitCode
+from edgekit.files import replacing
+from edgekit.header import read_header
+from edgekit.header.provenance import PROVENANCE_KEYS, read_provenance
+from edgekit.progress import Progress, silent
+from edgekit.quantize.ggml_types import (
+    FILE_TYPES,
+    FTYPE_NUMBERS,
+    PLAIN,
+    TENSOR_TYPES,
+    check_file_type,
+    check_tensor_type,
+    row_bytes,
+)
+from edgekit.quantize.outputs import check_output, check_space, sha256_of
+from edgekit.records import Header, Provenance, TensorInfo
+
+PlannedTypes = tuple[tuple[str, str], ...]
+
+_BUFFER_BYTES = 512 * 2**20
+"""Rows held at once (llama.cpp's default is 8 GiB); the bytes written do not depend on it."""
+_ROOM_BYTES = 64 * 2**20
+"""More than a header grows by."""
+_PENDING = "0" * 64
+"""Stands in the file for the parent's hash until it is known."""
+
+
+def exactly(name: str) -> str:
+    """The pattern that matches the tensor `name` and no other, for `tensor_types`."""
+    return "^" + re.sub(r"([^\w-])", r"\\\1", name) + "$"
+
+
+def quantize_gguf(
+    source: Path,
+    out: Path,
+    type: str,  # noqa: A002  (llama-quantize's word)
+    *,
+    imatrix: Path | None = None,
+    tensor_types: Sequence[tuple[str, str]] = (),
+    output_type: str | None = None,
+    embedding_type: str | None = None,
+    pure: bool = False,
+    allow_requantize: bool = False,
+    threads: int = 0,
+    provenance: Provenance | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Path:
+    """Quantize the GGUF at `source` (with its shards) to one of llama-quantize's file types and write `out`, which it
+    gives. Tensor infos and data are llama-quantize's for the same options.
+
+    `tensor_types` are (pattern, tensor type) as `--tensor-type` takes them: the first pattern found in a tensor's name
+    decides; `exactly(name)` names one. They have no effect on the types f32, f16 and bf16, which are refused with them.
+    `provenance` says more of the origin than this function can know; hashes it leaves empty are computed. Raises
+    EdgekitError, WorkerDied (an EdgekitError, exit code 4) when llama.cpp dies of the file.
+    """
+    job, header, files = _job(source, type, imatrix, tensor_types, output_type, embedding_type, pure, allow_requantize)
+    job["threads"] = threads
+    check_output(out, [*files, *([imatrix] if imatrix else [])], force=force)
+    readable = [*files, *([imatrix] if imatrix else [])]
+    known = _complete(provenance or Provenance(), header, imatrix)
+    most = _ROOM_BYTES + header.size_bytes + sum(4 * _values(tensor) for tensor in header.tensors)
+    with replacing(out) as temporary, _hashing(files, known.parent_sha256) as parent:
+        job |= {"out": str(temporary.absolute()), "keys": _keys(known, header)}
+        with _started(job, header, readable, temporary, most) as (work, planned):
+            needed = sum(_size(tensor, dict(planned)) for tensor in header.tensors) + _header_room(header)
+            check_space(out, needed, "the quantized model")
+            work.start(job | {"dry_run": False}, "quantizing")
+            for advance in work.advances():
+                progress(f"quantizing to {job['type']}", advance.done, advance.total, advance.detail.partition(" ")[2])
+        _check_written(temporary, planned)
+        _fill_in(temporary, "edgekit.parent.sha256", parent.result())
+    return out
+
+
+def planned_types(
+    source: Path,
+    type: str,  # noqa: A002
+    *,
+    imatrix: Path | None = None,
+    tensor_types: Sequence[tuple[str, str]] = (),
+    output_type: str | None = None,
+    embedding_type: str | None = None,
+    pure: bool = False,
+    allow_requantize: bool = False,
+) -> PlannedTypes:
+    """(tensor name, type) of every tensor that `quantize_gguf` with the same arguments would write, in the file's
+    order; nothing is written. Raises EdgekitError.
+    """
+    job, header, files = _job(source, type, imatrix, tensor_types, output_type, embedding_type, pure, allow_requantize)
+    job |= {"threads": 1, "out": "", "keys": {}}
+    with _started(job, header, [*files, *([imatrix] if imatrix else [])], None, 0) as (_, planned):
+        return planned
+
+
+def _job(
+    source: Path,
+    kind: str,
+    imatrix: Path | None,
+    tensor_types: Sequence[tuple[str, str]],
+    output_type: str | None,
+    embedding_type: str | None,
+    pure: bool,
+    allow_requantize: bool,
+) -> tuple[dict[str, Any], Header, tuple[Path, ...]]:
+    """The child's orders, checked as far as that needs no llama.cpp; the source's header and files."""
+    from edgekit.quantize.imatrix import check_against, open_imatrix
+    from edgekit.runtimes.handle import model_files
+
+    kind = check_file_type(kind)
+    if tensor_types and FILE_TYPES[kind] in PLAIN:
+        raise EdgekitError(
+            f"llama.cpp takes tensor types for quantized file types only, not for: `{kind}`",
+            hint="choose a quantized type and name the tensors that stay in full, e.g. `attn_v=f16`",
+        )
+    patterns = [(pattern, check_tensor_type(name)) for pattern, name in tensor_types]
+    if any(not pattern or "\0" in pattern for pattern, _ in patterns):
+        raise EdgekitError("a tensor type needs a pattern of tensor names", hint="write it as `attn_v=q6_k`")
+    header = read_header(source)
+    _check_source(source, header, allow_requantize=allow_requantize)
+    if imatrix is not None:
+        check_against(open_imatrix(imatrix), header, imatrix)
+    job = {
+        "op": "quantize",
+        "source": str(source.absolute()),
+        "type": kind,
+        "imatrix": str(imatrix.absolute()) if imatrix else "",
+        "tensor_types": patterns,
+        "output_type": check_tensor_type(output_type) if output_type else "",
+        "embedding_type": check_tensor_type(embedding_type) if embedding_type else "",
+        "pure": pure,
+        "allow_requantize": allow_requantize,
+        "dry_run": True,
+    }
+    return job, header, model_files(source)
+
+
+def _check_source(source: Path, header: Header, *, allow_requantize: bool) -> None:
+    quantized = next((tensor for tensor in header.tensors if tensor.type not in PLAIN), None)
+    if quantized is not None and not allow_requantize:
+        raise EdgekitError(
+            f"the source is quantized already, `{quantized.name}` to `{quantized.type}`: `{source}`",
+            hint="quantize from f16, bf16 or f32: every step loses",
+        )
+
+
+@contextmanager
+def _started(
+    job: Mapping[str, Any], header: Header, readable: Sequence[Path], writable: Path | None, file_bytes: int
+) -> Iterator[tuple[Any, PlannedTypes]]:
+    """A child that has planned the job, and the types it will write."""
+    from edgekit.quantize.child import working
+
+    with working(
+        job, readable=readable, writable=writable, file_bytes=file_bytes, doing="planning the quantization"
+    ) as work:
+        told: dict[str, str] = {}
+        for advance in work.advances():
+            kind, _, name = advance.detail.partition(" ")
+            told[name] = kind
+        names = [tensor.name for tensor in header.tensors]
+        if set(told) != set(names) or not set(told.values()) <= set(TENSOR_TYPES):
+            raise EdgekitError(
+                "llama.cpp plans other tensors than the file's header lists", hint="the file may be hostile"
+            )
+        yield work, tuple((name, told[name]) for name in names)
+
+
+def _values(tensor: TensorInfo) -> int:
+    count = 1
+    for length in tensor.shape:
+        count *= length
+    return count
+
+
+def _size(tensor: TensorInfo, types: Mapping[str, str]) -> int:
+    size = _values(tensor) // tensor.shape[0] * row_bytes(types[tensor.name], tensor.shape[0])
+    return size + -size % 32
+
+
+def _header_room(header: Header) -> int:
+    return header.size_bytes - sum(tensor.size_bytes for tensor in header.tensors) + 2**20
+
+
+# ---- provenance ---------------------------------------------------------------------------------------------------
+
+
+def _complete(known: Provenance, header: Header, imatrix: Path | None) -> Provenance:
+    """`known` with what the source's own keys and the importance matrix tell."""
+    from edgekit import __version__
+    from edgekit.quantize.imatrix import open_imatrix
+
+    inherited = read_provenance(header)
+    if inherited is not None and not known.checkpoint_sha256:
+        known = replace(known, checkpoint_sha256=inherited.checkpoint_sha256)
+    if imatrix is not None:
+        matrix = open_imatrix(imatrix)
+        calibration = known.calibration_sha256 or matrix.calibration_sha256
+        known = replace(known, imatrix_sha256=matrix.sha256, calibration_sha256=calibration)
+    return replace(known, edgekit_version=__version__)
+
+
+def _keys(known: Provenance, header: Header) -> dict[str, str]:
+    """Keys to write. What the source says of its own origin would be copied by llama.cpp: it is emptied."""
+    stale = dict(header.metadata)
+    keys = {key: getattr(known, field) for field, key in PROVENANCE_KEYS.items()}
+    keys["edgekit.parent.sha256"] = known.parent_sha256 or _PENDING
+    return {key: value for key, value in keys.items() if value or key in stale}
+
+
+@contextmanager
+def _hashing(files: Sequence[Path], known: str) -> Iterator[Future[str]]:
+    """The parent's hash, computed beside the quantizer where the caller does not know it."""
+    if known:
+        done: Future[str] = Future()
+        done.set_result(known)
+        yield done
+        return
+    stop: list[bool] = []
+
+    def stoppable(*_: object) -> None:
+        if stop:
+            raise EdgekitError("stopped")
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool.submit(sha256_of, files, progress=stoppable)
+        finally:
+            stop.append(True)
+
+
+def _fill_in(path: Path, key: str, digest: str) -> None:
+    """Put the digest where `_PENDING` stands under `key`: texts of one length, so nothing moves."""
+    wanted = key.encode() + (8).to_bytes(4, "little") + (64).to_bytes(8, "little") + _PENDING.encode()
+    with path.open("r+b") as file:
+        head = file.read(256 * 2**20)
+        at = head.find(wanted)
+        if at >= 0:
+            file.seek(at + len(wanted) - 64)
+            file.write(digest.encode())
+
+
+def _check_written(path: Path, planned: PlannedTypes) -> None:
+    written = {tensor.name: tensor.type for tensor in read_header(path).tensors}
+    if written != dict(planned):
+        wrong = next(name for name, kind in planned if written.get(name) != kind)
+        raise EdgekitError(f"llama.cpp wrote another type than it planned for: `{wrong}`", code=ExitCode.BROKE)
+
+
+# ---- in the child -------------------------------------------------------------------------------------------------
+
+_ROW = re.compile(rb"^\[ *(\d+)/ *(\d+)\] (.+?) +- \[[ \d,]+\], type = +(\w+), (.*)$", re.DOTALL)
+_NEW_TYPE = re.compile(rb"\((\w+)\)$")
+
+
+def quantize_here(job: Mapping[str, Any], send: Callable[[Any], None]) -> None:
+    """Do a quantize job in this process, which is the fenced child. Raises SessionRefused when llama.cpp declines.
+
+    Sends an Advanced message per tensor, `<type> <name>`: when it begins, or with the planned type in a dry run.
+    """
+    import llama_cpp.llama_cpp as c
+
+    from edgekit.runtimes.cores import big_cores
+    from edgekit.runtimes.protocol import Advanced, SessionRefused
+
+    params = c.llama_model_quantize_default_params()
+    params.ftype = FTYPE_NUMBERS[job["type"]]
+    params.nthread = job["threads"] or big_cores()
+    for field, name in (("output_tensor_type", "output_type"), ("token_embedding_type", "embedding_type")):
+        if job[name]:
+            setattr(params, field, TENSOR_TYPES[job[name]])
+    params.pure, params.allow_requantize, params.dry_run = job["pure"], job["allow_requantize"], job["dry_run"]
+    params.max_buf_size = _BUFFER_BYTES
+    kept = [_point_at_types(c, params, job["tensor_types"]), _point_at_matrix(c, params, job)]
+
+    def begun(number: int, total: int, name: bytes, kind: bytes) -> None:
+        detail = f"{kind.decode(errors='replace').lower()} {name.decode(errors='replace')}"
+        send(Advanced(done=number, total=total, detail=detail))
+
+    log = _RowLog(begun, whole=job["dry_run"])
+    callback = c.llama_log_callback(log.take)
+    c.llama_log_set(callback, None)
+    status = c.llama_model_quantize(os.fsencode(job["source"]), os.fsencode(job["out"]), ctypes.byref(params))
+    c.llama_log_set(c.llama_log_callback(0), None)
+    del kept
+    if status:
+        raise SessionRefused("model", "llama.cpp could not quantize the model")
+
+
+class _RowLog:
+    """llama.cpp's log: passed on to stderr, and its line per tensor told. Lines come in pieces."""
+
+    def __init__(self, told: Callable[[int, int, bytes, bytes], None], *, whole: bool) -> None:
+        self._told, self._whole = told, whole
+        self._line = b""
+        self._begun = False
+
+    def take(self, level: int, text: bytes, user_data: object) -> None:
+        os.write(2, text)
+        *lines, rest = (self._line + text).split(b"\n")
+        for line in lines:
+            if self._whole or not self._begun:
+                self._look(line)
+            self._begun = False
+        self._line = rest
+        if not self._whole and not self._begun and rest:
+            self._begun = self._look(rest)
+
+    def _look(self, line: bytes) -> bool:
+        row = _ROW.match(line)
+        if row is None:
+            return False
+        number, total, name, kind, rest = row.groups()
+        new = _NEW_TYPE.search(rest)
+        self._told(int(number), int(total), name, new[1] if new else kind)
+        return True
+
+
+def _point_at_types(c: Any, params: Any, tensor_types: Sequence[tuple[str, str]]) -> Any:
+    if not tensor_types:
+        return None
+    overrides = (c.llama_model_tensor_override * (len(tensor_types) + 1))()
+    for override, (pattern, kind) in zip(overrides, tensor_types, strict=False):
+        override.pattern, override.type = pattern.encode(), TENSOR_TYPES[kind]
+    params.tt_overrides = overrides
+    return overrides
+
+
+def _point_at_matrix(c: Any, params: Any, job: Mapping[str, Any]) -> Any:
+    """Importance matrix and keys, as llama-quantize gives them to `llama_model_quantize` (`tools/quantize`)."""
+    keys: dict[str, str | int] = {}
+    kept: list[Any] = []
+    if job["imatrix"]:
+        from edgekit.quantize.imatrix import open_imatrix
+
+        path = Path(job["imatrix"])
+        matrix = open_imatrix(path)
+        # the name alone: a model that ships need not tell its maker's folders
+        keys["quantize.imatrix.file"] = path.name
+        if matrix.dataset:
+            keys["quantize.imatrix.dataset"] = matrix.dataset
+        keys["quantize.imatrix.entries_count"] = len(matrix.values)
+        if matrix.chunks > 0:
+            keys["quantize.imatrix.chunks_count"] = matrix.chunks
+        entries = (c.llama_model_imatrix_data * (len(matrix.values) + 1))()
+        for entry, (name, values) in zip(entries, matrix.values.items(), strict=False):
+            entry.name, entry.size = name.encode(), values.size
+            entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        params.imatrix = entries
+        kept += [entries, matrix]
+    keys |= job["keys"]
+    overrides = (c.llama_model_kv_override * (len(keys) + 1))()
+    for override, (key, value) in zip(overrides, keys.items(), strict=False):
+        override.key = key.encode()
+        if isinstance(value, int):
+            override.tag, override.value.val_i64 = c.LLAMA_KV_OVERRIDE_TYPE_INT, value
+        else:
+            override.tag, override.value.val_str = c.LLAMA_KV_OVERRIDE_TYPE_STR, value.encode()[:127]
+    params.kv_overrides = overrides
+    return [*kept, overrides]
