@@ -32,6 +32,7 @@ from edgekit.records import (
     Header,
     Measurement,
     MemoryBreakdown,
+    Quality,
     Report,
     Settings,
     Unknown,

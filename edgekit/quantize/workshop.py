@@ -155,12 +155,7 @@ def full_precision(source: Source, folder: Path, making: Making, *, progress: Pr
     """The GGUF that everything else is quantized from and compared with: the source itself, or its conversion."""
     if source.header is not None:
         return source.path
-    target = Target(format="gguf", type=BASE_TYPE)
-    place = place_of(source, target, folder)
-    _free(place, source, (), making)
-    return Path(
-        make(place, source, str(target), (), lambda: _convert(source, place, BASE_TYPE, progress), resume=True).path
-    )
+    return Path(_converted(source, Target(format="gguf", type=BASE_TYPE), folder, making, progress).path)
 
 
 def _free(place: Path, source: Source, options: Sequence[tuple[str, str]], making: Making) -> None:
