@@ -17,11 +17,13 @@ from edgekit.memory import process_budget
 from edgekit.records import (
     Battery,
     Estimate,
+    Evidence,
     Figure,
     Header,
     Measurement,
     MemoryBreakdown,
     Projection,
+    Quality,
     Unknown,
     exact,
     weakest,
@@ -209,20 +211,30 @@ def quality(field: Literal["kld_mean", "top1_agreement", "perplexity", "retentio
     """A figure of the quality record; unknown for random weights whatever the record says."""
 
     def figure(subject: Subject) -> Figure:
-        if subject.evidence.artifact.header.stand_in:
-            return Unknown(reason="stand-in weights: random numbers have no quality", settle="judge the real student")
-        if subject.evidence.quality is None or field == "retention":
-            return Unknown(
-                reason="quality was not measured",
-                settle="this version measures none: judge it elsewhere, then waive the gate with a date",
-            )
-        measured_on, artifact = subject.evidence.quality.artifact_sha256, subject.evidence.artifact
-        if measured_on not in ("", artifact.sha256):
-            return Unknown(reason="quality was measured on another file", settle="evaluate this one")
-        found: Figure = getattr(subject.evidence.quality, field)
+        known = quality_of(subject.evidence)
+        if isinstance(known, Quality) and field == "retention":
+            return _NO_QUALITY
+        found: Figure = known if isinstance(known, Unknown) else getattr(known, field)
         return found
 
     return figure
+
+
+_NO_QUALITY = Unknown(
+    reason="quality was not measured",
+    settle="this version measures none: judge it elsewhere, then waive the gate with a date",
+)
+
+
+def quality_of(evidence: Evidence) -> Quality | Unknown:
+    """The quality record where it says something of this very artifact."""
+    if evidence.artifact.header.stand_in:
+        return Unknown(reason="stand-in weights: random numbers have no quality", settle="judge the real student")
+    if evidence.quality is None:
+        return _NO_QUALITY
+    if evidence.quality.artifact_sha256 not in ("", evidence.artifact.sha256):
+        return Unknown(reason="quality was measured on another file", settle="evaluate this one")
+    return evidence.quality
 
 
 def size(subject: Subject) -> Figure:

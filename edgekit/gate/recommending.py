@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
+from edgekit.gate.figures import quality_of
 from edgekit.gate.judge import holds
 from edgekit.intervals import mean_interval
 from edgekit.records import Check, Estimate, Figure, Quality, Report, SweepRow, Unknown, Verdict, exact
@@ -55,16 +56,11 @@ def kld_of(row: SweepRow, rows: Sequence[SweepRow]) -> Figure:
     """
     if row.report is None:
         return row.failed or Unknown(reason="not made")
-    artifact, quality = row.report.evidence.artifact, row.report.evidence.quality
-    if artifact.header.stand_in:
-        return Unknown(reason="stand-in weights: random numbers have no quality")
-    if quality is not None and quality.artifact_sha256 not in ("", artifact.sha256):
-        return Unknown(reason="quality was measured on another file", settle="evaluate this one")
-    if artifact.sha256 and {other.reference_sha256 for other in map(_quality, rows) if other} - {""} == {
-        artifact.sha256
-    }:
+    quality, own = quality_of(row.report.evidence), row.report.evidence.artifact.sha256
+    references = {other.reference_sha256 for other in map(_quality, rows) if other} - {""}
+    if own and references == {own} and not row.report.evidence.artifact.header.stand_in:
         return exact(0.0, "predicted", IS_REFERENCE)
-    return quality.kld_mean if quality is not None else Unknown(reason="quality was not measured")
+    return quality.kld_mean if isinstance(quality, Quality) else quality
 
 
 def _quality(row: SweepRow) -> Quality | None:

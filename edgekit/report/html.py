@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from edgekit.records import BASES, Check, Estimate, MemoryBreakdown, Projection, Report, Status, Verdict
@@ -25,25 +25,38 @@ _CODE = Markup("<code>{}</code>")
 
 def render_html(report: Report) -> str:
     """One self-contained page that opens offline: verdict first, charts as inline SVG, light and dark, printable."""
-    style = (_HERE / "report.css").read_text(encoding="utf-8")
-    digest = b64encode(sha256(style.encode()).digest()).decode()
-    idents = (f"c{n}" for n in count())
-    return _template().render(
+    return render_page(
+        "report.html.j2",
+        report.evidence.edgekit_version,
         report=report,
         evidence=report.evidence,
         measurement=report.evidence.measurement,
         header=report.evidence.artifact.header,
         headline=headline(report),
         stacks=memory_stacks(report),
-        style=Markup(style),  # noqa: S704 - our own file
-        style_hash=digest,
-        ident=lambda: next(idents),
         raw_rows=_raw_rows(report),
     )
 
 
+def render_page(template: str, edgekit_version: str, **values: Any) -> str:
+    """A page of ours: its own style inside, a policy that allows no more, and `ident()` for ids that are alone."""
+    style = (_HERE / "report.css").read_text(encoding="utf-8")
+    idents = (f"c{n}" for n in count())
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            edgekit_version=edgekit_version,
+            style=Markup(style),  # noqa: S704 - our own file
+            style_hash=b64encode(sha256(style.encode()).digest()).decode(),
+            ident=lambda: next(idents),
+            **values,
+        )
+    )
+
+
 @cache
-def _template() -> Template:
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
@@ -53,7 +66,7 @@ def _template() -> Template:
         finalize=_shown,
     )
     environment.globals.update(_names())
-    return environment.get_template("report.html.j2")
+    return environment
 
 
 def _shown(value: Any) -> Any:
