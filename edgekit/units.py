@@ -45,4 +45,5 @@ def format_number(value: float, unit: str) -> str:
         return format_duration(value)
     if unit == "fraction":
         return format_percent(value)
-    return f"{value:.3g} {unit}".rstrip()
+    digits = f"{value:.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:.3g}"  # a perplexity is not 1.52e+05
+    return f"{digits} {unit}".rstrip()
