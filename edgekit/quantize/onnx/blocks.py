@@ -1,0 +1,139 @@
+"""Weights in blocks that share a scale, as onnxruntime's `MatMulNBits` and `GatherBlockQuantized` read them.
+
+Symmetric only: quants are unsigned with the middle as zero (8 of 4 bits, 128 of 8), so no zero points are stored.
+`rtn` equals onnxruntime's own default quantizer bit for bit (a test compares); `search` looks for the scale of the
+least squared error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+METHODS = ("search", "rtn")
+_CHUNK_BYTES = 8 * 2**20
+_CANDIDATES = range(-9, 10)
+"""Steps of a tenth of a level around the largest value's own scale, as ggml's `make_qx_quants` tries them."""
+
+
+def quantize_matrix(
+    weight: Any, *, bits: int, block_size: int, method: str, threads: int = 1
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Quants (columns, blocks, bytes) and scales (columns, blocks) of `weight`, a float array of (rows, columns) as
+    `MatMul` has it; each block lies along a column. The last block of a column is padded with zeros.
+
+    `weight` may be a view of a mapped file: a few columns at a time are brought into memory.
+    """
+    import numpy as np
+
+    rows, columns = weight.shape
+    blocks = -(-rows // block_size)
+    packed = np.empty((columns, blocks, block_size * bits // 8), np.uint8)
+    scales = np.empty((columns, blocks), np.float32)
+
+    def work(span: slice) -> None:
+        values = np.zeros((span.stop - span.start, blocks * block_size), np.float32)
+        values[:, :rows] = weight[:, span].T
+        quants, scale = _quantize(values.reshape(-1, block_size), bits, method)
+        packed[span] = _pack(quants, bits).reshape(-1, *packed.shape[1:])
+        scales[span] = scale.reshape(-1, blocks)
+
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        list(pool.map(work, _spans(columns, max(1, _CHUNK_BYTES // (4 * blocks * block_size)))))
+    return packed, scales
+
+
+def quantize_columns(weight: Any) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Signed 8-bit quants (rows, columns) and a scale for each column, as onnxruntime's `quantize_dynamic` makes them
+    with `per_channel=True`.
+    """
+    import numpy as np
+
+    rows, columns = weight.shape
+    quants = np.empty((rows, columns), np.int8)
+    scales = np.empty(columns, np.float32)
+    for span in _spans(columns, max(1, _CHUNK_BYTES // (4 * rows))):
+        values = np.asarray(weight[:, span], np.float32)
+        largest = np.abs(values).max(axis=0)
+        scale = (largest - -largest) / np.float32(254)
+        scale[scale < np.finfo(np.float32).tiny] = 1
+        scales[span] = scale
+        quants[:, span] = np.clip(np.rint(values / scale), -127, 127)
+    return quants, scales
+
+
+def dequantize(packed: NDArray[np.uint8], scales: NDArray[np.float32], *, bits: int) -> NDArray[np.float32]:
+    """The weights that quants and scales stand for, (columns, padded rows)."""
+    import numpy as np
+
+    quants = packed.astype(np.float32)
+    if bits == 4:
+        quants = np.stack([packed & 0x0F, packed >> 4], axis=-1).reshape(*packed.shape[:2], -1).astype(np.float32)
+    return ((quants - 2 ** (bits - 1)) * scales[..., None]).reshape(len(packed), -1)
+
+
+def _spans(columns: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, columns)) for start in range(0, columns, step))
+
+
+def _quantize(values: NDArray[np.float32], bits: int, method: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Unsigned quants and scale of each row of `values`."""
+    import numpy as np
+
+    middle = np.float32(2 ** (bits - 1))
+    at = np.abs(values).argmax(axis=1)
+    largest = values[np.arange(len(values)), at][:, None]
+    if method == "search" and bits < 8:  # at 8 bits there is next to nothing to find
+        scale = _search(values, largest, middle)
+    else:
+        scale = largest / -middle
+    return _round(values, scale, middle), scale[:, 0]
+
+
+def _round(values: NDArray[np.float32], scale: NDArray[np.float32], middle: np.float32) -> NDArray[np.uint8]:
+    """Nearest quants, halves upwards, as `MlasQuantizeBlockwise` rounds."""
+    import numpy as np
+
+    with np.errstate(divide="ignore"):
+        inverse = np.where(scale == 0, np.float32(0), np.float32(1) / scale)
+    scaled = values * inverse
+    scaled += middle
+    np.clip(scaled, 0, 2 * middle - 1, out=scaled)
+    scaled += np.float32(0.5)
+    return scaled.astype(np.uint8)
+
+
+def _search(values: NDArray[np.float32], largest: NDArray[np.float32], middle: np.float32) -> NDArray[np.float32]:
+    """The scale of least squared error weighted by the squared value: each candidate gives quants, and quants give
+    their best scale by least squares (ggml `make_qx_quants`).
+    """
+    import numpy as np
+
+    weights = values * values
+    weighted = weights * values
+    best = largest / -middle
+    gain = np.full_like(largest, -1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for step in _CANDIDATES:
+            inverse = np.where(largest == 0, np.float32(0), -(middle + np.float32(0.1) * step) / largest)
+            quants = np.rint(values * inverse)
+            np.clip(quants, -middle, middle - 1, out=quants)
+            cross = np.einsum("bi,bi->b", weighted, quants)[:, None]
+            square = np.einsum("bi,bi,bi->b", weights, quants, quants)[:, None]
+            better = np.where(square > 0, cross * cross / square, np.float32(-2))
+            chosen = better > gain
+            best = np.where(chosen, cross / square, best)
+            gain = np.where(chosen, better, gain)
+    return best
+
+
+def _pack(quants: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    if bits == 8:
+        return quants
+    packed: NDArray[np.uint8] = quants[:, 0::2] | (quants[:, 1::2] << 4)
+    return packed

@@ -1,0 +1,232 @@
+"""Checkpoint → ONNX folder: build in float32, hold it against torch, quantize, hold that against torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from edgekit import __version__
+from edgekit.errors import import_extra
+from edgekit.files import replacing_folder
+from edgekit.progress import Progress, silent
+from edgekit.quantize.onnx import parity
+from edgekit.quantize.onnx.graph import Recipe
+from edgekit.quantize.onnx.jobs import run_job
+from edgekit.quantize.onnx.options import Exporter, Options, Precision, check_choices
+from edgekit.quantize.onnx.preflight import plan_export, refuse_what_cannot_fit
+from edgekit.quantize.onnx.source import TOKENIZER_FILES, Source, check_weights, read_source, write_old_style
+from edgekit.records import LogitsCheck, OnnxExport
+from edgekit.storage import write_record
+
+PROVENANCE = "edgekit.json"
+_NEEDED = ("torch", "transformers", "onnxruntime", "onnx_ir", "onnxscript")
+
+
+def export_onnx(
+    checkpoint_dir: Path,
+    precision: Precision,
+    out_dir: Path,
+    *,
+    exporter: Exporter = "genai",
+    options: Options = Options(),  # noqa: B008  (frozen)
+    force: bool = False,
+    progress: Progress = silent,
+) -> Path:
+    """Write the folder `out_dir` with `model.onnx`, its data, `genai_config.json`, tokenizer files, `config.json` and
+    `edgekit.json` (an `OnnxExport`); gives `out_dir`. It appears whole or not at all.
+
+    Every export is built in float32 first and compared with torch (KLD ≤ 1e-5 at every position), then quantized and
+    compared again at the loose bounds of `parity.QUANTIZED_BOUNDS`. Raises EdgekitError for unknown names, a checkpoint that
+    is damaged or that the exporter would misread, too little disk or memory, and (exit code 1) a model that is wrong.
+    """
+    check_choices(precision, exporter, options)
+    for module in _NEEDED:
+        import_extra(module, extra="onnx") if module == "onnxscript" else _require(module)
+    source = read_source(checkpoint_dir, exporter=exporter)
+    refuse_what_cannot_fit(plan_export(source, precision, exporter, options), out_dir)
+    check_weights(source.checkpoint, progress=progress)
+    with (
+        replacing_folder(out_dir, force=force) as folder,
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{out_dir.name[:80]}.", suffix=".work") as work,
+    ):
+        export = _Export(source, precision, exporter, options, Path(work), progress)
+        export.into(folder)
+    return out_dir
+
+
+class _Export:
+    """One export under way: its figures gather while it runs."""
+
+    def __init__(
+        self, source: Source, precision: str, exporter: str, options: Options, work: Path, progress: Progress
+    ) -> None:
+        self.source = source
+        self.precision = precision
+        self.exporter = exporter
+        self.options = options
+        self.work = work
+        self.progress = progress
+        self.peak_bytes = 0
+        self.versions: dict[str, str] = {}
+        self.checks: list[LogitsCheck] = []
+        self.probe = parity.make_probe(source.vocabulary, context=source.context, window=source.window)
+
+    def into(self, folder: Path) -> None:
+        """Fill `folder`."""
+        started = time.monotonic()
+        plain = self.precision == "fp32"
+        float_folder = folder if plain else self._subfolder("fp32")
+        self._build(float_folder, shared=plain)
+        self._reference()
+        self._check(float_folder, "fp32")
+        found: Mapping[str, Any] = {"tied_table_shared": plain and self.source.tied and self.exporter == "genai"}
+        if not plain:
+            found = self._quantize(float_folder, folder)
+            self._check(folder, self.precision)
+        self._write_provenance(folder, found, time.monotonic() - started)
+
+    def _build(self, folder: Path, *, shared: bool) -> None:
+        checkpoint = self.source.checkpoint.path.resolve()
+        if self.exporter == "optimum":
+            checkpoint = self._subfolder("old-style")
+            write_old_style(self.source, checkpoint)
+        result = self._run(
+            self.exporter,
+            {
+                "checkpoint": str(checkpoint),
+                "out": str(folder),
+                "cache": str(self._subfolder("cache")),
+                "shared": shared,
+            },
+            python=self.options.python if self.exporter == "optimum" else "",
+        )
+        self.versions |= result["versions"]
+        self._copy_beside(folder)
+
+    def _copy_beside(self, folder: Path) -> None:
+        """The checkpoint's own tokenizer and configuration, byte for byte: what exporters save anew is not the same."""
+        for name in (*TOKENIZER_FILES, "config.json"):
+            if (self.source.checkpoint.path / name).is_file():
+                shutil.copyfile(self.source.checkpoint.path / name, folder / name)
+
+    def _reference(self) -> None:
+        self._run(
+            "torch logits",
+            {
+                "checkpoint": str(self.source.checkpoint.path.resolve()),
+                "tokens": self.probe.tokens,
+                "rows": self.probe.rows,
+                "out": str(self.work / "torch.npy"),
+            },
+        )
+
+    def _check(self, folder: Path, subject: str) -> None:
+        """Hold the model in `folder` against torch. Raises EdgekitError when it is out of its bound."""
+        out = self.work / f"{subject}.npy"
+        self._run(
+            "onnx logits",
+            {
+                "model": str(folder / "model.onnx"),
+                "tokens": self.probe.tokens,
+                "rows": self.probe.rows,
+                "decoded": self.probe.decoded,
+                "head_dim": self.source.head_dim,
+                "kv_heads": self.source.kv_heads,
+                "prepack": subject != "fp32",
+                "out": str(out),
+                "threads": self.options.threads,
+            },
+        )
+        check = parity.compare(self.work / "torch.npy", out, subject=subject, probe=self.probe)
+        parity.require(check)
+        self.checks.append(check)
+
+    def _quantize(self, float_folder: Path, folder: Path) -> dict[str, Any]:
+        recipe = Recipe(
+            bits={"int4": 4, "int8": 8, "int8-dynamic": 0}[self.precision],
+            head_bits=8,
+            block_size=self.options.block_size,
+            method=self.options.method,
+            threads=self.options.threads or 4,
+        )
+        found = self._run(
+            "quantize",
+            {
+                "model": str(float_folder / "model.onnx"),
+                "out": str(folder),
+                "tied": self.source.tied,
+                "recipe": asdict(recipe),
+            },
+        )
+        for file in float_folder.iterdir():
+            if file.is_file() and not file.name.startswith("model.onnx"):
+                shutil.copyfile(file, folder / file.name)
+        return found
+
+    def _run(self, job: str, arguments: Mapping[str, Any], *, python: str = "") -> dict[str, Any]:
+        result = run_job(job, arguments, threads=self.options.threads, python=python, progress=self.progress)
+        self.peak_bytes = max(self.peak_bytes, result["peak_bytes"])
+        return result
+
+    def _subfolder(self, name: str) -> Path:
+        folder = self.work / name
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def _write_provenance(self, folder: Path, found: Mapping[str, Any], elapsed_s: float) -> None:
+        quantized = self.precision != "fp32"
+        in_blocks = self.precision in ("int8", "int4")
+        record = OnnxExport(
+            edgekit_version=__version__,
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            precision=self.precision,
+            exporter=self.exporter,
+            architecture=self.source.architecture,
+            parameters=self.source.parameters,
+            source=self.source.checkpoint.path.name,
+            source_sha256=self.source.checkpoint.sha256,
+            block_size=self.options.block_size if in_blocks else 0,
+            head_bits=8 if quantized else 32,
+            embedding_bits=found.get("embedding_bits", 32),
+            method=self.options.method if in_blocks else "",
+            tied_table_shared=found["tied_table_shared"],
+            versions=tuple(sorted((self.versions | _versions()).items())),
+            checks=tuple(self.checks),
+            size_bytes=sum(file.stat().st_size for file in folder.iterdir()),
+            peak_bytes=self.peak_bytes,
+            elapsed_s=round(elapsed_s, 3),
+        )
+        write_record(folder / PROVENANCE, record)
+
+
+def _require(module: str) -> None:
+    """Torch alone takes seconds to import, in the child again: look for it without importing."""
+    from importlib.util import find_spec
+
+    if find_spec(module) is None:
+        import_extra(module, extra="onnx")
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("onnxruntime", "torch", "transformers", "onnx-ir"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`genai_config.json` of an exported folder, parsed."""
+    config: dict[str, Any] = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
+    return config
