@@ -15,6 +15,7 @@ from itertools import product
 
 from edgekit.errors import EdgekitError
 from edgekit.memory.buffers import check_settings, compute_bytes, kv_bytes
+from edgekit.memory.onnx import predict_onnx
 from edgekit.memory.repack import features_of, repacked_bytes
 from edgekit.records import (
     Device,
@@ -55,8 +56,10 @@ class _Weights:
 def predict_memory(header: Header, settings: Settings, isa: str) -> MemoryBreakdown:
     """Bytes that `header`'s model takes under `settings` on `isa`, with 90 % ranges of basis `predicted`.
 
-    Raises EdgekitError for settings llama.cpp refuses and for an instruction set edgekit does not know.
+    Raises EdgekitError for settings the runtime refuses and for an instruction set edgekit does not know.
     """
+    if header.format == "onnx":
+        return predict_onnx(header, settings, isa)
     check_settings(header, settings)
     weights = _weights(header, settings.repack, isa)
     kv = kv_bytes(header, settings)
