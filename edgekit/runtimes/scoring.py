@@ -19,8 +19,9 @@ from edgekit.runtimes.handle import (
     amx_findings,
     amx_state,
     describe_runtime,
-    model_files,
     note_amx,
+    readable,
+    runtime_of,
     start_child,
     worker_limits,
 )
@@ -47,8 +48,9 @@ class Opened:
 class Scorer:
     """A process with the models loaded. Made by `open_scorer`; raises WorkerDied from any method."""
 
-    def __init__(self, child: Child, opened: Sequence[Opened], timeout_s: float, context_tokens: int) -> None:
+    def __init__(self, child: Child, opened: Sequence[Opened], start: dict[str, Any], timeout_s: float) -> None:
         self._child, self._timeout_s = child, timeout_s
+        context_tokens = start["context_tokens"]
         self._scored_tokens = context_tokens - 1 - context_tokens // 2
         self._has_reference = len(opened) > 1
         self.runtime = opened[0].runtime
@@ -58,6 +60,9 @@ class Scorer:
         counted = self._expect(Counted, doing="tokenizing the text")
         assert isinstance(counted, Counted)
         self.text_tokens, self.chunks = counted.tokens, counted.chunks
+        possible = counted.tokens // context_tokens
+        if self.chunks != min(start["chunks"] or possible, possible) or not self.chunks:
+            raise child.distrust("a count of chunks that cannot be")
 
     def scores(self) -> Iterator[ScoredChunk]:
         """The chunks in the text's order, each as soon as it is scored."""
@@ -132,7 +137,7 @@ def open_scorer(
         "op": "start",
         "parent": os.getpid(),
         "models": models,
-        "readable": [str(file) for path in (artifact, reference) if path for file in model_files(path)],
+        "readable": [name for path in (artifact, reference) if path for name in readable(path)],
         "limits": worker_limits(),
         "text": text,
         "context_tokens": settings.context_tokens,
@@ -142,18 +147,13 @@ def open_scorer(
     program = command or worker_command("edgekit.runtimes.scoring_worker")
     child, opened = start_child(timeout_s, program, lambda child: _start(child, start, models))
     try:
-        yield Scorer(child, opened, timeout_s, settings.context_tokens)
+        yield Scorer(child, opened, start, timeout_s)
     finally:
         child.close()
 
 
 def _model(path: Path, settings: Settings) -> dict[str, Any]:
-    return {"runtime": runtime_of(path), "path": str(model_files(path)[0]), "settings": asdict(settings)}
-
-
-def runtime_of(path: Path) -> str:
-    """The key in `RUNTIMES` of what runs the artifact at `path`: a folder is an ONNX model, a file a GGUF."""
-    return "ort" if path.is_dir() else "llamacpp"
+    return {"runtime": runtime_of(path), "path": str(path.absolute()), "settings": asdict(settings)}
 
 
 def _start(child: Child, start: dict[str, Any], models: Sequence[dict[str, Any]]) -> list[Opened]:
