@@ -8,6 +8,7 @@ token's logits are asked, as chat and llama-bench do. `benchmarks/memory.py` com
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,8 +16,8 @@ from itertools import product
 
 from edgekit.errors import EdgekitError
 from edgekit.memory.buffers import check_settings, compute_bytes, kv_bytes
-from edgekit.memory.onnx import predict_onnx
-from edgekit.memory.repack import features_of, repacked_bytes
+from edgekit.memory.repack import features_of
+from edgekit.memory.tensors import Placed, place, streamed
 from edgekit.records import (
     Device,
     Estimate,
@@ -26,7 +27,6 @@ from edgekit.records import (
     Settings,
     Sourced,
     Status,
-    TensorInfo,
     exact,
 )
 from edgekit.units import format_bytes
@@ -45,21 +45,11 @@ third more or less of the tokenizer's tables), page sizes and thread stacks.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class _Weights:
-    stored: int  # every tensor, as in the file
-    repacked: int  # private copies in the kernels' layout
-    read: int  # used as stored, on every token
-    idle: int  # the token table where it is only looked up: one row per token
-
-
 def predict_memory(header: Header, settings: Settings, isa: str) -> MemoryBreakdown:
     """Bytes that `header`'s model takes under `settings` on `isa`, with 90 % ranges of basis `predicted`.
 
     Raises EdgekitError for settings the runtime refuses and for an instruction set edgekit does not know.
     """
-    if header.format == "onnx":
-        return predict_onnx(header, settings, isa)
     check_settings(header, settings)
     weights = _weights(header, settings.repack, isa)
     kv = kv_bytes(header, settings)
@@ -98,33 +88,22 @@ def streamed_bytes(header: Header) -> tuple[tuple[str, int], ...]:
     """
     total: Counter[str] = Counter()
     for tensor in header.tensors:
-        if tensor.name == "token_embd.weight" and not header.tied_embedding:
-            continue
-        share = header.experts_used / header.experts if _is_expert(tensor) else 1.0
-        total[tensor.type] += round(tensor.size_bytes * share)
+        size_bytes = streamed(tensor, header)
+        if size_bytes:
+            total[tensor.type] += size_bytes
     return tuple(total.most_common())
 
 
 @lru_cache(maxsize=64)  # a fit table and its remedies ask about hundreds of settings of the same few files
-def _weights(header: Header, repack: bool, isa: str) -> _Weights:
+def _weights(header: Header, repack: bool, isa: str) -> Placed:
     features = features_of(isa)
-    stored = repacked = read = idle = 0
-    for tensor in header.tensors:
-        stored += tensor.size_bytes
-        is_table = tensor.name == "token_embd.weight"
-        is_matrix = tensor.name.endswith(".weight") and (not is_table or header.tied_embedding)
-        copy = repacked_bytes(tensor, features, expert=_is_expert(tensor)) if repack and is_matrix else 0
-        repacked += copy
-        if is_table and (copy or not header.tied_embedding):
-            # looked up as stored; its repacked copy, if any, is the output matrix
-            idle += tensor.size_bytes
-        elif not copy:
-            read += tensor.size_bytes
-    return _Weights(stored, repacked, read, idle)
-
-
-def _is_expert(tensor: TensorInfo) -> bool:
-    return tensor.name.endswith("_exps.weight")
+    placed = [place(tensor, tied=header.tied_embedding, repack=repack, features=features) for tensor in header.tensors]
+    return Placed(
+        stored=sum(one.stored for one in placed),
+        repacked=sum(one.repacked for one in placed),
+        read=sum(one.read for one in placed),
+        idle=sum(one.idle for one in placed),
+    )
 
 
 def _runtime_bytes(header: Header) -> int:
@@ -138,6 +117,13 @@ def _estimate(value: int, isa: str) -> Estimate:
     if not isa.startswith("x86_64"):
         half *= UNCHECKED_WIDENING
     return Estimate(value=value, low=max(value - half, 0), high=value + half, basis="predicted")
+
+
+def largest_within(limit_bytes: float, isa: str) -> int:
+    """The largest predicted value whose whole 90 % range lies within `limit_bytes`; negative where none does."""
+    widening = 1.0 if isa.startswith("x86_64") else UNCHECKED_WIDENING
+    value = math.floor((limit_bytes - ABSOLUTE_ERROR_BYTES * widening) / (1 + RELATIVE_ERROR * widening))
+    return value - 1 if value > 0 and _estimate(value, isa).high > limit_bytes else value  # rounding of the last byte
 
 
 # ---- against a device's budget --------------------------------------------------------------------------------------
