@@ -1,0 +1,240 @@
+"""Students made here: a recipe gives a Hugging Face folder with a trained model and its tokenizer, cached.
+
+They are small, but what quantization and distillation need of them is real: real architectures and tokenizers, and
+weights that have learned (a student that has not is refused).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit import corpus
+from edgekit.distill.tokenizing import write_tokenizer
+from edgekit.distill.training import next_token, train_causal, unigram_entropy
+from edgekit.errors import EdgekitError, import_extra
+from edgekit.files import replacing_folder
+from edgekit.progress import Progress, silent
+
+FORMAT_VERSION = 1
+"""Raised when the same recipe gives another student, so that caches of older versions are not read."""
+
+FINGERPRINT_CHARACTERS = 60_000
+HELD_OUT_CHARACTERS = 60_000
+LEARNED = 0.75
+"""A student must bring its held-out loss below this share of the unigram entropy."""
+
+RECORD = "edgekit-student.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """All that makes one student. `vocabulary` is the width of the embedding; the tokenizer has `spare` tokens fewer
+    (real checkpoints pad theirs).
+    """
+
+    name: str
+    architecture: str
+    tokenizer: str
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocabulary: int
+    spare: int = 0
+    tied: bool = True
+    context: int = 4096
+    extra: tuple[tuple[str, Any], ...] = ()
+    """Further fields of the transformers config, as (name, value)."""
+    characters: int = 0
+    """Training text, four domains; also what the tokenizer is trained on (its first million)."""
+    steps: int = 0
+    batch: int = 16
+    length: int = 256
+    learning_rate: float = 1e-3
+    seed: int = 1
+    dtype: str = "float32"
+    """What the weights are saved as; training keeps them in float32."""
+
+
+def make_student(recipe: Recipe, *, progress: Progress = silent) -> Path:
+    """The folder of a trained student (config.json, model.safetensors, tokenizer files, `edgekit-student.json`), from
+    the cache or trained now.
+
+    Raises EdgekitError when it did not learn: the error of quantizing noise means nothing.
+    """
+    return _cached(recipe, "trained", progress)
+
+
+def random_student(recipe: Recipe) -> Path:
+    """The same folder with random weights, norms and biases far from one and zero, so that a forgotten or misplaced
+    tensor shows in the logits.
+    """
+    return _cached(recipe, "random", silent)
+
+
+def _cached(recipe: Recipe, kind: str, progress: Progress) -> Path:
+    folder = cache_dir() / f"{recipe.name}-{kind}-{_key(recipe)}"
+    if (folder / RECORD).is_file():
+        return folder
+    with _locked(folder):
+        if not (folder / RECORD).is_file():  # another process may have made it while this one waited
+            with replacing_folder(folder, force=True) as temporary:
+                _make(recipe, kind, temporary, progress)
+    return folder
+
+
+def _make(recipe: Recipe, kind: str, folder: Path, progress: Progress) -> None:
+    torch = import_extra("torch", extra="distill")
+    text = _text(recipe)
+    tokenizer = write_tokenizer(recipe.tokenizer, text[:1_000_000], recipe.vocabulary - recipe.spare, folder)
+    torch.manual_seed(recipe.seed)
+    model = _model(recipe, tokenizer)
+    report: dict[str, Any] = {"recipe": asdict(recipe), "kind": kind, "parameters": _parameters(model)}
+    if kind == "trained":
+        report |= _train(recipe, model, tokenizer, text, progress)
+    else:
+        _scatter(torch, model, recipe.seed)
+    _save(model.to(getattr(torch, recipe.dtype)), folder)
+    (folder / RECORD).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _save(model: Any, folder: Path) -> None:
+    logging = import_extra("transformers.utils.logging", extra="distill")
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # one shard of some megabytes needs no bar
+    try:
+        model.save_pretrained(folder)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _train(recipe: Recipe, model: Any, tokenizer: Any, text: str, progress: Progress) -> dict[str, Any]:
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    losses = train_causal(
+        model,
+        ids,
+        steps=recipe.steps,
+        batch=recipe.batch,
+        length=recipe.length,
+        learning_rate=recipe.learning_rate,
+        seed=recipe.seed,
+        progress=progress,
+    )
+    held_out = tokenizer.encode(corpus.text("evaluation", characters=HELD_OUT_CHARACTERS), add_special_tokens=False).ids
+    entropy = unigram_entropy(held_out)
+    score = next_token(model, held_out, length=recipe.length)
+    if score.loss > LEARNED * entropy:
+        raise EdgekitError(
+            f"the student did not learn: held-out loss {score.loss:.2f} nats against an entropy of {entropy:.2f}: "
+            f"`{recipe.name}`",
+            hint="give the recipe more steps",
+        )
+    last = losses[-max(1, len(losses) // 20) :]
+    return {
+        "training_tokens": recipe.steps * recipe.batch * recipe.length,
+        "text_tokens": len(ids),
+        "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "training_loss": sum(last) / len(last),
+        "held_out": asdict(score),
+        "held_out_unigram_entropy": entropy,
+    }
+
+
+CLASSES = {"llama": "LlamaConfig", "qwen2": "Qwen2Config", "qwen3": "Qwen3Config", "gemma3_text": "Gemma3TextConfig"}
+
+
+def _model(recipe: Recipe, tokenizer: Any) -> Any:
+    transformers = import_extra("transformers", extra="distill")
+    settings: dict[str, Any] = {
+        "vocab_size": recipe.vocabulary,
+        "hidden_size": recipe.hidden,
+        "intermediate_size": recipe.ffn,
+        "num_hidden_layers": recipe.layers,
+        "num_attention_heads": recipe.heads,
+        "num_key_value_heads": recipe.kv_heads,
+        "head_dim": recipe.head_dim,
+        "max_position_embeddings": recipe.context,
+        "tie_word_embeddings": recipe.tied,
+        **deepcopy(dict(recipe.extra)),  # transformers writes into the dicts it is given
+        **_marks(recipe.tokenizer, tokenizer),
+    }
+    if recipe.architecture == "qwen2":  # its head width is always hidden / heads
+        del settings["head_dim"]
+    config = getattr(transformers, CLASSES[recipe.architecture])(**settings)
+    return transformers.AutoModelForCausalLM.from_config(config)
+
+
+MARKS = {
+    "qwen2": {"eos_token_id": "<|im_end|>", "bos_token_id": "<|endoftext|>"},
+    "qwen3": {"eos_token_id": "<|im_end|>", "bos_token_id": "<|endoftext|>"},
+    "llama3": {"eos_token_id": "<|eot_id|>", "bos_token_id": "<|begin_of_text|>"},
+    "smollm": {"eos_token_id": "<|im_end|>", "bos_token_id": "<|im_start|>", "pad_token_id": "<|im_end|>"},
+    "llama2": {"eos_token_id": "</s>", "bos_token_id": "<s>"},
+    "gemma": {"eos_token_id": "<eos>", "bos_token_id": "<bos>", "pad_token_id": "<pad>"},
+}
+
+
+def _marks(family: str, tokenizer: Any) -> dict[str, int]:
+    return {field: tokenizer.token_to_id(token) for field, token in MARKS[family].items()}
+
+
+def _scatter(torch: Any, model: Any, seed: int) -> None:
+    """Matrices that keep the size of their input; norms and biases that no default value could stand for."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0.0, parameter.shape[-1] ** -0.5, generator=generator)
+            else:
+                parameter.uniform_(0.25, 0.75, generator=generator)
+
+
+def _parameters(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _text(recipe: Recipe) -> str:
+    return corpus.text("train", seed=recipe.seed, characters=max(recipe.characters, FINGERPRINT_CHARACTERS))
+
+
+def _key(recipe: Recipe) -> str:
+    """The recipe and the beginning of its text: a changed corpus (or another Python's sources) is another student."""
+    beginning = corpus.text("train", seed=recipe.seed, characters=FINGERPRINT_CHARACTERS)
+    words = (str(FORMAT_VERSION), json.dumps(asdict(recipe), sort_keys=True), beginning)
+    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:10]
+
+
+def cache_dir() -> Path:
+    """Where students are kept: `$XDG_CACHE_HOME` or the OS's own place, then `edgekit/students`."""
+    chosen = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(chosen).is_absolute():
+        return Path(chosen) / "edgekit" / "students"
+    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "edgekit" / "students"
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process makes a student, the others wait for it."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise EdgekitError(
+            f"cannot write to the cache of students ({(error.strerror or 'failed').lower()}): `{folder.parent}`",
+            hint="set `XDG_CACHE_HOME` to a writable place",
+        ) from None
