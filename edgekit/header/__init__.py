@@ -1,4 +1,6 @@
-"""Headers of GGUF model files, all shards: what a model says about itself, read without touching weights."""
+"""Headers of model files: what a model says about itself, read without touching weights. GGUF with all its shards
+here, ONNX folders in `onnx`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from pathlib import Path
 from edgekit.errors import EdgekitError
 from edgekit.header.architectures import describe
 from edgekit.header.container import Container, Short, Unusable, clean, parse, refuse
+from edgekit.header.onnx_folder import is_onnx
 from edgekit.records import Header
 
 READ_STEPS_BYTES = (16 * 2**20, 256 * 2**20)  # nearly every header ends within the first; none may pass the last
@@ -17,11 +20,16 @@ HINT = "convert or download the model again; edgekit reads little-endian GGUF ve
 
 
 def read_header(path: Path) -> Header:
-    """Header of the GGUF file at `path`, with all shards when it is the first of several.
+    """Header of the GGUF file at `path`, with all shards when it is the first of several; or of the ONNX model whose
+    folder or graph it is.
 
     Takes time proportional to the header alone. Raises EdgekitError with one reason and a hint for everything that is
     not a model file edgekit can account for.
     """
+    if is_onnx(path):
+        from edgekit.header.onnx import read_onnx
+
+        return read_onnx(path)
     try:
         return _read_header(path)
     except Unusable as reason:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from edgekit.runtimes import llamacpp, null
+from edgekit.runtimes import llamacpp, null, ort
 from edgekit.runtimes.cores import big_cores
 from edgekit.runtimes.death import WorkerDied
 from edgekit.runtimes.handle import Worker, open_worker
 from edgekit.runtimes.protocol import RawSample, Step
 from edgekit.runtimes.scoring import Scorer, open_scorer
 
-RUNTIMES: dict[str, ModuleType] = {"llamacpp": llamacpp, "null": null}
+RUNTIMES: dict[str, ModuleType] = {"llamacpp": llamacpp, "null": null, "ort": ort}
 
 __all__ = ["RUNTIMES", "RawSample", "Scorer", "Step", "Worker", "WorkerDied", "big_cores", "open_scorer", "open_worker"]

@@ -128,23 +128,23 @@ def open_worker(
     *,
     timeout_s: float,
     seed: int,
-    runtime: str = "llamacpp",
+    runtime: str = "",
     memory_limit_bytes: int = 0,
     command: Sequence[str] | None = None,
 ) -> Iterator[Worker]:
     """A fresh process with `path` loaded under `settings`; it is gone when the block ends, Ctrl-C included.
 
-    `timeout_s` is the wall time of the whole worker, from here to `finish`. `memory_limit_bytes` caps its address
-    space (0: none beyond what the machine can give); `command` replaces the program, for tests of this door.
-    Raises WorkerDied: `finding.code` tells a rejected model from a crash.
+    `timeout_s` is the wall time of the whole worker, from here to `finish`. `runtime` is by default the one for what
+    lies at `path`. `memory_limit_bytes` caps its address space (0: none beyond what the machine can give); `command`
+    replaces the program, for tests of this door. Raises WorkerDied: `finding.code` tells a rejected model from a crash.
     """
     files = model_files(path)
     start = {
         "op": "start",
         "parent": os.getpid(),
-        "runtime": runtime,
-        "path": str(files[0]),
-        "readable": [str(file) for file in files],
+        "runtime": runtime or runtime_of(path),
+        "path": str(path.absolute()),
+        "readable": readable(path),
         "settings": asdict(settings),
         "limits": worker_limits(memory_limit_bytes),
         "seed": seed,
@@ -213,10 +213,29 @@ def _start(child: Child, start: dict[str, Any], files: Sequence[Path]) -> Worker
     return Worker(child, ready, loaded, files)
 
 
+def runtime_of(path: Path) -> str:
+    """The key in `RUNTIMES` of what runs the artifact at `path`: an ONNX model's folder or graph, or a GGUF."""
+    from edgekit.header.onnx_folder import is_onnx  # what the worker does not need it does not load
+
+    return "ort" if is_onnx(path) else "llamacpp"
+
+
+def readable(path: Path) -> list[str]:
+    """What the worker that runs the artifact at `path` may read."""
+    from edgekit.header.onnx_folder import folder_of
+
+    folder = [folder_of(path)] if runtime_of(path) == "ort" else []
+    return [str(place) for place in (*folder, *model_files(path))]
+
+
 def model_files(path: Path) -> tuple[Path, ...]:
-    """The absolute path of `path` and, where its name says that it is one of several shards, of them all. Raises
-    EdgekitError when one is missing.
+    """The absolute path of `path` and, where its name says that it is one of several shards, of them all; every file
+    of an ONNX model's folder. Raises EdgekitError when one is missing.
     """
+    if runtime_of(path) == "ort":
+        from edgekit.header.onnx_folder import folder_files
+
+        return folder_files(path)
     first = path.absolute()  # not resolved: llama.cpp finds the shards by name, and caches link to nameless blobs
     try:
         first.stat()
@@ -269,9 +288,19 @@ def describe_runtime(child: Child, ready: Ready, loaded: Loaded) -> Runtime:
     """The build that runs and what it does, as it and its log since the child's start (or a fresh log) say."""
     log = child.log
     kernels = sorted({buffer.name.lower() for buffer in log.buffers if buffer.role == "repacked"})
+    if ready.build.startswith("onnxruntime "):
+        return Runtime(
+            name="onnxruntime",
+            version=_version_of("onnxruntime"),
+            build=ready.build,
+            backend="CPUExecutionProvider",
+            cpu_features=ready.cpu_features,
+            threads=loaded.threads,
+            isolation=ready.isolation,
+        )
     return Runtime(
         name="llama.cpp",
-        version=_binding_version(),
+        version=_version_of("llama-cpp-python"),
         build=ready.build,
         backend=" + ".join(["cpu", *kernels]),
         cpu_features=_without_denied(ready.cpu_features),
@@ -287,10 +316,10 @@ def _without_denied(features: str) -> str:
     return " ".join(name for name in kept if not (_amx["state"] == "denied" and name.startswith("AMX")))
 
 
-def _binding_version() -> str:
+def _version_of(distribution: str) -> str:
     from importlib.metadata import PackageNotFoundError, version  # 40 ms that the worker's start would pay for
 
     try:
-        return f"llama-cpp-python {version('llama-cpp-python')}"
+        return f"{distribution} {version(distribution)}"
     except PackageNotFoundError:
-        return "llama-cpp-python"
+        return distribution

@@ -26,7 +26,7 @@ from edgekit.runtimes.protocol import MAX_MESSAGE_BYTES, Message, ProtocolError,
 
 _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TERMUX_VERSION", "PREFIX")
 _KEPT_PREFIXES = ("OMP_", "GOMP_", "KMP_")
-_PACKAGES = ("edgekit", "llama_cpp", "typing_extensions", "numpy")
+_PACKAGES = ("edgekit", "llama_cpp", "typing_extensions", "numpy", "onnxruntime", "tokenizers")
 
 
 class Child:
