@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from edgekit import __version__
+from edgekit.cli import making
 from edgekit.cli.options import (
     BatchOption,
     ContextOption,
@@ -163,6 +164,9 @@ def gate(
     written = [path for report in reports for path in places.write(report, among=len(reports))]
     showing.show(reports, written, as_json=json)
     return pipeline.overall(reports)
+
+
+making.add_to(app)
 
 
 @app.command(short_help="Check claimed figures against physics.")

@@ -1,5 +1,5 @@
-"""The main paths, straight-line code a newcomer reads first: `gating` (bench, fit, gate), `quantizing` (checkpoint →
-artifact, and its quality) and `sweeping` (every precision, judged).
+"""The main paths, straight-line code a newcomer reads first: `gating` (bench, fit, gate; offered here), `quantizing`
+(checkpoint → artifact, and its quality) and `sweeping` (every precision, judged), which are imported where they run.
 """
 
 from __future__ import annotations

@@ -1,0 +1,70 @@
+"""What the making verbs print: records as JSON, or for people on stdout. Loaded by verbs only."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from edgekit.errors import ExitCode
+from edgekit.pipeline.quantizing import Made
+from edgekit.records import Parity, Quality, Sweep
+from edgekit.storage import to_json, write_record
+
+
+def show_made(made: Sequence[Made], *, as_json: bool) -> int:
+    """The artifacts and, where there is one, the plan."""
+    from edgekit.report import print_plan
+
+    if as_json:
+        for one in made:
+            print(to_json(one, indent=None if len(made) > 1 else 2))  # noqa: T201
+        return ExitCode.PASS
+    for one in made:
+        if one.plan is not None:
+            print_plan(one.plan, one.front, Console())
+        print(one.export.path)  # noqa: T201
+    return ExitCode.PASS
+
+
+def show_quality(quality: Quality, name: str, out: Path | None, *, as_json: bool) -> int:
+    """Quality on stdout, and its record in `out`."""
+    from edgekit.report import print_quality
+
+    if out is not None:
+        write_record(out, quality)
+        print(f"record: {out}", file=sys.stderr)  # noqa: T201
+    if as_json:
+        print(to_json(quality))  # noqa: T201
+    else:
+        print_quality(quality, Console(), name=name)
+    return ExitCode.PASS
+
+
+def show_parity(parity: Parity, out: Path | None, *, as_json: bool) -> int:
+    """Two builds side by side, and their record in `out`."""
+    from edgekit.report import print_parity
+
+    if out is not None:
+        write_record(out, parity)
+        print(f"record: {out}", file=sys.stderr)  # noqa: T201
+    if as_json:
+        print(to_json(parity))  # noqa: T201
+    else:
+        print_parity(parity, Console())
+    return ExitCode.PASS
+
+
+def show_sweep(sweep: Sweep, folder: Path, *, as_json: bool) -> int:
+    """The sweep's table and where its reports lie. 0 when one can ship, 1 when none may, 3 when it is not known."""
+    from edgekit.pipeline.sweeping import exit_code
+    from edgekit.report import print_sweep
+
+    if as_json:
+        print(to_json(sweep))  # noqa: T201
+    else:
+        print_sweep(sweep, Console())
+    print(f"report: {folder / 'sweep.html'}", file=sys.stderr)  # noqa: T201
+    return exit_code(sweep)

@@ -1,0 +1,231 @@
+"""The second path: checkpoint → artifacts, and how good they are. The best types for a budget are measured, solved for
+and checked on text that neither calibration nor measurement saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgekit.devices import load_device
+from edgekit.errors import EdgekitError
+from edgekit.files import read_text
+from edgekit.pipeline.gating import Overrides, open_artifact
+from edgekit.progress import Progress, silent
+from edgekit.quantize import plan as plans
+from edgekit.quantize import workshop
+from edgekit.quantize.targets import Target, parse_target
+from edgekit.quantize.workshop import Making
+from edgekit.records import Budget, Device, Export, ParetoPoint, Parity, Quality, QuantPlan
+
+CHECKED_CHUNKS = 40
+"""Of held-out text, on which a planned artifact is compared with the full-precision model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """A text and where it came from."""
+
+    content: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """An artifact that was made, with its plan and the front around it where it was made for a budget."""
+
+    export: Export
+    plan: QuantPlan | None = None
+    front: tuple[ParetoPoint, ...] = ()
+    quality: Quality | None = None
+
+
+def text_of(path: Path | None) -> Text:
+    """The text file at `path`, or the held-out part of edgekit's own corpus. Raises EdgekitError when it is no text."""
+    if path is not None:
+        return Text(content=read_text(path), origin=path.name)
+    from edgekit import corpus
+
+    return Text(content=corpus.text("evaluation"), origin="edgekit's evaluation corpus (four domains)")
+
+
+def evaluate(
+    artifact: Path,
+    reference: Path | None,
+    text: Text,
+    *,
+    context_tokens: int = 512,
+    chunks: int | None = None,
+    threads: int = 0,
+    progress: Progress = silent,
+) -> Quality:
+    """Perplexity of `artifact` on `text`, and KLD from and top-1 agreement with `reference`, both run here."""
+    from edgekit import bench
+
+    return bench.evaluate(
+        open_artifact(artifact, progress=progress),
+        open_artifact(reference, progress=progress) if reference else None,
+        text.content,
+        context_tokens=context_tokens,
+        chunks=chunks,
+        threads=threads,
+        origin=text.origin,
+        progress=progress,
+    )
+
+
+def parity(
+    a: Path,
+    b: Path,
+    text: Text,
+    *,
+    context_tokens: int = 512,
+    chunks: int | None = None,
+    threads: int = 0,
+    progress: Progress = silent,
+) -> Parity:
+    """How alike two builds of one model are on `text`, such as a GGUF and an ONNX folder."""
+    from edgekit import bench
+
+    return bench.compare_outputs(
+        open_artifact(a, progress=progress),
+        open_artifact(b, progress=progress),
+        text.content,
+        context_tokens=context_tokens,
+        chunks=chunks,
+        threads=threads,
+        origin=text.origin,
+        progress=progress,
+    )
+
+
+# ---- quantize -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a budgeted artifact must hold to. `plan` replays a file of types instead; `save` is where one is written."""
+
+    budget: Budget = Budget()  # noqa: RUF009  (frozen)
+    device: str = ""
+    min_decode: float = 0.0
+    overrides: Overrides = Overrides()  # noqa: RUF009  (frozen)
+    plan: Path | None = None
+    save: Path | None = None
+    minutes: float = 15.0
+
+    @property
+    def label(self) -> str:
+        """What the file is called after the model's name."""
+        if self.plan is not None:
+            return self.plan.stem.removesuffix(".plan")
+        parts = [self.device] if self.device else []
+        parts += [f"{self.budget.memory_bytes / 1e9:g}GB"] if self.budget.memory_bytes else []
+        parts += [f"{self.budget.bits_per_weight:g}bpw"] if self.budget.bits_per_weight else []
+        parts += [f"{self.min_decode:g}tps"] if self.min_decode else []
+        return "-".join(parts)
+
+
+def quantize(
+    path: Path,
+    targets: Sequence[str],
+    out: Path,
+    *,
+    wanted: Wanted | None = None,
+    making: Making = Making(),  # noqa: B008  (frozen)
+    progress: Progress = silent,
+) -> Iterator[Made]:
+    """Make every target of the checkpoint (or full-precision GGUF) at `path` in the folder `out`, then, with `wanted`,
+    the artifact for its budget; each is yielded as soon as its record is written.
+
+    What can be refused is refused before any work: unknown targets, existing outputs without `force`. Raises
+    EdgekitError.
+    """
+    parsed = [parse_target(text) for text in dict.fromkeys(targets)]
+    if not parsed and wanted is None:
+        raise EdgekitError("nothing to make", hint="add `--to gguf:q4_k_m`, `--for smartphone` or `--bpw 4.5`")
+    device = load_device(wanted.device) if wanted and wanted.device else None
+    source = workshop.open_source(path, progress=progress)
+    for target in parsed:
+        _refuse_early(source, target, out, making)
+    if wanted is not None:
+        workshop.refuse_existing(planned_place(source, wanted, out), force=making.force)
+    for target in parsed:
+        yield Made(export=workshop.make_target(source, target, out, making, progress=progress))
+    if wanted is not None:
+        yield _make_planned(source, wanted, device, out, making, progress)
+
+
+def _refuse_early(source: workshop.Source, target: Target, out: Path, making: Making) -> None:
+    place = workshop.place_of(source, target, out)
+    ours = target.plain and workshop.made_before(place, source, ()) is not None
+    if not ours:  # an intermediate of an earlier run serves as it is
+        workshop.refuse_existing(place, force=making.force)
+
+
+def planned_place(source: workshop.Source, wanted: Wanted, out: Path) -> Path:
+    """Where the artifact for a budget goes."""
+    return out / f"{source.name}-{wanted.label}.gguf"
+
+
+def _make_planned(
+    source: workshop.Source, wanted: Wanted, device: Device | None, out: Path, making: Making, progress: Progress
+) -> Made:
+    from edgekit.header import read_header
+    from edgekit.quantize.outputs import sha256_of
+
+    base = workshop.full_precision(source, out, making, progress=progress)
+    matrix = workshop.importance(source, base, out, making, progress=progress)
+    header = read_header(base)
+    front: tuple[ParetoPoint, ...] = ()
+    if wanted.plan is not None:
+        plan = plans.read_plan(wanted.plan, header)
+        plan_file = wanted.plan
+    else:
+        plan, front = _solve(source, base, matrix, wanted, device, out, making, progress)
+        plan_file = wanted.save or out / f"{source.name}-{wanted.label}.plan.toml"
+        plans.write_plan(plan_file, plan)
+    export = workshop.quantize_to(
+        source,
+        base,
+        planned_place(source, wanted, out),
+        plans.file_type(plan, header),
+        replace(making, tensor_types=plans.tensor_types(plan), pure=False, output_type=None, embedding_type=None),
+        matrix,
+        plan_sha256=sha256_of([plan_file]),
+        progress=progress,
+    )
+    quality = evaluate(
+        Path(export.path), base, text_of(None), chunks=CHECKED_CHUNKS, threads=making.threads, progress=progress
+    )
+    return Made(export=export, plan=replace(plan, kld_joint=quality.kld_mean), front=front, quality=quality)
+
+
+def _solve(
+    source: workshop.Source,
+    base: Path,
+    matrix: Path | None,
+    wanted: Wanted,
+    device: Device | None,
+    out: Path,
+    making: Making,
+    progress: Progress,
+) -> tuple[QuantPlan, tuple[ParetoPoint, ...]]:
+    """The plan for the budget and the front around it; sensitivities are measured once and kept beside."""
+    from edgekit.corpus import default_calibration
+    from edgekit.header import read_header
+    from edgekit.quantize import pareto, sensitivity, solver
+
+    header = read_header(base)
+    text = making.calibration or default_calibration()
+    kept = out / f"{source.name}.sensitivities.json"
+    sens = sensitivity.load_or_measure(
+        kept, base, imatrix=matrix, text=text, minutes=wanted.minutes, threads=making.threads, progress=progress
+    )
+    progress("solving", 0, 0)
+    settings = wanted.overrides.applied_to(device.settings) if device else None
+    plan = solver.solve(
+        sens, header, budget=wanted.budget, device=device, settings=settings, min_decode=wanted.min_decode
+    )
+    return plan, pareto.front(sens, header, device, settings=settings)

@@ -1,0 +1,189 @@
+"""The classic exercise: one checkpoint at several precisions, each made, benched, evaluated and judged for a device.
+
+Every step leaves its record in the folder, so that a sweep that was stopped goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+from edgekit import __version__
+from edgekit.devices import class_members, load_device
+from edgekit.errors import EdgekitError, ExitCode
+from edgekit.files import replacing
+from edgekit.gate.recommending import recommend
+from edgekit.pipeline.gating import bench, conclude, open_artifact
+from edgekit.pipeline.quantizing import Text, evaluate, text_of
+from edgekit.progress import Progress, silent
+from edgekit.quantize import workshop
+from edgekit.quantize.targets import Target, parse_target
+from edgekit.quantize.workshop import Making
+from edgekit.records import Artifact, Device, Gates, Quality, Report, Sweep, SweepRow, Unknown, Workload
+from edgekit.storage import load_record, write_record
+
+CLASSIC = ("gguf:f16", "gguf:q8_0", "gguf:q4_k_m", "onnx:int8", "onnx:int4")
+"""What a sweep makes when no target is named: the precisions of the classic quantization exercise."""
+
+REPORT_FILES = {"html": "sweep.html", "markdown": "sweep.md"}
+
+T = TypeVar("T", Quality, Report)
+
+
+def sweep(
+    path: Path,
+    device_name: str,
+    targets: Sequence[str],
+    folder: Path,
+    *,
+    making: Making,
+    workload: Workload,
+    text: Path | None = None,
+    chunks: int = 40,
+    gates: Gates | None = None,
+    progress: Progress = silent,
+) -> Sweep:
+    """Make every target of the checkpoint at `path` in `folder`, judge each for the device, and recommend one.
+
+    A target that cannot be made or run is a row with the reason; so is one that a run dies of. Quality is held against
+    the full-precision GGUF on the text (edgekit's held-out corpus where none is given). Raises EdgekitError for what
+    concerns the whole: unknown targets or device, a source that cannot be read.
+    """
+    parsed = [parse_target(one) for one in dict.fromkeys(targets)]
+    device, judged_on = load_device(device_name), text_of(text)
+    source = workshop.open_source(path, progress=progress)
+    job = _Job(
+        source=source,
+        base=workshop.full_precision(source, folder, making, progress=progress),
+        folder=folder,
+        device_name=device_name,
+        device=device,
+        making=making,
+        workload=workload,
+        text=judged_on,
+        chunks=chunks,
+        gates=gates,
+    )
+    rows: list[SweepRow] = []
+    for number, target in enumerate(parsed):
+        try:
+            row = _row(job, target, _numbered(progress, number, len(parsed), target))
+        except EdgekitError as error:
+            row = SweepRow(target=str(target), failed=Unknown(reason=error.message, settle=error.hint))
+        rows.append(row)
+    recommended, reason = recommend(rows)
+    found = Sweep(
+        edgekit_version=__version__,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        source=str(path),
+        source_sha256=source.sha256,
+        device=device.name,
+        device_title=device.title,
+        rows=tuple(rows),
+        recommended=recommended,
+        reason=reason,
+    )
+    _write(found, folder)
+    return found
+
+
+def _numbered(progress: Progress, number: int, count: int, target: Target) -> Progress:
+    def told(stage: str, done: float, total: float, detail: str = "") -> None:
+        progress(f"[{number + 1}/{count}] {target} {stage}", done, total, detail)
+
+    return told
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What is the same for every row."""
+
+    source: workshop.Source
+    base: Path
+    folder: Path
+    device_name: str
+    device: Device
+    making: Making
+    workload: Workload
+    text: Text
+    chunks: int
+    gates: Gates | None
+
+
+def _row(job: _Job, target: Target, progress: Progress) -> SweepRow:
+    made = workshop.make_target(job.source, target, job.folder, job.making, resume=True, progress=progress)
+    place = Path(made.path)
+    artifact = open_artifact(place, progress=progress)
+    quality = _kept(
+        place.with_name(f"{place.name}.quality.json"),
+        Quality,
+        lambda old: old.artifact_sha256 == artifact.sha256 and _same_text(old, job.text, job.chunks),
+        lambda: evaluate(place, job.base, job.text, chunks=job.chunks, threads=job.making.threads, progress=progress),
+    )
+    report = _kept(
+        place.with_name(f"{place.name}.{job.device.name}.report.json"),
+        Report,
+        lambda old: _same_run(old, artifact, job.device, job.workload),
+        lambda: next(bench(place, [job.device_name], workload=job.workload, gates=job.gates, progress=progress)),
+    )
+    # judged anew, by today's gates and with this quality: what was measured is kept, the verdict is not
+    judged = conclude(replace(report.evidence, quality=quality), job.device, job.gates)
+    return SweepRow(target=str(target), artifact=artifact, report=judged)
+
+
+def _kept(place: Path, kind: type[T], fits: Callable[[T], bool], work: Callable[[], T]) -> T:
+    """The record at `place` where it is of the same thing, else what `work` finds, recorded there."""
+    if place.exists():
+        try:
+            old = load_record(place, kind)
+            if fits(old):
+                return old
+        except EdgekitError:
+            pass  # half-written by hand or of another version: measured again
+    found = work()
+    write_record(place, found)
+    return found
+
+
+def _same_text(old: Quality, text: Text, chunks: int) -> bool:
+    same = old.text_sha256 == hashlib.sha256(text.content.encode()).hexdigest()
+    return same and (len(old.chunks) == chunks or (len(old.chunks) < chunks and bool(old.chunks)))
+
+
+def _same_run(old: Report, artifact: Artifact, device: Device, workload: Workload) -> bool:
+    measurement = old.evidence.measurement
+    return (
+        old.evidence.artifact.sha256 == artifact.sha256
+        and old.evidence.edgekit_version == __version__
+        and measurement is not None
+        and not any(finding.level == "fault" for finding in measurement.findings)
+        and replace(measurement.workload, settings=workload.settings) == workload
+        and {case.device_sha256 for case in old.evidence.cases} <= _profiles(device)
+    )
+
+
+def _profiles(device: Device) -> set[str]:
+    return {device.sha256, *(member.sha256 for member in class_members(device))}
+
+
+def _write(found: Sweep, folder: Path) -> None:
+    from edgekit.report import render_sweep
+
+    write_record(folder / "sweep.json", found)
+    for kind, name in REPORT_FILES.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_text(render_sweep(found, kind), encoding="utf-8")
+
+
+def exit_code(found: Sweep) -> ExitCode:
+    """0 when one is recommended, 1 when every judged row fails, 4 when nothing could be judged, else 3."""
+    if found.recommended:
+        return ExitCode.PASS
+    statuses = [verdict.status for row in found.rows if row.report for verdict in row.report.verdicts]
+    if not statuses:
+        return ExitCode.BROKE
+    return ExitCode.FAIL if all(status == "fail" for status in statuses) else ExitCode.UNKNOWN
