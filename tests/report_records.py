@@ -23,9 +23,11 @@ from edgekit.records import (
     MemoryPeak,
     Noise,
     Projection,
+    Quality,
     Report,
     Runtime,
     Sample,
+    ScoredChunk,
     Settings,
     TensorInfo,
     ThermalPoint,
@@ -401,6 +403,67 @@ def failing() -> Report:
     return _report(evidence(one, measured=measurement()), device_verdict("galaxy-s24", "Galaxy S24", checks))
 
 
+def quality(
+    kld: float, *, chunks: int = 24, text: str = "corpus: evaluation, seed 1", sha: str = "ab12" * 16
+) -> Quality:
+    """A quality record as `evaluate` makes it, from raw chunks whose mean KLD is about `kld` nats a token."""
+    from edgekit.bench import evaluating
+
+    scored = tuple(
+        ScoredChunk(
+            tokens=256,
+            nll=256 * (2.31 + 0.05 * ((n * 7) % 11 - 5) / 5 + kld / 2 * (1 + (n * 5) % 13 / 13)),
+            reference_nll=256 * (2.31 + 0.05 * ((n * 7) % 11 - 5) / 5),
+            kld=256 * kld * (1 + 0.4 * ((n * 37) % 19 - 9) / 9),
+            top1=round(256 * (1 - min(0.9, 2.2 * kld**0.6)) - n % 3),
+        )
+        for n in range(chunks)
+    )
+    runtime = measurement(sustained=False).runtime
+    return Quality(
+        reference="zen-nano-1.5b-f16.gguf",
+        perplexity=evaluating.perplexity(scored),
+        kld_mean=evaluating.kld_mean(scored),
+        top1_agreement=evaluating.top1_agreement(scored),
+        reference_perplexity=evaluating.reference_perplexity(scored),
+        perplexity_ratio=evaluating.perplexity_ratio(scored),
+        chunks=scored,
+        context_tokens=512,
+        text_tokens=chunks * 512 + 77,
+        text_sha256="7e" * 32,
+        text_origin=text,
+        artifact_sha256=sha,
+        reference_sha256="f1" * 32,
+        settings=SETTINGS,
+        runtime=runtime,
+        reference_runtime=runtime,
+        host=host(),
+        started_at="2026-11-22T01:10:00+00:00",
+        findings=(Finding(level="note", code="few-chunks", message="24 chunks of text are few"),),
+    )
+
+
+def judged_for_quality() -> Report:
+    """Quality among the evidence and among the gates."""
+    base, found = passing(), quality(0.0123)
+    check = replace(
+        quality_check(),
+        metric="kld_mean",
+        title="mean KL divergence",
+        unit="nat",
+        operating_point="against the reference's own distribution",
+        min=None,
+        max=0.02,
+        figure=found.kld_mean,
+        status="pass",
+        reason="the whole range stays below the limit",
+        margin=0.385,
+        remedy="",
+    )
+    verdict = device_verdict("oneplus-13", "OnePlus 13", (*base.verdicts[0].checks, check))
+    return _report(replace(base.evidence, quality=found), verdict)
+
+
 def unknown() -> Report:
     """From the header alone (`fit`): nothing was run."""
     one = case("pixel-8", "Pixel 8", 48.0, Unknown(reason="the memory predictor does not know this architecture"))
@@ -456,7 +519,7 @@ def broken() -> Report:
 
 def hostile(text: str) -> Report:
     """`text` wherever an outsider's words can reach: model name, path, device, reasons, findings, circumstances."""
-    base = phone_class()
+    base = phone_class(stand_in=False)
     check = replace(
         quality_check(), title=text, reason=text, operating_point=text, remedy=text, physics=text, unit=text
     )
@@ -491,8 +554,26 @@ def hostile(text: str) -> Report:
         started_at=text,
     )
     cases = tuple(replace(one, device_title=text, device=text) for one in base.evidence.cases[:1])
+    judged = quality(0.01)
+    scored = replace(
+        judged,
+        reference=text,
+        text_origin=text,
+        text_sha256=text,
+        runtime=runtime,
+        host=measured.host,
+        started_at=text,
+        kld_mean=Unknown(reason=text, settle=text),
+        findings=(Finding(level="warning", code=text, message=text, hint=text),),
+    )
     found = replace(
-        base.evidence, artifact=bad, measurement=measured, cases=cases, edgekit_version=text, created_at=text
+        base.evidence,
+        artifact=bad,
+        measurement=measured,
+        cases=cases,
+        quality=scored,
+        edgekit_version=text,
+        created_at=text,
     )
     verdict = replace(base.verdicts[0], device_title=text, device=text, reason=text, population=text, members=(member,))
     return Report(evidence=found, verdicts=(verdict, member), exit_code=3)
@@ -504,6 +585,7 @@ REPORTS = {
     "unknown": unknown,
     "class": phone_class,
     "broken": broken,
+    "quality": judged_for_quality,
 }
 
 __all__ = ["HOSTILE", "REPORTS", "Anchor", "exact"]

@@ -164,7 +164,8 @@ def _kld_text(one: _Contender) -> str:
     if one.is_reference:
         return "KLD 0, as it is the reference itself"
     value = format_number(kld.value, "nat")
-    return f"KLD {value} ({format_number(kld.low, '')} to {format_number(kld.high, '')})"
+    low, high = (format_number(end, "nat").removesuffix(" nat") for end in (kld.low, kld.high))
+    return f"KLD {value} ({low} to {high})"
 
 
 def _passed_over(contenders: Sequence[_Contender]) -> str:

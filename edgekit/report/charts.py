@@ -28,6 +28,7 @@ _SVG = Markup(
     '<title id="{id}-t">{title}</title><desc id="{id}-d">{description}</desc>{body}</svg>'
 )
 _HUGE = 1e290
+_MAX_CHUNKS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +219,17 @@ def strip_chart(ident: str, measurement: Measurement, test: str) -> Markup:
     return _svg(ident, f"samples of {test}", said, 52, body)
 
 
+def chunk_chart(ident: str, klds: Sequence[float], figure: Figure) -> Markup:
+    """The KLD of every chunk of text as a dot, in five lanes so that they do not hide each other, the mean behind."""
+    axis = axis_over([*klds, *((figure.high,) if isinstance(figure, Estimate) else ())], "nat")
+    body = _spread(figure, axis)
+    for index, kld in enumerate(klds[:_MAX_CHUNKS]):
+        body += _DOT.format("sample", axis.at(kld), 6 + 6 * (index % 5), 2.5)
+    body += _ticks(axis, 40)
+    said = f"{len(klds)} chunks from {range_text(min(klds), max(klds), 'nat')}, mean {figure_text(figure, 'nat')}"
+    return _svg(ident, "KL divergence of each chunk", said, 58, body)
+
+
 def _spread(figure: Figure, axis: Axis) -> Markup:
     if not isinstance(figure, Estimate):
         return Markup()
@@ -242,6 +254,7 @@ __all__ = [
     "axis_of_checks",
     "axis_over",
     "check_chart",
+    "chunk_chart",
     "member_chart",
     "memory_chart",
     "strip_chart",

@@ -182,8 +182,8 @@ def _artifact_facts(artifact: Artifact) -> tuple[Fact, ...]:
 
 def _measurement_facts(measurement: Measurement) -> tuple[Fact, ...]:
     return (
-        Fact(label="host", value=_host_text(measurement.host)),
-        Fact(label="runtime", value=_runtime_text(measurement.runtime)),
+        Fact(label="host", value=host_text(measurement.host)),
+        Fact(label="runtime", value=runtime_text(measurement.runtime)),
         Fact(label="ran with", value=settings_text(measurement.workload.settings)),
         Fact(label="started", value=measurement.started_at),
         Fact(label="host is", value=f"the device `{measurement.on_device}` itself" if measurement.on_device else ""),
@@ -192,7 +192,8 @@ def _measurement_facts(measurement: Measurement) -> tuple[Fact, ...]:
     )
 
 
-def _host_text(host: Host) -> str:
+def host_text(host: Host) -> str:
+    """The machine on one line, as far as its OS tells."""
     extras = [
         host.cpu_model,
         f"{host.physical_cores} cores" if host.physical_cores else "",
@@ -206,7 +207,8 @@ def _host_text(host: Host) -> str:
     return ", ".join(extra for extra in extras if extra)
 
 
-def _runtime_text(runtime: Runtime | None) -> str:
+def runtime_text(runtime: Runtime | None) -> str:
+    """The build that ran and what it effectively did, on one line."""
     if runtime is None:
         return "did not start"
     repacked = "" if runtime.repacked_tensors is None else f"{runtime.repacked_tensors} tensors repacked"
@@ -261,10 +263,10 @@ def latencies(measurement: Measurement) -> tuple[tuple[str, Figure], ...]:
 
 
 def findings(report: Report) -> tuple[Finding, ...]:
-    """Faults first, then warnings, then notes."""
-    measurement = report.evidence.measurement
-    order = ("fault", "warning", "note")
-    return tuple(sorted(measurement.findings if measurement else (), key=lambda found: order.index(found.level)))
+    """Of the run and of the scoring: faults first, then warnings, then notes."""
+    measurement, quality = report.evidence.measurement, report.evidence.quality
+    found = (*(measurement.findings if measurement else ()), *(quality.findings if quality else ()))
+    return tuple(sorted(found, key=lambda one: ("fault", "warning", "note").index(one.level)))
 
 
 def waivers(report: Report) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from edgekit.records import BASES, Check, Estimate, MemoryBreakdown, Projection, Report, Status, Verdict
-from edgekit.report import charts, curves, facts, words
+from edgekit.report import charts, curves, facts, quality, words
 from edgekit.summary import summarize
 
 _HERE = Path(__file__).parent
@@ -95,6 +95,7 @@ def _names() -> dict[str, Any]:
         "words": words,
         "charts": charts,
         "curves": curves,
+        "quality": quality,
         "summarize": summarize,
         "bound_of": bound_of,
         "projection_of": projection_of,

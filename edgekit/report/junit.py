@@ -5,7 +5,7 @@ from __future__ import annotations
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from edgekit.records import Check, Report, Verdict
-from edgekit.report import facts
+from edgekit.report import facts, quality
 from edgekit.report.words import (
     STAND_IN_NOTE,
     advice,
@@ -43,7 +43,11 @@ def _add_suite(root: Element, report: Report, verdict: Verdict, leaf: Verdict) -
     rows = [("verdict", leaf.status), ("reason", leaf.reason), ("exit_code", str(report.exit_code))]
     if report.evidence.artifact.header.stand_in:
         rows.append(("stand_in", STAND_IN_NOTE))
-    for name, value in [*rows, *((fact.label, fact.value) for fact in facts.circumstances(report))]:
+    rows += [(fact.label, fact.value) for fact in facts.circumstances(report)]
+    rows += [(f"quality: {shown.label}", shown.text) for shown in quality.figures(report.evidence)]
+    if report.evidence.quality is not None:
+        rows += [(f"quality: {fact.label}", fact.value) for fact in quality.circumstances(report.evidence.quality)]
+    for name, value in rows:
         SubElement(properties, "property", name=name, value=clean(value))
     for check in leaf.checks:
         _add_case(suite, report, leaf, check)

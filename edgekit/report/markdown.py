@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from edgekit.records import BASES, Check, Estimate, MemoryBreakdown, Report, Status, Verdict
-from edgekit.report import facts
+from edgekit.report import facts, quality
 from edgekit.report.words import (
     BASIS_MEANING,
     EXIT_MEANING,
@@ -52,7 +52,14 @@ def render_markdown(report: Report) -> str:
         lines += ["> [!WARNING]", f"> {_escape(STAND_IN_NOTE)}", ""]
     for verdict in report.verdicts:
         lines += _class(report, verdict) if verdict.members else _device(report, verdict)
-    lines += [*_memory(report), *_speed(report), *_findings(report), *_circumstances(report), *_legend(report)]
+    lines += [
+        *_memory(report),
+        *_speed(report),
+        *_quality(report),
+        *_findings(report),
+        *_circumstances(report),
+        *_legend(report),
+    ]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -185,6 +192,17 @@ def _speed(report: Report) -> list[str]:
     ]
     table = _table(("test", "median", "90 % range", "repetitions in processes"), rows)
     return _folded("Speed measured here", [*table, *waits, ""])
+
+
+def _quality(report: Report) -> list[str]:
+    found = report.evidence.quality
+    if found is None:
+        return []
+    title = f"### Quality against {_escape(found.reference, 80)}" if found.reference else "### Quality"
+    figures = ((_escape(shown.label), _escape(shown.text)) for shown in quality.figures(report.evidence))
+    behind = ((_escape(fact.label), _escape(fact.value)) for fact in quality.circumstances(found))
+    table = _table(("figure", "value (90 % range), basis"), figures)
+    return [title, "", *table, *_folded("Scored how", _table(("what", "value"), behind))]
 
 
 def _findings(report: Report) -> list[str]:

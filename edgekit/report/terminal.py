@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgekit.records import BASES, Check, Estimate, Figure, MemoryBreakdown, Report, Status, Verdict
-from edgekit.report import facts
+from edgekit.report import facts, quality
 from edgekit.report.words import (
     BASIS_MEANING,
     EXIT_MEANING,
@@ -64,6 +64,7 @@ def _print_page(page: _Page, report: Report, written: Sequence[Path]) -> None:
     for verdict in report.verdicts:
         (_print_class if verdict.members else _print_device)(page, report, verdict)
     _print_speed(page, report)
+    _print_quality(page, report)
     _print_findings(page, report)
     page.rows("circumstances", [(fact.label, fact.value) for fact in facts.circumstances(report)])
     _print_legend(page, report)
@@ -266,6 +267,15 @@ def _print_speed(page: _Page, report: Report) -> None:
 
 def _figure_or_reason(figure: Figure) -> str:
     return figure_text(figure, "s") if isinstance(figure, Estimate) else f"unknown: {clean(figure.reason)}"
+
+
+def _print_quality(page: _Page, report: Report) -> None:
+    found = report.evidence.quality
+    if found is None:
+        return
+    rows = [(shown.label, shown.text) for shown in quality.figures(report.evidence)]
+    rows += [(fact.label, fact.value) for fact in quality.circumstances(found)]
+    page.rows(f"quality against {clean(found.reference, 80)}" if found.reference else "quality", rows)
 
 
 def _print_findings(page: _Page, report: Report) -> None:
