@@ -45,5 +45,6 @@ def format_number(value: float, unit: str) -> str:
         return format_duration(value)
     if unit == "fraction":
         return format_percent(value)
-    digits = f"{value:.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:.3g}"  # a perplexity is not 1.52e+05
-    return f"{digits} {unit}".rstrip()
+    if unit:
+        return f"{value:.3g} {unit}"
+    return f"{value:.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:.4g}"  # a perplexity is not 1.52e+05
