@@ -34,9 +34,9 @@ LLAMA = Recipe(
     tied=False,
     extra=(("rope_theta", 500_000.0), ("rope_scaling", LLAMA3_ROPE), ("rms_norm_eps", 1e-5)),
     characters=1_200_000,
-    steps=100,
-    batch=16,
-    length=128,
+    steps=160,
+    batch=2,
+    length=512,  # what evaluations take: positions that training never saw would be noise
     learning_rate=3e-3,
 )
 
