@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import gguf
 import numpy as np
@@ -30,17 +31,23 @@ IMPORTANCE = RNG.uniform(0.1, 3, 512).astype(np.float32)
 WITH_ZEROS = np.where(np.arange(512) % 3 == 0, 0, IMPORTANCE).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", TENSOR_TYPES)
+SLOW_TABLES = ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_s")
+"""ggml builds lattices of up to 2048 points when such a type is first asked for: seconds each, once a process."""
+
+KINDS = [pytest.param(kind, marks=[pytest.mark.slow] if kind in SLOW_TABLES else []) for kind in TENSOR_TYPES]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_quantized_comes_back_near(kind: str) -> None:
     data = quantize_rows(WEIGHTS, kind, IMPORTANCE)
     assert len(data) == 6 * row_bytes(kind, 512)
     back = dequantize_rows(data, kind, (6, 512))
     relative = float(((back - WEIGHTS) ** 2).mean() / (WEIGHTS**2).mean())
     bits = 8 * BLOCK[kind][1] / BLOCK[kind][0]
-    # the rate–distortion bound of a Gaussian is 2^(-2·bits); within a factor of the bound on either side
-    assert 0.5 * 4**-bits <= relative <= 12 * 4**-bits or kind in PLAIN
     if kind in PLAIN:
         assert relative < 1e-5
+    else:  # no code beats the rate–distortion bound of a Gaussian, 2^(-2·bits); none of these is far above it
+        assert 4**-bits <= relative <= 16 * 4**-bits
 
 
 @pytest.mark.parametrize("kind", ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "tq1_0", "tq2_0"])
@@ -50,10 +57,10 @@ def test_without_importance_the_bytes_are_those_of_the_reference_library(kind: s
     assert quantize_rows(WEIGHTS, kind) == expected
 
 
-REFERENCE_READS = [kind for kind in TENSOR_TYPES if kind not in ("q1_0", "q2_0", "nvfp4", "f32", "f16")]
+UNKNOWN_TO_THE_REFERENCE = ("q1_0", "q2_0", "nvfp4", "f32", "f16")
 
 
-@pytest.mark.parametrize("kind", REFERENCE_READS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.values[0] not in UNKNOWN_TO_THE_REFERENCE])
 def test_dequantizing_agrees_with_the_reference_library(kind: str) -> None:
     data = quantize_rows(WEIGHTS, kind, IMPORTANCE)
     raw = np.frombuffer(data, np.uint8).reshape(6, -1)
@@ -72,16 +79,15 @@ def test_importance_lowers_the_weighted_error(kind: str) -> None:
     assert weighted(quantize_rows(WEIGHTS, kind, importance)) < 0.9 * weighted(quantize_rows(WEIGHTS, kind))
 
 
-@pytest.mark.parametrize("kind", ["iq2_xxs", "iq3_s", "q4_k"])
+@pytest.mark.parametrize("kind", ["iq3_xxs", "iq4_xs", "q4_k"])
 def test_threads_give_the_same_bytes(kind: str) -> None:
     """The first call of an iq type builds tables: threads must not see them half built."""
-    alone = quantize_rows(WEIGHTS, kind, IMPORTANCE)
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda _: quantize_rows(WEIGHTS, kind, IMPORTANCE), range(8)))
-    assert set(together) == {alone}
+    assert set(together) == {quantize_rows(WEIGHTS, kind, IMPORTANCE)}
 
 
-@pytest.mark.parametrize("kind", ["q4_k", "iq2_xs", "iq3_xxs", "q4_0"])
+@pytest.mark.parametrize("kind", ["q4_k", "iq4_xs", "iq3_xxs", "q4_0"])
 def test_columns_without_importance_do_no_harm(kind: str) -> None:
     back = dequantize_rows(quantize_rows(WEIGHTS, kind, WITH_ZEROS), kind, (6, 512))
     assert np.isfinite(back).all()
@@ -125,11 +131,12 @@ def test_bytes_of_another_length_are_refused(size: int, shape: tuple[int, int]) 
         dequantize_rows(bytes(size), "q4_0", shape)
 
 
-@pytest.mark.parametrize("kind", NEED_IMATRIX)
-def test_types_that_need_importance_are_those_of_ggml(kind: str) -> None:
+def test_types_that_need_importance_are_those_of_ggml() -> None:
     from edgekit.quantize.ggml_types import _library
 
-    wanted = {name for name, number in TENSOR_TYPES.items() if _library().ggml_quantize_requires_imatrix(number)}
+    requires = _library().ggml_quantize_requires_imatrix
+    requires.restype = ctypes.c_bool
+    wanted = {name for name, number in TENSOR_TYPES.items() if requires(number)}
     assert wanted == set(NEED_IMATRIX)
 
 
@@ -137,7 +144,7 @@ def test_the_numbers_are_those_of_llama_cpp() -> None:
     import llama_cpp.llama_cpp as c
 
     for name, number in TENSOR_TYPES.items():
-        assert getattr(c, f"GGML_TYPE_{name.upper()}") == number
+        assert gguf.GGMLQuantizationType[name.upper()] == number
     by_number = {
         value: key.removeprefix("LLAMA_FTYPE_").removeprefix("MOSTLY_").removeprefix("ALL_").lower()
         for key, value in vars(c).items()
@@ -158,10 +165,11 @@ def test_names_are_taken_as_llama_quantize_takes_them() -> None:
     assert "did you mean `q4_k_m`" in caught.value.hint
 
 
-def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     from edgekit.quantize import ggml_types
 
     ggml_types._library.cache_clear()
+    monkeypatch.delitem(sys.modules, "llama_cpp", raising=False)
     monkeypatch.setattr(ggml_types, "find_spec", lambda name: None)
     with pytest.raises(EdgekitError, match="not installed"):
         quantize_rows(WEIGHTS, "q4_0")

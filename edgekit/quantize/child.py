@@ -91,9 +91,9 @@ def serve(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: worke
     if start["amx"] == "denied":
         sandbox.deny_amx()
     build, features = llamacpp.describe_build()
-    from edgekit.quantize import collector, llama_quantize  # they load numpy, from where the fence may not let them
+    from edgekit.quantize import collector, quantizer  # they load numpy, from where the fence may not let them
 
-    jobs = {"quantize": llama_quantize.quantize_here, "calibrate": collector.calibrate_here}
+    jobs = {"quantize": quantizer.quantize_here, "calibrate": collector.calibrate_here}
     readable, writable = ([Path(name) for name in start[key]] for key in ("readable", "writable"))
     isolation = sandbox.fence_in(readable, sandbox.Limits(**start["limits"]), writable)
     send(Ready(build=build, cpu_features=features, isolation=", ".join(isolation)))

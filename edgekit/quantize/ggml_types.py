@@ -180,13 +180,20 @@ def _to_float(kind: str) -> Any:
     return traits.to_float
 
 
-@cache
-def _library() -> Any:
-    """libggml-base of the installed llama-cpp-python, without importing that package (0.25 s, 60 MB)."""
+def _binding_folder() -> Path:
+    loaded = sys.modules.get("llama_cpp")  # in a worker it is a bare package without a spec
+    if loaded is not None:
+        return Path(next(iter(loaded.__path__)))
     spec = find_spec("llama_cpp")
     if spec is None or not spec.submodule_search_locations:
         raise EdgekitError("llama-cpp-python is not installed", hint="pip install llama-cpp-python")
-    folder = Path(next(iter(spec.submodule_search_locations))) / "lib"
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+@cache
+def _library() -> Any:
+    """libggml-base of the installed llama-cpp-python, without importing that package (0.25 s, 60 MB)."""
+    folder = _binding_folder() / "lib"
     name = {"darwin": "libggml-base.dylib", "win32": "ggml-base.dll"}.get(sys.platform, "libggml-base.so")
     try:
         library: Any = ctypes.CDLL(str(folder / name))

@@ -145,8 +145,8 @@ def _means(name: str, sums: Array, counts: Array) -> Array:
         raise Unusable(f"`{name}` has {sums.size} sums and {experts} counts")
     rounded = np.rint(counts)[:, None]
     rows = sums.reshape(experts, -1)
-    means = np.where(rounded > 0, rows / np.maximum(rounded, 1), np.float32(1)).astype(np.float32)
-    return means if experts > 1 else means[0]
+    means: Array = np.where(rounded > 0, rows / np.maximum(rounded, 1), np.float32(1)).astype(np.float32)
+    return means if experts > 1 else means.reshape(-1)
 
 
 def _check_values(name: str, values: Array) -> None:
@@ -180,7 +180,7 @@ def _from_legacy(data: bytes) -> ImportanceMatrix:
             raise Unusable(f"`{name}` has {size} values")
         row = np.frombuffer(data, "<f4", size, at)
         _check_values(name, row)
-        values[name] = row / np.float32(calls) if calls > 0 else row
+        values[name] = (row / np.float32(calls)).astype(np.float32) if calls > 0 else row
         at += 4 * size
     chunks, dataset = 0, ""
     if at < len(data):  # a trailer that older files lack

@@ -6,10 +6,8 @@ the exact size, then for good. Only `edgekit.*` keys are added to what llama-qua
 
 from __future__ import annotations
 
-import ctypes
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,7 +21,7 @@ from edgekit.header.provenance import PROVENANCE_KEYS, read_provenance
 from edgekit.progress import Progress, silent
 from edgekit.quantize.ggml_types import (
     FILE_TYPES,
-    FTYPE_NUMBERS,
+    NEED_IMATRIX,
     PLAIN,
     TENSOR_TYPES,
     check_file_type,
@@ -35,10 +33,10 @@ from edgekit.records import Header, Provenance, TensorInfo
 
 PlannedTypes = tuple[tuple[str, str], ...]
 
-_BUFFER_BYTES = 512 * 2**20
-"""Rows held at once (llama.cpp's default is 8 GiB); the bytes written do not depend on it."""
 _ROOM_BYTES = 64 * 2**20
 """More than a header grows by."""
+_POOR_WITHOUT_IMATRIX = (*NEED_IMATRIX, "iq1_m", "iq2_s", "iq3_xxs")
+"""llama.cpp refuses these without importance, but for the embedding and output tables (`tensor_requires_imatrix`)."""
 _PENDING = "0" * 64
 """Stands in the file for the parent's hash until it is known."""
 
@@ -80,7 +78,8 @@ def quantize_gguf(
     most = _ROOM_BYTES + header.size_bytes + sum(4 * _values(tensor) for tensor in header.tensors)
     with replacing(out) as temporary, _hashing(files, known.parent_sha256) as parent:
         job |= {"out": str(temporary.absolute()), "keys": _keys(known, header)}
-        with _started(job, header, readable, temporary, most) as (work, planned):
+        with _disk_full_told(out), _started(job, header, readable, temporary, most) as (work, planned):
+            _check_importance(planned, header, job["type"], imatrix)
             needed = sum(_size(tensor, dict(planned)) for tensor in header.tensors) + _header_room(header)
             check_space(out, needed, "the quantized model")
             work.start(job | {"dry_run": False}, "quantizing")
@@ -108,6 +107,7 @@ def planned_types(
     job, header, files = _job(source, type, imatrix, tensor_types, output_type, embedding_type, pure, allow_requantize)
     job |= {"threads": 1, "out": "", "keys": {}}
     with _started(job, header, [*files, *([imatrix] if imatrix else [])], None, 0) as (_, planned):
+        _check_importance(planned, header, job["type"], imatrix)
         return planned
 
 
@@ -184,6 +184,37 @@ def _started(
         yield work, tuple((name, told[name]) for name in names)
 
 
+def _check_importance(planned: PlannedTypes, header: Header, kind: str, imatrix: Path | None) -> None:
+    """Refuse now what llama.cpp refuses (`tensor_requires_imatrix`) or aborts on when it comes to that tensor."""
+    from edgekit.quantize.imatrix import open_imatrix
+
+    known = open_imatrix(imatrix).values if imatrix is not None else {}
+    types = {tensor.name: tensor.type for tensor in header.tensors}
+    for name, new in planned:
+        table = name in ("token_embd.weight", "output.weight")
+        poor = NEED_IMATRIX if table else (*_POOR_WITHOUT_IMATRIX, *(("q2_k",) if kind == "q2_k_s" else ()))
+        if new in poor and new != types[name] and name not in known:
+            raise EdgekitError(
+                f"an importance matrix is needed for tensor `{name}` in type: `{new}`",
+                hint="give one with `--imatrix`, or choose a type of four bits or more",
+            )
+
+
+@contextmanager
+def _disk_full_told(out: Path) -> Iterator[None]:
+    from edgekit.runtimes.death import WorkerDied
+
+    try:
+        yield
+    except WorkerDied as death:
+        if "iostream error" not in death.message:
+            raise
+        raise EdgekitError(
+            f"cannot write (the disk is full, or a quota is reached): `{out}`",
+            hint="free some space, or choose another disk",
+        ) from None
+
+
 def _values(tensor: TensorInfo) -> int:
     count = 1
     for length in tensor.shape:
@@ -236,7 +267,7 @@ def _hashing(files: Sequence[Path], known: str) -> Iterator[Future[str]]:
         return
     stop: list[bool] = []
 
-    def stoppable(*_: object) -> None:
+    def stoppable(stage: str, done: float, total: float, detail: str = "") -> None:  # noqa: ARG001  (a Progress)
         if stop:
             raise EdgekitError("stopped")
 
@@ -263,116 +294,3 @@ def _check_written(path: Path, planned: PlannedTypes) -> None:
     if written != dict(planned):
         wrong = next(name for name, kind in planned if written.get(name) != kind)
         raise EdgekitError(f"llama.cpp wrote another type than it planned for: `{wrong}`", code=ExitCode.BROKE)
-
-
-# ---- in the child -------------------------------------------------------------------------------------------------
-
-_ROW = re.compile(rb"^\[ *(\d+)/ *(\d+)\] (.+?) +- \[[ \d,]+\], type = +(\w+), (.*)$", re.DOTALL)
-_NEW_TYPE = re.compile(rb"\((\w+)\)$")
-
-
-def quantize_here(job: Mapping[str, Any], send: Callable[[Any], None]) -> None:
-    """Do a quantize job in this process, which is the fenced child. Raises SessionRefused when llama.cpp declines.
-
-    Sends an Advanced message per tensor, `<type> <name>`: when it begins, or with the planned type in a dry run.
-    """
-    import llama_cpp.llama_cpp as c
-
-    from edgekit.runtimes.cores import big_cores
-    from edgekit.runtimes.protocol import Advanced, SessionRefused
-
-    params = c.llama_model_quantize_default_params()
-    params.ftype = FTYPE_NUMBERS[job["type"]]
-    params.nthread = job["threads"] or big_cores()
-    for field, name in (("output_tensor_type", "output_type"), ("token_embedding_type", "embedding_type")):
-        if job[name]:
-            setattr(params, field, TENSOR_TYPES[job[name]])
-    params.pure, params.allow_requantize, params.dry_run = job["pure"], job["allow_requantize"], job["dry_run"]
-    params.max_buf_size = _BUFFER_BYTES
-    kept = [_point_at_types(c, params, job["tensor_types"]), _point_at_matrix(c, params, job)]
-
-    def begun(number: int, total: int, name: bytes, kind: bytes) -> None:
-        detail = f"{kind.decode(errors='replace').lower()} {name.decode(errors='replace')}"
-        send(Advanced(done=number, total=total, detail=detail))
-
-    log = _RowLog(begun, whole=job["dry_run"])
-    callback = c.llama_log_callback(log.take)
-    c.llama_log_set(callback, None)
-    status = c.llama_model_quantize(os.fsencode(job["source"]), os.fsencode(job["out"]), ctypes.byref(params))
-    c.llama_log_set(c.llama_log_callback(0), None)
-    del kept
-    if status:
-        raise SessionRefused("model", "llama.cpp could not quantize the model")
-
-
-class _RowLog:
-    """llama.cpp's log: passed on to stderr, and its line per tensor told. Lines come in pieces."""
-
-    def __init__(self, told: Callable[[int, int, bytes, bytes], None], *, whole: bool) -> None:
-        self._told, self._whole = told, whole
-        self._line = b""
-        self._begun = False
-
-    def take(self, level: int, text: bytes, user_data: object) -> None:
-        os.write(2, text)
-        *lines, rest = (self._line + text).split(b"\n")
-        for line in lines:
-            if self._whole or not self._begun:
-                self._look(line)
-            self._begun = False
-        self._line = rest
-        if not self._whole and not self._begun and rest:
-            self._begun = self._look(rest)
-
-    def _look(self, line: bytes) -> bool:
-        row = _ROW.match(line)
-        if row is None:
-            return False
-        number, total, name, kind, rest = row.groups()
-        new = _NEW_TYPE.search(rest)
-        self._told(int(number), int(total), name, new[1] if new else kind)
-        return True
-
-
-def _point_at_types(c: Any, params: Any, tensor_types: Sequence[tuple[str, str]]) -> Any:
-    if not tensor_types:
-        return None
-    overrides = (c.llama_model_tensor_override * (len(tensor_types) + 1))()
-    for override, (pattern, kind) in zip(overrides, tensor_types, strict=False):
-        override.pattern, override.type = pattern.encode(), TENSOR_TYPES[kind]
-    params.tt_overrides = overrides
-    return overrides
-
-
-def _point_at_matrix(c: Any, params: Any, job: Mapping[str, Any]) -> Any:
-    """Importance matrix and keys, as llama-quantize gives them to `llama_model_quantize` (`tools/quantize`)."""
-    keys: dict[str, str | int] = {}
-    kept: list[Any] = []
-    if job["imatrix"]:
-        from edgekit.quantize.imatrix import open_imatrix
-
-        path = Path(job["imatrix"])
-        matrix = open_imatrix(path)
-        # the name alone: a model that ships need not tell its maker's folders
-        keys["quantize.imatrix.file"] = path.name
-        if matrix.dataset:
-            keys["quantize.imatrix.dataset"] = matrix.dataset
-        keys["quantize.imatrix.entries_count"] = len(matrix.values)
-        if matrix.chunks > 0:
-            keys["quantize.imatrix.chunks_count"] = matrix.chunks
-        entries = (c.llama_model_imatrix_data * (len(matrix.values) + 1))()
-        for entry, (name, values) in zip(entries, matrix.values.items(), strict=False):
-            entry.name, entry.size = name.encode(), values.size
-            entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        params.imatrix = entries
-        kept += [entries, matrix]
-    keys |= job["keys"]
-    overrides = (c.llama_model_kv_override * (len(keys) + 1))()
-    for override, (key, value) in zip(overrides, keys.items(), strict=False):
-        override.key = key.encode()
-        if isinstance(value, int):
-            override.tag, override.value.val_i64 = c.LLAMA_KV_OVERRIDE_TYPE_INT, value
-        else:
-            override.tag, override.value.val_str = c.LLAMA_KV_OVERRIDE_TYPE_STR, value.encode()[:127]
-    params.kv_overrides = overrides
-    return [*kept, overrides]
