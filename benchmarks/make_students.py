@@ -31,9 +31,9 @@ LLAMA_10M = Recipe(
     vocabulary=4096,
     tied=False,
     extra=(("rope_theta", 500_000.0), ("rms_norm_eps", 1e-5)),
-    characters=4_000_000,
-    steps=480,
-    batch=4,
+    characters=1_500_000,
+    steps=320,
+    batch=2,
     length=512,
     learning_rate=1.5e-3,
 )
