@@ -88,10 +88,8 @@ def _quantize(values: NDArray[np.float32], bits: int, method: str) -> tuple[NDAr
     middle = np.float32(2 ** (bits - 1))
     at = np.abs(values).argmax(axis=1)
     largest = values[np.arange(len(values)), at][:, None]
-    if method == "search" and bits < 8:  # at 8 bits there is next to nothing to find
-        scale = _search(values, largest, middle)
-    else:
-        scale = largest / -middle
+    searching = method == "search" and bits < 8  # at 8 bits there is next to nothing to find
+    scale = _search(values, largest, middle) if searching else largest / -middle
     return _round(values, scale, middle), scale[:, 0]
 
 

@@ -20,9 +20,9 @@ _PAST, _PROMPT, _BATCH = 3, 5, 2
 """Example lengths; the exported graph takes any."""
 
 
-def build(*, report: Report, checkpoint: str, out: str, cache: str, shared: bool) -> dict[str, Any]:
+def build(*, report: Report, checkpoint: str, out: str, **_: Any) -> dict[str, Any]:
     """Write `model.onnx`, its data and `genai_config.json` to `out`, with the names of inputs and outputs that the
-    default exporter uses. `cache` and `shared` mean nothing here.
+    default exporter uses.
     """
     import torch
 

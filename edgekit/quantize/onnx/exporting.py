@@ -43,8 +43,8 @@ def export_onnx(
     `edgekit.json` (an `OnnxExport`); gives `out_dir`. It appears whole or not at all.
 
     Every export is built in float32 first and compared with torch (KLD ≤ 1e-5 at every position), then quantized and
-    compared again at the loose bounds of `parity.QUANTIZED_BOUNDS`. Raises EdgekitError for unknown names, a checkpoint that
-    is damaged or that the exporter would misread, too little disk or memory, and (exit code 1) a model that is wrong.
+    compared again at the loose bounds of `parity.QUANTIZED_BOUNDS`. Raises EdgekitError for unknown names, a checkpoint
+    that is damaged or that the exporter would misread, too little disk or memory, and (exit code 1) a wrong model.
     """
     check_choices(precision, exporter, options)
     for module in _NEEDED:
@@ -83,7 +83,7 @@ class _Export:
         started = time.monotonic()
         plain = self.precision == "fp32"
         float_folder = folder if plain else self._subfolder("fp32")
-        self._build(float_folder, shared=plain)
+        self._build(float_folder, shared=plain and self.source.tied)
         self._reference()
         self._check(float_folder, "fp32")
         found: Mapping[str, Any] = {"tied_table_shared": plain and self.source.tied and self.exporter == "genai"}

@@ -27,12 +27,25 @@ def build(*, report: Report, checkpoint: str, out: str, cache: str, shared: bool
     import builder
 
     report("building the graph", 0, 0)
-    options = {"hf_token": "false", "shared_embeddings": shared}
+    # a cache bounded to the window (gemma 3) needs a runtime that rolls it; a growing one runs anywhere
+    options: dict[str, Any] = {"hf_token": "false", "shared_embeddings": shared, "windowed_kv_cache": False}
     try:
         builder.check_extra_options(None, checkpoint, out, "fp32", "cpu", cache, options)
+        _flatten_rope(options["hf_details"]["hf_config"])
         builder.create_model(None, checkpoint, out, "fp32", "cpu", cache, **options)
     except NotImplementedError:
         raise EdgekitError(
             "onnxruntime-genai's builder does not know the architecture", hint="try `--exporter dynamo`"
         ) from None
     return {"versions": {"onnxruntime-genai": onnxruntime_genai.__version__}}
+
+
+def _flatten_rope(config: Any) -> None:
+    """One angle table per kind of layer (gemma 3) is nested in transformers 5, and the builder reads the flat form of
+    version 4. The weights are loaded with a configuration of their own.
+    """
+    rope = getattr(config, "rope_parameters", None)
+    if isinstance(rope, dict) and "full_attention" in rope and "sliding_attention" in rope:
+        config.rope_theta = rope["full_attention"]["rope_theta"]
+        config.rope_local_base_freq = rope["sliding_attention"]["rope_theta"]
+        config.rope_parameters = dict(rope["full_attention"])

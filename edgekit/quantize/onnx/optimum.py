@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from edgekit.quantize.onnx.child import Report
 
 
-def build(*, report: Report, checkpoint: str, out: str, cache: str, shared: bool) -> dict[str, Any]:
-    """Write `model.onnx`, its data and `genai_config.json` to `out`. `cache` and `shared` mean nothing here."""
+def build(*, report: Report, checkpoint: str, out: str, **_: Any) -> dict[str, Any]:
+    """Write `model.onnx`, its data and `genai_config.json` to `out`."""
     try:
         from importlib.metadata import version
 
