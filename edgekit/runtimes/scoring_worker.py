@@ -18,7 +18,7 @@ from edgekit.runtimes import RUNTIMES, llamacpp, sandbox
 from edgekit.runtimes import worker as worker_module
 from edgekit.runtimes.protocol import Counted, Done, Loaded, Message, Ready, Scored, SessionRefused
 from edgekit.runtimes.steps import TimedSession
-from edgekit.runtimes.worker import Send, try_batch
+from edgekit.runtimes.worker import Send
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,8 +84,9 @@ def _open(model: dict[str, Any], send: Send, *, try_amx: bool) -> ScoringSession
     begun = time.perf_counter_ns()
     session: ScoringSession = RUNTIMES[model["runtime"]].open_session(Path(model["path"]), settings)
     loaded_ns = time.perf_counter_ns() - begun
-    if try_amx and settings.repack:
-        try_batch(session)
+    if try_amx and settings.repack:  # with all outputs: `worker.try_batch` leaves the output matrix out
+        session.feed([0] * min(32, settings.output_rows or 32), want="all")
+        session.reset()
     send(
         Loaded(
             load_ns=loaded_ns,
