@@ -143,8 +143,10 @@ def test_types_that_need_importance_are_those_of_ggml() -> None:
 def test_the_numbers_are_those_of_llama_cpp() -> None:
     import llama_cpp.llama_cpp as c
 
+    from edgekit.quantize.ggml_types import _library
+
     for name, number in TENSOR_TYPES.items():
-        assert gguf.GGMLQuantizationType[name.upper()] == number
+        assert _library().ggml_get_type_traits(number).contents.type_name.decode().lower() == name
     by_number = {
         value: key.removeprefix("LLAMA_FTYPE_").removeprefix("MOSTLY_").removeprefix("ALL_").lower()
         for key, value in vars(c).items()
