@@ -121,7 +121,9 @@ def leaner(header: Header, settings: Settings, words: str = "") -> Iterator[Buil
 
 
 def smaller_quants(header: Header, settings: Settings) -> Iterator[Build]:
-    """The same student quantized smaller, the largest first."""
+    """The same student quantized smaller, the largest first. How another ONNX export would turn out is not planned."""
+    if header.format == "onnx":
+        return
     for label in SMALLER:
         smaller = requantized(header, label)
         if smaller.size_bytes < 0.99 * header.size_bytes:
@@ -137,7 +139,8 @@ def smaller_students(header: Header, settings: Settings) -> Iterator[Build]:
     planned = [(name, plan_header(shape, quant)) for name, shape in SHAPES.items() if name != "tiny"]
     for name, smaller in sorted(planned, key=lambda one: -one[1].size_bytes):
         if smaller.size_bytes < 0.9 * header.size_bytes:
-            yield Build(words=f"a `{name}` student in `{quant}`", header=smaller, settings=settings)
+            form = "" if header.format == "gguf" else "GGUF "
+            yield Build(words=f"a `{name}` student in {form}`{quant}`", header=smaller, settings=settings)
 
 
 # ---- another quantization of a header -----------------------------------------------------------------------------

@@ -118,6 +118,8 @@ def _smaller(subject: Subject, metric: Metric, gate: Gate) -> str:
     found = first_clearing(subject, metric, gate, iter(quants))
     if found:
         return _would_clear(found, metric)
+    if header.format == "onnx":
+        return ""  # what is unknown is the runtime's speed, and no other export would tell it
     tried = f"no quantization down to `{quants[-1].header.quant}` clears it" if quants else "it is as small as it gets"
     student = _student_that_clears(subject, metric, gate)
     return f"{tried}; " + (_would_clear(student, metric) if student else "no smaller reference student does either")
@@ -173,7 +175,8 @@ def _parameters(subject: Subject) -> float:
     header = subject.evidence.artifact.header
     total = 0.0
     for tensor in header.tensors:
-        if len(tensor.shape) < 2 or (tensor.name == "token_embd.weight" and not header.tied_embedding):
+        looked_up = tensor.role == "table" or (tensor.name == "token_embd.weight" and not header.tied_embedding)
+        if len(tensor.shape) < 2 or looked_up or (header.format == "onnx" and not tensor.role):
             continue
         size = 1.0
         for extent in tensor.shape:

@@ -16,6 +16,7 @@ from itertools import product
 
 from edgekit.errors import EdgekitError
 from edgekit.memory.buffers import check_settings, compute_bytes, kv_bytes
+from edgekit.memory.onnx import predict_onnx
 from edgekit.memory.repack import features_of
 from edgekit.memory.tensors import Placed, place, streamed
 from edgekit.records import (
@@ -50,6 +51,8 @@ def predict_memory(header: Header, settings: Settings, isa: str) -> MemoryBreakd
 
     Raises EdgekitError for settings the runtime refuses and for an instruction set edgekit does not know.
     """
+    if header.format == "onnx":
+        return predict_onnx(header, settings, isa)
     check_settings(header, settings)
     weights = _weights(header, settings.repack, isa)
     kv = kv_bytes(header, settings)

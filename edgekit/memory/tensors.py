@@ -66,10 +66,10 @@ def retyped(tensor: TensorInfo, kind: str) -> TensorInfo:
 
 
 def streamed(tensor: TensorInfo, header: Header) -> int:
-    """Bytes of `tensor` read per decoded token: none of an untied token table, and of the experts only those a token
+    """Bytes of `tensor` read per decoded token: none of a table that is looked up, and of the experts only those a token
     is routed to.
     """
-    if tensor.name == "token_embd.weight" and not header.tied_embedding:
+    if tensor.role == "table" or (tensor.name == "token_embd.weight" and not header.tied_embedding):
         return 0
     share = header.experts_used / header.experts if is_expert(tensor) else 1.0
     return round(tensor.size_bytes * share)

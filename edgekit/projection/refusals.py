@@ -55,8 +55,9 @@ def of_target(device: Device, target: Target, decoded: Sequence[Anchor]) -> Unkn
         )
     if target.header.format != "gguf":
         return Unknown(
-            reason=f"no published CPU run is behind this format: `{target.header.format}`",
-            settle="measure on the device",
+            reason="no published CPU run of this format can carry a projection, and llama.cpp's kernels are not its own: "
+            f"`{target.header.format}`",
+            settle=f"{_on_device(device, f'--device {device.name}')}; a GGUF of the same student can be projected",
         )
     if any("per_layer_token_embd" in tensor.name for tensor in target.header.tensors):
         return Unknown(reason="models with per-layer embeddings fall outside the published fit", settle=measure)

@@ -136,10 +136,16 @@ def memory_parts(memory: MemoryBreakdown) -> tuple[Part, ...]:
     return tuple(part for part in parts if part.size_bytes > 0)
 
 
-def settings_text(settings: Settings) -> str:
-    """The configuration in llama.cpp's words, on one line."""
+def settings_text(settings: Settings, kind: str = "gguf") -> str:
+    """The configuration in llama.cpp's words, on one line; of an ONNX model (`kind` `onnx`) only what it follows."""
     rows = f", {settings.output_rows} output rows" if settings.output_rows else ""
     threads = f"{settings.threads} threads" if settings.threads else "threads: the big cluster's cores"
+    if kind == "onnx":
+        part = min(settings.ubatch_tokens, settings.batch_tokens)
+        return (
+            f"context {settings.context_tokens}, prompts in parts of {part}, prepacking {_on(settings.repack)}, "
+            f"{threads}; KV cache and attention as the graph has them"
+        )
     return (
         f"context {settings.context_tokens}, batch {settings.batch_tokens}, ubatch {settings.ubatch_tokens}, "
         f"KV {settings.kv_type}, flash attention {settings.flash_attention}, mmap {_on(settings.mmap)}, "
@@ -156,9 +162,10 @@ def circumstances(report: Report) -> tuple[Fact, ...]:
     evidence = report.evidence
     facts = [*_artifact_facts(evidence.artifact)]
     if evidence.measurement is not None:
-        facts += _measurement_facts(evidence.measurement)
+        facts += _measurement_facts(evidence.measurement, evidence.artifact.header.format)
     for case in evidence.cases if len(evidence.cases) == 1 else ():
-        facts.append(Fact(label="judged configuration", value=settings_text(case.settings)))
+        judged = settings_text(case.settings, evidence.artifact.header.format)
+        facts.append(Fact(label="judged configuration", value=judged))
     facts += [Fact(label="gates", value=f"{v.gates_origin}, sha256 {v.gates_sha256[:16]}") for v in report.verdicts]
     facts.append(
         Fact(label="written by", value=f"edgekit {evidence.edgekit_version}, evidence gathered {evidence.created_at}")
@@ -180,11 +187,11 @@ def _artifact_facts(artifact: Artifact) -> tuple[Fact, ...]:
     )
 
 
-def _measurement_facts(measurement: Measurement) -> tuple[Fact, ...]:
+def _measurement_facts(measurement: Measurement, kind: str) -> tuple[Fact, ...]:
     return (
         Fact(label="host", value=host_text(measurement.host)),
         Fact(label="runtime", value=runtime_text(measurement.runtime)),
-        Fact(label="ran with", value=settings_text(measurement.workload.settings)),
+        Fact(label="ran with", value=settings_text(measurement.workload.settings, kind)),
         Fact(label="started", value=measurement.started_at),
         Fact(label="host is", value=f"the device `{measurement.on_device}` itself" if measurement.on_device else ""),
         Fact(label="host noise", value=_noise_text(measurement)),

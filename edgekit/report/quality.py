@@ -68,7 +68,8 @@ def circumstances(quality: Quality) -> tuple[Fact, ...]:
     scored, broken = sum(chunk.tokens for chunk in quality.chunks), sum(chunk.broken for chunk in quality.chunks)
     origin = f"{quality.text_origin or 'of unrecorded origin'}, {quality.text_tokens} tokens"
     chunks = f"{len(quality.chunks)} chunks of {quality.context_tokens} tokens, {scored} tokens of them scored"
-    settings = settings_text(quality.settings) if quality.settings else ""
+    kind = "onnx" if quality.runtime and quality.runtime.name == "onnxruntime" else "gguf"
+    settings = settings_text(quality.settings, kind) if quality.settings else ""
     facts = (
         Fact(label="text", value=origin + _digest(quality.text_sha256)),
         Fact(label="scored", value=chunks + (f", {broken} of these with logits that are no numbers" if broken else "")),
