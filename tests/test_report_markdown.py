@@ -8,7 +8,7 @@ import pytest
 from report_records import HOSTILE, REPORTS, hostile
 
 from edgekit.report import render
-from edgekit.report.markdown import _escape
+from edgekit.report.markdown import escape
 
 OUR_TAGS = {"details", "/details", "summary", "/summary", "br", "sub", "/sub", "!-- --"}
 
@@ -73,7 +73,7 @@ def test_bases_are_explained() -> None:
     ],
 )
 def test_escaping(hostile_text: str, shown: str) -> None:
-    assert _escape(hostile_text) == shown
+    assert escape(hostile_text) == shown
 
 
 @pytest.mark.parametrize("kind", HOSTILE)

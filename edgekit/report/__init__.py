@@ -8,6 +8,7 @@ from edgekit.errors import EdgekitError
 from edgekit.records import Report
 from edgekit.report.junit import render_junit
 from edgekit.report.markdown import render_markdown
+from edgekit.report.sweep import SWEEP_FORMATS, print_sweep, render_sweep
 from edgekit.report.terminal import print_terminal, render_terminal
 from edgekit.storage import to_json
 
@@ -35,4 +36,4 @@ def render(report: Report, format: str) -> str:  # noqa: A002 - the README's wor
     return FORMATS[format](report)
 
 
-__all__ = ["FORMATS", "print_terminal", "render"]
+__all__ = ["FORMATS", "SWEEP_FORMATS", "print_sweep", "print_terminal", "render", "render_sweep"]

@@ -48,7 +48,7 @@ class Axis:
     @property
     def ticks(self) -> tuple[float, ...]:
         """Round values within the scale, about five."""
-        step = self.scale * _round_step((self.high - self.low) / self.scale / 5)
+        step = self.scale * round_step((self.high - self.low) / self.scale / 5)
         first = math.ceil(self.low / step)
         return tuple(n * step for n in range(first, first + 12) if n * step <= self.high)
 
@@ -56,7 +56,8 @@ class Axis:
         return f"{value / self.scale:.4g}"
 
 
-def _round_step(rough: float) -> float:
+def round_step(rough: float) -> float:
+    """The next round number from `rough` up."""
     power = 10.0 ** math.floor(math.log10(rough))
     return next(power * factor for factor in (1, 2, 2.5, 5, 10) if rough <= power * factor * 1.0001)
 
@@ -67,11 +68,12 @@ def axis_over(values: Iterable[float], unit: str) -> Axis:
     low, high = min(0.0, *shown), max(0.0, *shown) * 1.08
     if high - low < 1e-290:
         high = low + 1.0
-    scale, name = _readable(high, unit)
+    scale, name = readable_unit(high, unit)
     return Axis(low=low, high=high, scale=scale, unit=clean(name, 20))
 
 
-def _readable(high: float, unit: str) -> tuple[float, str]:
+def readable_unit(high: float, unit: str) -> tuple[float, str]:
+    """(SI units in one, name) of the unit in which people read values up to `high`."""
     if unit == "bytes":
         return (1e9, "GB") if high >= 1e9 else (1e6, "MB") if high >= 1e6 else (1e3, "kB")
     if unit == "s":
@@ -257,5 +259,7 @@ __all__ = [
     "chunk_chart",
     "member_chart",
     "memory_chart",
+    "readable_unit",
+    "round_step",
     "strip_chart",
 ]

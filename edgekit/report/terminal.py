@@ -4,7 +4,7 @@ terminal has no more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from io import StringIO
 from pathlib import Path
 
@@ -44,22 +44,32 @@ _INDENT = 10
 
 def render_terminal(report: Report) -> str:
     """The report as plain text, 80 columns wide."""
-    out = StringIO()
-    print_terminal(report, Console(file=out, width=80, color_system=None, legacy_windows=False))
-    return out.getvalue()
+    return as_text(lambda console: print_terminal(report, console))
 
 
 def print_terminal(report: Report, console: Console, written: Sequence[Path] = ()) -> None:
     """Print the report to `console`; `written` are the files it was also written to."""
+    print_page(console, lambda page: _print_page(page, report, written))
+
+
+def print_page(console: Console, draw: Callable[[Page], None]) -> None:
+    """Let `draw` put a page on `console`; in a log its lines have no padding."""
     if console.is_terminal:
-        _print_page(_Page(console), report, written)
+        draw(Page(console))
         return
     with console.capture() as capture:
-        _print_page(_Page(console), report, written)
-    console.file.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))  # no padding in a log
+        draw(Page(console))
+    console.file.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))
 
 
-def _print_page(page: _Page, report: Report, written: Sequence[Path]) -> None:
+def as_text(draw: Callable[[Console], None]) -> str:
+    """What `draw` prints, as plain text, 80 columns wide."""
+    out = StringIO()
+    draw(Console(file=out, width=80, color_system=None, legacy_windows=False))
+    return out.getvalue()
+
+
+def _print_page(page: Page, report: Report, written: Sequence[Path]) -> None:
     _print_head(page, report)
     for verdict in report.verdicts:
         (_print_class if verdict.members else _print_device)(page, report, verdict)
@@ -72,7 +82,7 @@ def _print_page(page: _Page, report: Report, written: Sequence[Path]) -> None:
         page.rows("written", [("", clean(str(path))) for path in written])
 
 
-class _Page:
+class Page:
     """Puts lines on a console; nothing that comes from a model is ever read as markup or highlighted."""
 
     def __init__(self, console: Console) -> None:
@@ -133,7 +143,7 @@ def _status(status: Status) -> tuple[str, str]:
     return f"{STATUS_WORDS[status]:<8}", STYLES[status]
 
 
-def _print_head(page: _Page, report: Report) -> None:
+def _print_head(page: Page, report: Report) -> None:
     name = facts.artifact_title(report.evidence.artifact)
     for verdict in report.verdicts:
         page.line(_status(verdict.status), (f"  {name} on {clean(verdict.device_title, 80)}", "bold"))
@@ -148,7 +158,7 @@ def _print_head(page: _Page, report: Report) -> None:
         page.rows("", [("STAND-IN", STAND_IN_NOTE)], indent=0, label_style="bold magenta")
 
 
-def _print_device(page: _Page, report: Report, verdict: Verdict) -> None:
+def _print_device(page: Page, report: Report, verdict: Verdict) -> None:
     page.heading(f"checks on {clean(verdict.device_title, 80)}")
     for check in verdict.checks:
         page.blank()
@@ -158,7 +168,7 @@ def _print_device(page: _Page, report: Report, verdict: Verdict) -> None:
     _print_memory(page, report, verdict)
 
 
-def _print_check(page: _Page, report: Report, verdict: Verdict, check: Check) -> None:
+def _print_check(page: Page, report: Report, verdict: Verdict, check: Check) -> None:
     title, point = clean(check.title, 60), point_text(check)
     beside = _INDENT + len(title) + len(point) + 2 <= page.console.width
     page.line(_status(check.status), (f"  {title}", "bold"), (f"  {point}" if beside else "", "dim"))
@@ -171,7 +181,7 @@ def _print_check(page: _Page, report: Report, verdict: Verdict, check: Check) ->
     _print_reasons(page, report, verdict, check)
 
 
-def _print_reasons(page: _Page, report: Report, verdict: Verdict, check: Check) -> None:
+def _print_reasons(page: Page, report: Report, verdict: Verdict, check: Check) -> None:
     page.labelled("note", facts.beside(report, verdict, check))
     page.labelled("why", check.reason)
     page.labelled("physics", check.physics)
@@ -181,7 +191,7 @@ def _print_reasons(page: _Page, report: Report, verdict: Verdict, check: Check) 
     page.labelled("waiver", waiver_text(check), style="bold yellow")
 
 
-def _print_class(page: _Page, report: Report, verdict: Verdict) -> None:
+def _print_class(page: Page, report: Report, verdict: Verdict) -> None:
     statuses = facts.count_statuses([member.status for member in verdict.members])
     page.heading(f"{clean(verdict.device_title, 80)}: {len(verdict.members)} devices, {statuses}")
     page.labelled("stands for", verdict.population, indent=2)
@@ -192,7 +202,7 @@ def _print_class(page: _Page, report: Report, verdict: Verdict) -> None:
     _print_memory(page, report, facts.by_metric(verdict)[0].nearest[0] if facts.by_metric(verdict) else verdict)
 
 
-def _print_metric(page: _Page, report: Report, row: facts.MetricRow) -> None:
+def _print_metric(page: Page, report: Report, row: facts.MetricRow) -> None:
     first = row.entries[0][1]
     bases = sorted({check.figure.basis for _, check in row.entries if isinstance(check.figure, Estimate)})
     page.heading(f"{clean(first.title, 60)} {limit_text(first)}: {row.counts}")
@@ -223,7 +233,7 @@ def _member_row(member: Verdict, check: Check, everyone: str, *, with_basis: boo
     )
 
 
-def _print_memory(page: _Page, report: Report, verdict: Verdict) -> None:
+def _print_memory(page: Page, report: Report, verdict: Verdict) -> None:
     case = facts.case_of(report, verdict)
     if case is None:
         return
@@ -240,7 +250,7 @@ def _print_memory(page: _Page, report: Report, verdict: Verdict) -> None:
         page.labelled("to settle", case.memory.settle, indent=2)
 
 
-def _print_speed(page: _Page, report: Report) -> None:
+def _print_speed(page: Page, report: Report) -> None:
     measurement = report.evidence.measurement
     if measurement is None:
         return
@@ -269,7 +279,7 @@ def _figure_or_reason(figure: Figure) -> str:
     return figure_text(figure, "s") if isinstance(figure, Estimate) else f"unknown: {clean(figure.reason)}"
 
 
-def _print_quality(page: _Page, report: Report) -> None:
+def _print_quality(page: Page, report: Report) -> None:
     found = report.evidence.quality
     if found is None:
         return
@@ -278,7 +288,7 @@ def _print_quality(page: _Page, report: Report) -> None:
     page.rows(f"quality against {clean(found.reference, 80)}" if found.reference else "quality", rows)
 
 
-def _print_findings(page: _Page, report: Report) -> None:
+def _print_findings(page: Page, report: Report) -> None:
     found = facts.findings(report)
     if found:
         page.heading("findings")
@@ -290,7 +300,7 @@ def _print_findings(page: _Page, report: Report) -> None:
         page.rows("waivers", [("", text) for text in waived])
 
 
-def _print_legend(page: _Page, report: Report) -> None:
+def _print_legend(page: Page, report: Report) -> None:
     used = {check.figure.basis for _, check in facts.all_checks(report) if isinstance(check.figure, Estimate)}
     page.rows("where figures come from", [(basis, BASIS_MEANING[basis]) for basis in BASES if basis in used])
     page.line((RANGE_MEANING, "dim"), indent=2)
