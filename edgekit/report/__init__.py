@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from edgekit.errors import EdgekitError
 from edgekit.records import Report
+from edgekit.report.comparing import print_parity, print_quality
 from edgekit.report.junit import render_junit
 from edgekit.report.markdown import render_markdown
 from edgekit.report.sweep import SWEEP_FORMATS, print_sweep, render_sweep
@@ -36,4 +37,13 @@ def render(report: Report, format: str) -> str:  # noqa: A002 - the README's wor
     return FORMATS[format](report)
 
 
-__all__ = ["FORMATS", "SWEEP_FORMATS", "print_sweep", "print_terminal", "render", "render_sweep"]
+__all__ = [
+    "FORMATS",
+    "SWEEP_FORMATS",
+    "print_parity",
+    "print_quality",
+    "print_sweep",
+    "print_terminal",
+    "render",
+    "render_sweep",
+]

@@ -38,13 +38,17 @@ def figures(evidence: Evidence) -> tuple[Shown, ...]:
     if quality is None:
         return ()
     known = quality_of(evidence)
-    rows = (
+    return tuple(replace(row, figure=known) if isinstance(known, Unknown) else row for row in of(quality))
+
+
+def of(quality: Quality) -> tuple[Shown, ...]:
+    """Every figure of a quality record, whatever artifact it is of."""
+    return (
         Shown(label="mean KL divergence", figure=quality.kld_mean, unit="nat"),
         Shown(label="top-1 agreement", figure=quality.top1_agreement, unit="fraction", against=1.0),
         Shown(label="perplexity", figure=quality.perplexity),
         *_against_reference(quality),
     )
-    return tuple(replace(row, figure=known) if isinstance(known, Unknown) else row for row in rows)
 
 
 def _against_reference(quality: Quality) -> tuple[Shown, ...]:
