@@ -106,8 +106,10 @@ def test_hashes(folder: Path) -> None:
     before = open_checkpoint(folder)
     full = hash_checkpoint(before)
     shard = folder / "model.safetensors"
-    text = (folder / "config.json").read_bytes()
-    assert full == hashlib.sha256(text + shard.read_bytes()).hexdigest()
+    names = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+    parts = [(folder / name).read_bytes() for name in names]
+    covered = b"".join(f"{name} {len(part)}\n".encode() + part for name, part in zip(names, parts, strict=True))
+    assert full == hashlib.sha256(covered).hexdigest()
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from checkpoints import CONFIG, QWEN_SPLIT, tokenizer, weights, write_checkpoint
 
-from edgekit.checkpoint import open_checkpoint
+from edgekit import __version__
+from edgekit.checkpoint import hash_checkpoint, open_checkpoint
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.header import read_header
+from edgekit.header.provenance import read_provenance
 from edgekit.quantize.convert import convert
 from edgekit.quantize.convert.plan import plan_tensors
 from edgekit.quantize.convert.settings import read_model
@@ -384,13 +386,21 @@ def test_tokenizer_keys(tmp_path: Path) -> None:
 
 
 def test_a_tied_head_that_was_saved_is_left_out(tmp_path: Path) -> None:
-    header = read_header(
-        convert(
-            open_checkpoint(write_checkpoint(tmp_path / "tied", config={"tie_word_embeddings": True})),
-            tmp_path / "tied.gguf",
-        )
-    )
-    assert header.tied_embedding
+    tied = {"tie_word_embeddings": True}
+    tensors = weights()
+    folder = write_checkpoint(tmp_path / "two", config=tied, tensors=tensors)
+    assert "`lm_head.weight` is not the embedding" in refusal(folder).message
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "tied", config=tied, tensors=tensors))
+    assert read_header(convert(checkpoint, tmp_path / "tied.gguf")).tied_embedding
+
+
+def test_the_file_names_its_checkpoint(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "checkpoint"))
+    found = read_provenance(read_header(convert(checkpoint, tmp_path / "model.gguf")))
+    assert found is not None
+    assert found.checkpoint_sha256 == hash_checkpoint(checkpoint)
+    assert found.edgekit_version == __version__
 
 
 def test_memory_stays_small_for_a_large_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ from edgekit.progress import Progress, silent
 MAX_CONFIG_BYTES, MAX_INDEX_BYTES, MAX_SHARDS = 16 * 2**20, 64 * 2**20, 1024
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_HASH_STEP_BYTES = 8 * 2**20
+_HASH_STEP_BYTES = 2**20
+_HASHED = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja", INDEX)
 
 TokenizerFiles = Literal["tokenizer.json", "tokenizer.model", "none"]
 
@@ -100,15 +101,23 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def hash_checkpoint(checkpoint: Checkpoint, *, progress: Progress = silent) -> str:
-    """sha256 over `config.json` and every byte of the shards, in order: a pass over the weights."""
-    digest = hashlib.sha256(checkpoint.config_json.encode())
-    total, done = sum(shard.stat().st_size for shard in checkpoint.shards), 0
-    for shard in checkpoint.shards:
-        with shard.open("rb") as file:
-            while piece := file.read(_HASH_STEP_BYTES):
-                digest.update(piece)
-                done += len(piece)
-                progress("hashing the checkpoint", done, total)
+    """sha256 over all that a conversion reads, weights and tokenizer included: name and size of each file, then its
+    bytes. A pass over the weights. Raises EdgekitError where a file cannot be read.
+    """
+    digest, done = hashlib.sha256(), 0
+    files = [path for name in _HASHED if (path := checkpoint.path / name).is_file()] + list(checkpoint.shards)
+    try:
+        sizes = [file.stat().st_size for file in files]
+        for path, size in zip(files, sizes, strict=True):
+            digest.update(f"{path.name} {size}\n".encode())
+            with path.open("rb") as file:
+                while piece := file.read(_HASH_STEP_BYTES):
+                    digest.update(piece)
+                    done += len(piece)
+                    progress("hashing the checkpoint", done, sum(sizes))
+    except OSError as error:
+        reason = (error.strerror or "failed").lower()
+        raise EdgekitError(f"cannot read the checkpoint ({reason}): `{checkpoint.path}`") from None
     return digest.hexdigest()
 
 

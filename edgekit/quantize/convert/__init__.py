@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from threading import Event
+from typing import Any, BinaryIO, get_args
 
 from edgekit import __version__
-from edgekit.checkpoint import Checkpoint, shown
+from edgekit.checkpoint import Checkpoint, hash_checkpoint, shown
 from edgekit.errors import EdgekitError, import_extra
 from edgekit.files import replacing
+from edgekit.header.provenance import PROVENANCE_KEYS
 from edgekit.progress import Progress, silent
 from edgekit.quantize.convert.plan import Planned, Type, plan_tensors
 from edgekit.quantize.convert.settings import Model, read_model
@@ -21,6 +26,7 @@ TYPES: tuple[Type, ...] = get_args(Type)
 _FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32}  # llama_ftype in llama.h
 _HEADER_ROOM_BYTES = 64 * 2**20
 _QUANTIZATION_VERSION = 2
+_PENDING = "sha256 of the checkpoint: not known yet".ljust(64)
 
 
 def convert(
@@ -29,11 +35,13 @@ def convert(
     *,
     type: Type = "f16",  # noqa: A002 - as llama.cpp calls it
     force: bool = False,
+    sha256: str = "",
     progress: Progress = silent,
 ) -> Path:
     """Write `checkpoint` as the GGUF `out` and give `out`: matrices in `type`, norms and biases in float32.
 
-    The same checkpoint and type give the same bytes. Peak memory is the tokenizer plus some 100 MB, whatever the size
+    `sha256` is what `hash_checkpoint` gave, where the caller knows it; else it is computed beside the conversion. The
+    same checkpoint and type give the same bytes. Peak memory is the tokenizer plus some 100 MB, whatever the size
     of the model. The file appears whole or not at all. Raises EdgekitError for an architecture, setting, tokenizer or
     tensor that cannot be carried over exactly, for weights that are not finite, an existing `out` without `force`,
     and too little disk.
@@ -46,13 +54,39 @@ def convert(
     tensors = plan_tensors(checkpoint, model, type)
     vocabulary = read_vocabulary(checkpoint, model.rows)
     _check_space(out, sum(padded(tensor.size_bytes) for tensor in tensors) + _HEADER_ROOM_BYTES)
-    with replacing(out) as temporary:
+    with replacing(out) as temporary, _hashing(checkpoint, sha256) as hashed:
         _write_header(temporary, checkpoint, model, vocabulary, tensors, type)
         with temporary.open("r+b", buffering=0) as file:
             end = file.seek(0, 2)
             file.write(bytes(-end % ALIGNMENT_BYTES))
             write_tensors(file, tensors, progress)
+            _fill_in(file, end, hashed.result())
     return out
+
+
+@contextmanager
+def _hashing(checkpoint: Checkpoint, known: str) -> Iterator[Future[str]]:
+    """The checkpoint's hash, computed in a thread beside the conversion and given up when that fails."""
+    failed = Event()
+
+    def while_needed(stage: str, done: float, total: float, detail: str = "") -> None:
+        if failed.is_set():
+            raise EdgekitError("the conversion has failed")
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool.submit(lambda: known or hash_checkpoint(checkpoint, progress=while_needed))
+        except BaseException:
+            failed.set()
+            raise
+
+
+def _fill_in(file: BinaryIO, header_bytes: int, digest: str) -> None:
+    """Put the checkpoint's hash where the header keeps room for it."""
+    file.seek(0)
+    at = file.read(header_bytes).index(_PENDING.encode())
+    file.seek(at)
+    file.write(digest.encode())
 
 
 def _write_header(
@@ -90,8 +124,8 @@ def _add_general(writer: Any, checkpoint: Checkpoint, vocabulary: Vocabulary, to
     writer.add_name(shown(checkpoint.path.resolve().name, 200))
     writer.add_file_type(_FILE_TYPES[to])
     writer.add_quantization_version(_QUANTIZATION_VERSION)
-    writer.add_string("edgekit.version", __version__)
-    writer.add_string("edgekit.checkpoint_sha256", checkpoint.sha256)
+    writer.add_string(PROVENANCE_KEYS["edgekit_version"], __version__)
+    writer.add_string(PROVENANCE_KEYS["checkpoint_sha256"], _PENDING)
     if vocabulary.notes:
         writer.add_array("edgekit.conversion_notes", list(vocabulary.notes))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
-from edgekit.checkpoint import Checkpoint, StoredTensor, shown
+from edgekit.checkpoint import Checkpoint, StoredTensor, read_rows, shown
 from edgekit.checkpoint.weights import stored_type
 from edgekit.errors import EdgekitError, import_extra
 from edgekit.header.ggml import BLOCK
@@ -16,6 +16,8 @@ from edgekit.quantize.convert.settings import Model
 Type = Literal["f32", "f16", "bf16"]
 _LEFTOVERS = ("rotary_emb.inv_freq", "attn.masked_bias", "attn.bias")
 """Buffers that old checkpoints saved and no one reads."""
+
+_COMPARED_VALUES = 4 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,8 +140,23 @@ def _check_leftovers(checkpoint: Checkpoint, model: Model, others: list[StoredTe
         if tensor.name.endswith(_LEFTOVERS):
             continue
         if tensor.name == "lm_head.weight" and model.tied:
-            continue  # saved although tied: transformers loads the embedding over it
+            _check_tied(checkpoint, tensor)
+            continue
         _refuse(checkpoint, f"tensor `{shown(tensor.name)}` has no place in a `{model.architecture}` model")
+
+
+def _check_tied(checkpoint: Checkpoint, head: StoredTensor) -> None:
+    """A head that was saved although tied is left out when it is the embedding. Versions of transformers differ on
+    which of two they load, so two are refused.
+    """
+    table = checkpoint.tensor("model.embed_tokens.weight")
+    step = max(_COMPARED_VALUES // math.prod(table.shape[1:]), 1)
+    same = head.shape == table.shape and head.dtype == table.dtype
+    for first in range(0, table.shape[0] if same else 0, step):
+        count = min(step, table.shape[0] - first)
+        same = same and read_rows(head, first, count).tobytes() == read_rows(table, first, count).tobytes()
+    if not same:
+        _refuse(checkpoint, "`tie_word_embeddings` is true and `lm_head.weight` is not the embedding")
 
 
 def _refuse(checkpoint: Checkpoint, reason: str) -> NoReturn:
