@@ -7,7 +7,7 @@ the exception in the small: two files may hold the same common line, never the s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count, islice
 
@@ -20,13 +20,13 @@ SPLITS: tuple[Split, ...] = ("train", "calibration", "evaluation")
 
 DEFAULT_CALIBRATION_CHARACTERS = 240_000
 
-_DOCUMENTS = {
+_DOCUMENTS: dict[str, Callable[..., Iterator[str]]] = {
     "factual": partial(facts.documents, domain="factual"),
     "reasoning": reasoning.documents,
     "coding": coding.documents,
     "conservation": partial(facts.documents, domain="conservation"),
 }
-_ITEMS = {
+_ITEMS: dict[str, Callable[..., Iterator[Item]]] = {
     "factual": partial(facts.items, domain="factual"),
     "reasoning": reasoning.items,
     "coding": coding.items,

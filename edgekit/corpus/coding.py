@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from edgekit.corpus.exercises import Drawer, Exercise, draw, near
+from edgekit.corpus.exercises import Drawer, Exercise, draw, draw_items, near
 from edgekit.corpus.item import Item, Split, dice, split_of
 from edgekit.errors import EdgekitError
 
@@ -31,18 +31,18 @@ def documents(split: Split, seed: int) -> Iterator[str]:
     random = dice("documents", "coding", seed)
     excerpts = [piece for path, source in _sources() if split_of(path) == split for piece in _excerpts(source)]
     random.shuffle(excerpts)
-    questions = items(split, seed)
+    questions = draw(DRAWERS, split, "coding", seed)
     for at, excerpt in enumerate(excerpts):
         yield excerpt
         if at % EXCERPTS_PER_PAGE == EXCERPTS_PER_PAGE - 1:
-            page = "\n".join(item.line for item, _ in zip(questions, range(QUESTIONS_PER_PAGE), strict=False))
+            page = [exercise.line for (_, exercise), _ in zip(questions, range(QUESTIONS_PER_PAGE), strict=False)]
             if page:
-                yield page
+                yield "\n".join(page)
 
 
 def items(split: Split, seed: int) -> Iterator[Item]:
     """One pass of different questions; the answers are computed by Python itself."""
-    return draw(DRAWERS, split, "coding", seed)
+    return draw_items(DRAWERS, split, "coding", seed)
 
 
 @cache

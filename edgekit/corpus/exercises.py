@@ -21,12 +21,20 @@ class Exercise:
     answer: str
     wrong: tuple[str, ...]
 
+    @property
+    def prompt(self) -> str:
+        return f"{self.question} Answer:"
+
+    @property
+    def line(self) -> str:
+        return f"{self.prompt} {self.answer}"
+
 
 Drawer = Callable[[Random], Exercise]
 
 
-def draw(drawers: dict[str, Drawer], split: Split, domain: str, seed: int) -> Iterator[Item]:
-    """Up to PER_PASS different exercises of `split`, templates mixed evenly, in seeded order."""
+def draw(drawers: dict[str, Drawer], split: Split, domain: str, seed: int) -> Iterator[tuple[str, Exercise]]:
+    """Up to PER_PASS different exercises of `split` and their templates' names, mixed evenly, in seeded order."""
     random = dice("exercises", domain, split, seed)
     seen: set[str] = set()
     names = tuple(drawers)
@@ -36,23 +44,34 @@ def draw(drawers: dict[str, Drawer], split: Split, domain: str, seed: int) -> It
         if split_of(f"{name}|{exercise.key}") != split or exercise.question in seen:
             continue
         seen.add(exercise.question)
-        yield _item(domain, name, exercise)
+        yield name, exercise
         if len(seen) == PER_PASS:
             return
 
 
-def _item(domain: str, template: str, exercise: Exercise) -> Item:
-    prompt = f"{exercise.question} Answer:"
-    choices = list(dict.fromkeys((exercise.answer, *exercise.wrong)))[:4]
-    dice("choices", prompt).shuffle(choices)
-    return Item(
-        id=item_id(domain, f"{prompt} {exercise.answer}"),
-        domain=domain,
-        template=template,
-        prompt=prompt,
-        answer=exercise.answer,
-        choices=tuple(choices),
-    )
+def draw_items(drawers: dict[str, Drawer], split: Split, domain: str, seed: int) -> Iterator[Item]:
+    """The same exercises as items."""
+    for template, exercise in draw(drawers, split, domain, seed):
+        choices = list(dict.fromkeys((exercise.answer, *exercise.wrong)))[:4]
+        dice("choices", exercise.prompt).shuffle(choices)
+        yield Item(
+            id=item_id(domain, exercise.line),
+            domain=domain,
+            template=template,
+            prompt=exercise.prompt,
+            answer=exercise.answer,
+            choices=tuple(choices),
+        )
+
+
+def draw_pages(drawers: dict[str, Drawer], split: Split, domain: str, seed: int, *, lines: int) -> Iterator[str]:
+    """The same exercises as pages of `lines` lines."""
+    page: list[str] = []
+    for _, exercise in draw(drawers, split, domain, seed):
+        page.append(exercise.line)
+        if len(page) == lines:
+            yield "\n".join(page)
+            page = []
 
 
 def near(answer: int, random: Random) -> tuple[str, ...]:

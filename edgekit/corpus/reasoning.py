@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import permutations
 from random import Random
 
-from edgekit.corpus.exercises import Drawer, Exercise, draw, near
+from edgekit.corpus.exercises import Drawer, Exercise, draw_items, draw_pages, near
 from edgekit.corpus.item import Item, Split
 
 NAMES = ("Ana", "Ben", "Chi", "Dora", "Emil", "Fatou", "Goro", "Hana", "Ivo", "Jun", "Kofi", "Lena", "Mira", "Nils")
@@ -16,17 +16,12 @@ LINES_PER_DOCUMENT = 10
 
 def items(split: Split, seed: int) -> Iterator[Item]:
     """One pass of different exercises."""
-    return draw(DRAWERS, split, "reasoning", seed)
+    return draw_items(DRAWERS, split, "reasoning", seed)
 
 
 def documents(split: Split, seed: int) -> Iterator[str]:
     """The same exercises, ten lines to a page."""
-    page: list[str] = []
-    for item in items(split, seed):
-        page.append(item.line)
-        if len(page) == LINES_PER_DOCUMENT:
-            yield "\n".join(page)
-            page = []
+    return draw_pages(DRAWERS, split, "reasoning", seed, lines=LINES_PER_DOCUMENT)
 
 
 def _sum(random: Random) -> Exercise:

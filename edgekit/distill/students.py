@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,6 +91,8 @@ def _cached(recipe: Recipe, kind: str, progress: Progress) -> Path:
         return folder
     with _locked(folder):
         if not (folder / RECORD).is_file():  # another process may have made it while this one waited
+            for killed in folder.parent.glob(f".{folder.name}.*.partial"):  # its maker held this lock
+                shutil.rmtree(killed, ignore_errors=True)
             with replacing_folder(folder, force=True) as temporary:
                 _make(recipe, kind, temporary, progress)
     return folder

@@ -81,7 +81,7 @@ def next_token(model: torch.nn.Module, token_ids: Sequence[int], *, length: int,
     total, right, count = 0.0, 0, 0
     model.eval()
     with torch.no_grad():
-        for inputs in windows.split(batch):
+        for inputs in torch.split(windows, batch):
             logits = model(input_ids=inputs[:, :-1], use_cache=False).logits.float()
             targets = inputs[:, 1:]
             total += float(_loss(logits, targets)) * targets.numel()
@@ -107,10 +107,9 @@ def bfloat16_is_native() -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
 
 
-def _loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def _loss(logits: torch.Tensor, targets: torch.Tensor) -> Any:
     functional = import_extra("torch.nn.functional", extra="distill")
-    loss: torch.Tensor = functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
-    return loss
+    return functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
 def _autocast(torch: Any) -> AbstractContextManager[Any]:

@@ -1,0 +1,191 @@
+"""Students and their tokenizers: formats that transformers opens, weights that have learned, one maker at a time."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from students import RECIPES, random_student, tiny_student
+
+for module in ("torch", "transformers", "tokenizers", "sentencepiece"):
+    pytest.importorskip(module, reason="edgekit[distill,quantize] is not installed")
+
+from edgekit import corpus  # noqa: E402
+from edgekit.distill import Recipe, make_student, students  # noqa: E402
+from edgekit.distill import random_student as make_random  # noqa: E402
+from edgekit.distill.students import RECORD, cache_dir  # noqa: E402
+from edgekit.distill.tokenizing import LLAMA3_PATTERN, QWEN2_PATTERN  # noqa: E402
+from edgekit.errors import EdgekitError  # noqa: E402
+
+MICRO = replace(
+    RECIPES["llama"],
+    name="micro",
+    hidden=32,
+    layers=1,
+    heads=2,
+    kv_heads=1,
+    head_dim=16,
+    ffn=32,
+    vocabulary=320,
+    characters=0,
+    steps=60,
+    batch=4,
+    length=64,
+    learning_rate=1e-2,
+)
+
+
+def open_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # transformers leaves config.json open
+        return AutoTokenizer.from_pretrained(folder)
+
+
+def open_model(folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "edgekit" / "students"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["qwen3", "llama"])
+def test_a_tiny_student_has_learned(architecture: str) -> None:
+    report = json.loads((tiny_student(architecture) / RECORD).read_text(encoding="utf-8"))
+    assert 1e6 < report["parameters"] < 3e6
+    assert report["held_out"]["loss"] < 0.7 * report["held_out_unigram_entropy"]
+    assert report["held_out"]["top1"] > 0.25
+
+
+@pytest.mark.parametrize("architecture", list(RECIPES))
+def test_transformers_opens_every_architecture_and_its_norms_are_no_ones(architecture: str) -> None:
+    import torch
+
+    folder = random_student(architecture)
+    model = open_model(folder)
+    assert model.config.model_type == RECIPES[architecture].architecture
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            assert float(parameter.min()) > 0.2, name
+            assert float(parameter.max()) < 0.8, name
+            assert float(parameter.std()) > 0.05, name
+    with torch.no_grad():
+        logits = model(torch.tensor([[5, 300, 77, 900]])).logits
+    assert logits.shape == (1, 4, RECIPES[architecture].vocabulary)
+    assert 0.1 < float(logits.std()) < 10
+
+
+@pytest.mark.parametrize("architecture", list(RECIPES))
+def test_transformers_reads_the_tokenizer_as_the_file_says(architecture: str) -> None:
+    from tokenizers import Tokenizer
+
+    folder = random_student(architecture)
+    tokenizer, auto = Tokenizer.from_file(str(folder / "tokenizer.json")), open_tokenizer(folder)
+    assert tokenizer.get_vocab_size() == RECIPES[architecture].vocabulary - RECIPES[architecture].spare
+    text = (
+        corpus.text("evaluation", characters=8_000) + "\n\n  ünï ✓ 日本\t\t<|im_start|><eos></s> 12345 I'LL don't\r\n"
+    )
+    assert auto.encode(text) == tokenizer.encode(text).ids
+    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids, skip_special_tokens=False) == text
+    said = auto.apply_chat_template([{"role": "user", "content": "hi there"}], tokenize=False)
+    assert "hi there" in said
+    assert len(said) > 15
+
+
+def test_pre_tokenizers_are_the_published_ones() -> None:
+    def first_step(architecture: str) -> Any:
+        saved = json.loads((random_student(architecture) / "tokenizer.json").read_text(encoding="utf-8"))
+        return saved["pre_tokenizer"]["pretokenizers"][0]
+
+    assert first_step("qwen2")["pattern"] == {"Regex": QWEN2_PATTERN}
+    assert first_step("llama")["pattern"] == {"Regex": LLAMA3_PATTERN}
+    assert first_step("llama-tied") == {"type": "Digits", "individual_digits": True}
+
+
+@pytest.mark.parametrize("architecture", ["llama-spm", "gemma3"])
+def test_tokenizer_json_says_what_sentencepiece_says(architecture: str) -> None:
+    import sentencepiece
+    from tokenizers import Tokenizer
+
+    folder = random_student(architecture)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    lines = [line for line in corpus.text("evaluation", characters=60_000).splitlines() if line.strip()]
+    assert len(lines) > 500
+    differing = [line for line in lines if tokenizer.encode(line, add_special_tokens=False).ids != model.encode(line)]
+    # ties between merges of one score are broken by place in one and by length in the other
+    assert len(differing) <= 0.01 * len(lines), differing[:3]
+
+
+def test_a_student_is_made_once(own_cache: Path) -> None:
+    told: list[str] = []
+    folder = make_student(MICRO, progress=lambda stage, done, total, detail="": told.append(stage))
+    assert len(told) == MICRO.steps
+    assert make_student(MICRO, progress=lambda *_: told.append("again")) == folder
+    assert len(told) == MICRO.steps
+    assert folder.parent == own_cache
+    assert json.loads((folder / RECORD).read_text(encoding="utf-8"))["held_out"]["top1"] > 0.1
+    assert make_student(replace(MICRO, steps=61)) != folder
+
+
+def test_the_same_recipe_gives_the_same_bytes(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = make_student(MICRO)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    second = make_student(MICRO)
+    assert first != second
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_a_student_that_has_not_learned_is_refused_and_leaves_nothing(own_cache: Path) -> None:
+    with pytest.raises(EdgekitError, match=r"did not learn: held-out loss .* nats against an entropy of .*: `micro`"):
+        make_student(replace(MICRO, steps=1, learning_rate=1e-6))
+    assert [path.name for path in own_cache.iterdir() if path.suffix != ".lock"] == []
+
+
+def test_what_a_killed_maker_left_is_cleared(own_cache: Path) -> None:
+    folder = make_random(MICRO)
+    left = own_cache / f".{folder.name}.abcd.partial"
+    left.mkdir()
+    (folder / RECORD).unlink()
+    assert make_random(MICRO) == folder
+    assert not left.exists()
+
+
+def test_weights_are_saved_as_asked(own_cache: Path) -> None:
+    import torch
+
+    folder = make_random(replace(MICRO, dtype="bfloat16"))
+    assert {parameter.dtype for parameter in open_model(folder).parameters()} == {torch.bfloat16}
+    assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["dtype"] == "bfloat16"
+
+
+def test_a_changed_corpus_is_another_student(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = students._key(MICRO)
+    monkeypatch.setattr(students.corpus, "text", lambda *_, **__: "other text")
+    assert students._key(MICRO) != before
+
+
+def test_an_unwritable_cache_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert cache_dir() == tmp_path / "file" / "edgekit" / "students"
+    with pytest.raises(EdgekitError, match="cannot write to the cache of students") as failure:
+        make_random(MICRO)
+    assert "XDG_CACHE_HOME" in failure.value.hint
+
+
+def test_a_recipe_is_plain_data() -> None:
+    assert isinstance(MICRO, Recipe)
+    json.dumps(students.asdict(MICRO))

@@ -1,0 +1,100 @@
+"""The training loop on models whose right answer is known."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="edgekit[distill] is not installed")
+
+from edgekit.distill import next_token, train_causal, unigram_entropy  # noqa: E402
+from edgekit.distill.training import WARMUP, _rate, _windows  # noqa: E402
+from edgekit.errors import EdgekitError  # noqa: E402
+
+
+class Bigram(torch.nn.Module):
+    """The logits of the next token are a row of a table."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.zeros(tokens, tokens))
+
+    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.table[input_ids])
+
+
+CYCLE = [0, 3, 1, 2] * 200
+
+
+def train(seed: int = 1, **changes: object) -> tuple[Bigram, tuple[float, ...]]:
+    model = Bigram(5)
+    settings = {"steps": 60, "batch": 4, "length": 16, "learning_rate": 0.2} | changes
+    return model, train_causal(model, CYCLE, seed=seed, **settings)
+
+
+def test_it_learns_what_follows_what() -> None:
+    model, losses = train()
+    assert losses[0] == pytest.approx(math.log(5), rel=1e-2)
+    assert losses[-1] < 0.1
+    score = next_token(model, CYCLE, length=16)
+    assert score.top1 == 1.0
+    assert score.loss == pytest.approx(losses[-1], abs=0.05)
+
+
+def test_the_same_seed_gives_the_same_losses() -> None:
+    uneven = [0, 3, 1, 2] * 100 + [4, 4, 1, 0] * 100
+    runs = [train_causal(Bigram(5), uneven, steps=20, batch=2, length=16, learning_rate=0.1, seed=s) for s in (1, 1, 2)]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_every_window_is_seen_once_before_any_is_seen_again() -> None:
+    ids = torch.arange(161)
+    windows = _windows(ids, 16, 3, seed=5)
+    first_tokens = [int(token) for _ in range(10) for token in next(windows)[:, 0]]
+    assert sorted(first_tokens[:10]) == sorted(first_tokens[10:20]) == list(range(0, 160, 16))
+    assert first_tokens[:10] != first_tokens[10:20]
+
+
+def test_each_token_is_foretold_once_in_a_text_of_whole_windows() -> None:
+    assert next_token(Bigram(5), CYCLE[:161], length=16).tokens == 160
+    assert next_token(Bigram(5), CYCLE[:175], length=16).tokens == 160
+
+
+def test_an_untrained_model_scores_chance() -> None:
+    score = next_token(Bigram(5), CYCLE, length=16)
+    assert score.loss == pytest.approx(math.log(5), rel=1e-6)
+
+
+def test_unigram_entropy_of_known_mixtures() -> None:
+    assert unigram_entropy([1, 2, 3, 4]) == pytest.approx(math.log(4))
+    assert unigram_entropy([7, 7, 7]) == 0
+    assert unigram_entropy([0, 0, 0, 1]) == pytest.approx(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
+
+
+def test_the_rate_rises_and_falls_to_a_tenth() -> None:
+    rates = [_rate(step, 200) for step in range(200)]
+    peak = round(200 * WARMUP) - 1
+    assert rates[peak] == max(rates) == 1.0
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[-1] == pytest.approx(0.1, abs=0.01)
+
+
+def test_progress_counts_the_steps() -> None:
+    told: list[tuple[str, float, float]] = []
+    train(steps=3, progress=lambda stage, done, total, detail="": told.append((stage, done, total)))
+    assert told == [("train", 1, 3), ("train", 2, 3), ("train", 3, 3)]
+
+
+def test_a_text_shorter_than_a_window_is_refused() -> None:
+    with pytest.raises(EdgekitError, match="16 tokens, fewer than one window of `17`"):
+        next_token(Bigram(5), CYCLE[:16], length=16)
+
+
+def test_a_loss_that_is_no_number_stops_the_training() -> None:
+    model = Bigram(5)
+    with torch.no_grad():
+        model.table[0, 0] = math.inf
+    with pytest.raises(EdgekitError, match=r"diverged at step 1 of 9 with learning rate `0.2`"):
+        train_causal(model, CYCLE, steps=9, batch=4, length=16, learning_rate=0.2)
