@@ -68,6 +68,23 @@ def _read_header(path: Path) -> Header:
     )
 
 
+def tensor_offsets(path: Path) -> tuple[int, ...]:
+    """The byte of the GGUF file at `path` where each tensor's data begins, in its header's order. Raises EdgekitError
+    as `read_header` does.
+    """
+    try:
+        shard, _, _ = _read_shard(path, 0)
+    except Unusable as reason:
+        raise EdgekitError(f"not a usable model file ({reason}): `{path}`", hint=HINT) from None
+    alignment = shard.keys.get("general.alignment", 32)
+    assert isinstance(alignment, int)
+    offsets, at = [], -(-shard.at // alignment) * alignment
+    for tensor in shard.tensors:
+        offsets.append(at)
+        at += -(-tensor.size_bytes // alignment) * alignment
+    return tuple(offsets)
+
+
 def _shard_paths(path: Path, first: Container, count: int) -> list[Path]:
     if count <= 1:
         return [path]

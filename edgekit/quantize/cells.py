@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import ConfigDict
 
+from edgekit.intervals import mean_interval
 from edgekit.records import Estimate, Figure, Unknown
 
 MIN_CHUNKS = 3
@@ -68,6 +69,8 @@ class Sensitivities:
     seconds: float
     base: tuple[float, ...]
     point: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Types that were asked for and that no tensor can take."""
     probes: tuple[Probe, ...]
     cells: tuple[Cell, ...]
     extension_error: float | None = None
@@ -98,28 +101,9 @@ def total_kld(found: Sensitivities, cells: Iterable[Cell]) -> Figure:
 
 
 def mean_over_chunks(chunks: Sequence[float], note: str = "") -> Figure:
-    """Mean with a 90 % range from Student's t over the chunks; never below zero."""
-    if len(chunks) < MIN_CHUNKS:
+    """Mean with its 90 % range over the chunks of the text; never below zero."""
+    ends = mean_interval(chunks) if len(chunks) >= MIN_CHUNKS else None
+    if ends is None:
         return Unknown(reason=f"too few chunks of text for a range: {len(chunks)}", settle="give a longer text")
-    mean = math.fsum(chunks) / len(chunks)
-    variance = math.fsum((one - mean) ** 2 for one in chunks) / (len(chunks) - 1)
-    half = _student_95(len(chunks) - 1) * math.sqrt(variance / len(chunks))
-    return Estimate(
-        value=max(mean, 0.0),
-        low=max(mean - half, 0.0),
-        high=max(mean + half, 0.0),
-        basis="measured-here",
-        note=note,
-    )
-
-
-def _student_95(degrees: int) -> float:
-    """The 95 % quantile of Student's t: the expansion of Abramowitz & Stegun 26.7.5, within 2 % from 2 degrees on."""
-    z = 1.6448536269514722
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + math.fsum(term / degrees**power for power, term in enumerate(terms, start=1))
+    low, value, high = (max(one, 0.0) for one in (ends[0], math.fsum(chunks) / len(chunks), ends[1]))
+    return Estimate(value=value, low=min(low, value), high=max(high, value), basis="measured-here", note=note)
