@@ -143,7 +143,9 @@ def main() -> int:
         return 0
     artifact = open_artifact((arguments.artifact or cached_stand_in("nano-1.5b", "q4_0")).resolve())
     reference = open_artifact((arguments.reference or cached_stand_in("nano-1.5b", "q8_0")).resolve())
-    text = read_text(arguments.text) if arguments.text else corpus_text("evaluation", characters=4000 * arguments.chunks)
+    text = (
+        read_text(arguments.text) if arguments.text else corpus_text("evaluation", characters=4000 * arguments.chunks)
+    )
     before, pairs = read_counters(), []
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "text"

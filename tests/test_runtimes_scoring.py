@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -249,18 +249,18 @@ def scored(chunk=0, tokens=31, nll_nano=9, reference_nll_nano=9, kld_nano=9, top
 
 
 @pytest.fixture
-def lie(tmp_path: Path, tiny_gguf: Path) -> Iterator[Callable[[str], list[ScoredChunk]]]:
-    def run(body: str, *, reference: bool = True) -> list[ScoredChunk]:
+def lie(tmp_path: Path, tiny_gguf: Path) -> Callable[..., list[ScoredChunk]]:
+    def run(body: str, *, reference: bool = True, timeout_s: float = 20) -> list[ScoredChunk]:
         script = tmp_path / "rogue.py"
         script.write_text(PRELUDE + textwrap.dedent(body), encoding="utf-8")
         command = [sys.executable, "-I", "-S", str(script)]
         other = tiny_gguf if reference else None
         with runtimes.open_scorer(
-            tiny_gguf, other, SETTINGS, text=TEXT, vocabulary=1024, command=command, timeout_s=5
+            tiny_gguf, other, SETTINGS, text=TEXT, vocabulary=1024, command=command, timeout_s=timeout_s
         ) as scorer:
             return list(scorer.scores())
 
-    yield run
+    return run
 
 
 def test_an_honest_process_passes(lie: Callable[..., list[ScoredChunk]]) -> None:
@@ -301,8 +301,8 @@ def test_without_a_reference_there_is_nothing_to_diverge_from(lie: Callable[...,
     assert caught.value.finding.code == "worker-protocol"
 
 
-def test_silence_ends_in_a_time_out(lie: Callable[..., list[ScoredChunk]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_ends_in_a_time_out(lie: Callable[..., list[ScoredChunk]]) -> None:
     with pytest.raises(runtimes.WorkerDied) as caught:
-        lie("up(); counted(); scored(); time.sleep(60)")
+        lie("up(); counted(); scored(); time.sleep(60)", timeout_s=2)
     assert caught.value.finding.code == "worker-timeout"
     assert "chunk 2 of 2" in caught.value.message

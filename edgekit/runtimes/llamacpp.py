@@ -11,7 +11,7 @@ import ctypes
 import os
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -174,15 +174,13 @@ class Session:
             room = -count
         raise SessionRefused("text", f"the tokenizer could not read the text: `{len(data)} bytes`")
 
-    def token_texts(self) -> list[str | None]:
+    def token_texts(self) -> Iterator[str | None]:
         """What each token stands for, as the vocabulary writes it (`Ġthe`, `▁the`, `<0x0A>`); `None` for padding."""
         c, unused = self._c, self._c.LLAMA_TOKEN_ATTR_UNUSED
-        return [
-            None
-            if c.llama_vocab_get_attr(self._words, token) & unused
-            else (c.llama_vocab_get_text(self._words, token) or b"").decode("utf-8", "replace")
-            for token in range(self.vocabulary)
-        ]
+        for token in range(self.vocabulary):
+            text = c.llama_vocab_get_text(self._words, token) or b""
+            padding = c.llama_vocab_get_attr(self._words, token) & unused
+            yield None if padding else text.decode("utf-8", "replace")
 
     def close(self) -> None:
         """Free context and model; the session is unusable afterwards."""

@@ -153,7 +153,10 @@ def open_scorer(
 
 
 def _model(path: Path, settings: Settings) -> dict[str, Any]:
-    return {"runtime": runtime_of(path), "path": str(path.absolute()), "settings": asdict(settings)}
+    runtime = runtime_of(path)
+    if runtime != "llamacpp":  # others hold the logits of a whole ubatch
+        settings = replace(settings, ubatch_tokens=min(settings.ubatch_tokens, settings.output_rows))
+    return {"runtime": runtime, "path": str(path.absolute()), "settings": asdict(settings)}
 
 
 def _start(child: Child, start: dict[str, Any], models: Sequence[dict[str, Any]]) -> list[Opened]:

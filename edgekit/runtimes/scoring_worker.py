@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -49,7 +49,7 @@ class ScoringSession(TimedSession, Protocol):
         """
         ...
 
-    def token_texts(self) -> list[str | None]:
+    def token_texts(self) -> Iterable[str | None]:
         """What each of `vocabulary` tokens stands for, as the tokenizer's file writes it; `None` for padding."""
         ...
 
@@ -181,7 +181,7 @@ def common_tokens(sessions: Sequence[ScoringSession], text: str) -> list[int]:
     if max(tokens, default=0) >= min(session.vocabulary for session in sessions):
         raise SessionRefused("text", f"the tokenizer gives a token without logits: `{max(tokens)}`")
     if len(sessions) > 1 and tokens != read[1]:
-        texts = sessions[0].token_texts()
+        texts = list(sessions[0].token_texts())
         place, ours, theirs = _first_difference(tokens, read[1])
         raise SessionRefused(
             "text",
@@ -195,7 +195,7 @@ def _opened(session: ScoringSession, tokens: list[int]) -> list[int]:
     return tokens if session.first_token is None else [session.first_token, *tokens]
 
 
-def _compare_vocabularies(ours: Sequence[str | None], theirs: Sequence[str | None]) -> None:
+def _compare_vocabularies(ours: Iterable[str | None], theirs: Iterable[str | None]) -> None:
     """Qwen pads 151 665 tokens to 151 936 in small models and 152 064 in large ones: padding may differ in length."""
     place, one, other = _first_difference(ours, theirs)
     if place < 0:
@@ -207,7 +207,7 @@ def _compare_vocabularies(ours: Sequence[str | None], theirs: Sequence[str | Non
     )
 
 
-def _first_difference(ours: Sequence[Any], theirs: Sequence[Any]) -> tuple[int, Any, Any]:
+def _first_difference(ours: Iterable[Any], theirs: Iterable[Any]) -> tuple[int, Any, Any]:
     """(place, ours, theirs), `None` beyond the end of one; place −1 when they are the same."""
     for place, (one, other) in enumerate(zip_longest(ours, theirs)):
         if _plain(one) != _plain(other):

@@ -1,0 +1,244 @@
+"""`evaluate` and `compare_outputs` on students that have learned something, and the figures made of raw chunks."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from bench_fakes import artifact as fake_artifact
+from bench_fakes import header as fake_header
+from students import tiny_student
+
+from edgekit import corpus, open_artifact
+from edgekit.bench import compare_outputs, evaluate, evaluating
+from edgekit.checkpoint import open_checkpoint
+from edgekit.errors import EdgekitError, ExitCode
+from edgekit.files import read_text
+from edgekit.quantize.convert import convert
+from edgekit.quantize.llama_quantize import quantize_gguf
+from edgekit.records import Artifact, Estimate, Figure, Quality, ScoredChunk, Settings, Unknown
+from edgekit.storage import from_json, to_json
+
+SETTINGS = Settings(repack=False)
+CHUNKS = 4
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    return corpus.text("evaluation", characters=40_000)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    folder = tmp_path_factory.mktemp("student")
+    return open_artifact(convert(open_checkpoint(tiny_student("qwen3")), folder / "full-f16.gguf", type="f16"))
+
+
+def quantized(full: Artifact, type: str) -> Artifact:  # noqa: A002  (as `quantize_gguf` calls it)
+    path = Path(full.path)
+    return open_artifact(quantize_gguf(path, path.with_name(f"student-{type}.gguf"), type, threads=2, force=True))
+
+
+def value(figure: Figure) -> float:
+    assert isinstance(figure, Estimate), figure
+    assert figure.basis == "measured-here"
+    return figure.value
+
+
+def run(artifact: Artifact, reference: Artifact | None, text: str, **options: Any) -> Quality:
+    options = {"context_tokens": 256, "chunks": CHUNKS, "threads": 2, "settings": SETTINGS, **options}
+    return evaluate(artifact, reference, text, **options)
+
+
+def test_fewer_bits_cost_more(full: Artifact, text: str) -> None:
+    fine, coarse = (run(quantized(full, name), full, text, origin="corpus") for name in ("q6_k", "q2_k"))
+    assert 0 < value(fine.kld_mean) < 0.01
+    assert value(coarse.kld_mean) > 5 * value(fine.kld_mean)
+    assert 0.8 < value(coarse.top1_agreement) < value(fine.top1_agreement) < 1
+    assert value(fine.reference_perplexity) == value(coarse.reference_perplexity) > 1
+    assert value(fine.perplexity) == pytest.approx(value(fine.reference_perplexity), rel=0.02)
+    ratio = value(coarse.perplexity) / value(coarse.reference_perplexity)
+    assert value(coarse.perplexity_ratio) == pytest.approx(ratio, rel=1e-9)
+    # paired by chunk, the ratio is known far better than either perplexity
+    assert isinstance(coarse.perplexity_ratio, Estimate)
+    assert isinstance(coarse.perplexity, Estimate)
+    width = coarse.perplexity_ratio.high / coarse.perplexity_ratio.low
+    assert 1 < width < coarse.perplexity.high / coarse.perplexity.low
+
+
+def test_the_record_says_what_was_compared_and_how(full: Artifact, text: str) -> None:
+    small = quantized(full, "q6_k")
+    told: list[tuple[str, float, float, str]] = []
+    quality = run(small, full, text, origin="corpus", progress=lambda *step: told.append((*step, "")[:4]))
+    assert quality.reference == "full-f16.gguf"
+    assert (quality.artifact_sha256, quality.reference_sha256) == (small.sha256, full.sha256)
+    assert (quality.text_origin, quality.context_tokens, len(quality.chunks)) == ("corpus", 256, CHUNKS)
+    assert len(quality.text_sha256) == 64
+    assert quality.text_tokens > CHUNKS * 256
+    assert all(chunk.tokens == 127 for chunk in quality.chunks)
+    assert quality.runtime is not None
+    assert quality.reference_runtime is not None
+    assert quality.runtime.build.startswith("llama.cpp ")
+    assert quality.settings is not None
+    assert not quality.settings.repack
+    assert [finding.code for finding in quality.findings if finding.level == "note"] == ["few-chunks"]
+    assert told[-1][1:3] == (CHUNKS, CHUNKS)
+    assert from_json(to_json(quality), Quality, origin="test") == quality
+
+
+def test_parity_takes_the_first_as_reference(full: Artifact, text: str) -> None:
+    small = quantized(full, "q6_k")
+    parity = compare_outputs(full, small, text, context_tokens=256, chunks=2, threads=2)
+    assert (parity.a, parity.b) == ("full-f16.gguf", "student-q6_k.gguf")
+    assert parity.quality.artifact_sha256 == small.sha256
+    assert value(parity.quality.kld_mean) > 0
+
+
+def test_without_a_reference_there_is_a_perplexity_and_the_rest_is_unknown(full: Artifact, text: str) -> None:
+    quality = run(full, None, text, chunks=2)
+    assert value(quality.perplexity) > 1
+    for figure in (quality.kld_mean, quality.top1_agreement, quality.reference_perplexity, quality.perplexity_ratio):
+        assert isinstance(figure, Unknown)
+        assert "no reference" in figure.reason
+
+
+def test_one_chunk_gives_no_range(full: Artifact, text: str) -> None:
+    quality = run(full, None, text, chunks=1)
+    assert isinstance(quality.perplexity, Unknown)
+    assert "`1`" in quality.perplexity.reason
+    assert quality.chunks[0].nll > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "says"),
+    [
+        ("", {}, "empty"),
+        (" \n\t", {}, "empty"),
+        ("A short text.", {}, "too short"),
+        ("word " * 500, {"chunks": 0}, "at least one chunk"),
+        ("word " * 500, {"context_tokens": 8}, "chunks need"),
+    ],
+)
+def test_what_cannot_be_scored(full: Artifact, words: str, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(EdgekitError, match=says) as caught:
+        run(full, None, words, **options)
+    assert caught.value.code == ExitCode.USAGE
+
+
+def test_models_of_two_tokenizers_are_refused(full: Artifact, text: str, tiny_gguf: Path) -> None:
+    with pytest.raises(EdgekitError, match="vocabularies differ first at token") as caught:
+        run(open_artifact(tiny_gguf), full, text)
+    assert caught.value.code == ExitCode.USAGE
+    assert "builds of one model" in caught.value.hint
+
+
+# ---- texts --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"", "empty"), (b" \n", "empty"), (b"abc\xffdef", "not UTF-8 at byte 3"), ("é".encode("latin-1"), "not UTF-8")],
+)
+def test_texts_that_are_none(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(content)
+    with pytest.raises(EdgekitError, match=says):
+        read_text(path)
+
+
+def test_a_text_is_read_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes("é\r\n\n".encode())
+    assert read_text(path) == "é\r\n\n"
+    with pytest.raises(EdgekitError, match="cannot read text"):
+        read_text(tmp_path / "none.txt")
+
+
+# ---- figures from chunks ------------------------------------------------------------------------------------------
+
+
+def chunk(nats: float = 200.0, **changes: Any) -> ScoredChunk:
+    values = {"tokens": 100, "nll": nats, "reference_nll": 190.0, "kld": 1.0, "top1": 90, **changes}
+    return ScoredChunk(**values)
+
+
+def test_figures_by_hand() -> None:
+    chunks = (chunk(200.0, kld=1.0, top1=90), chunk(220.0, kld=3.0, top1=80), chunk(210.0, kld=2.0, top1=85))
+    assert value(evaluating.perplexity(chunks)) == pytest.approx(math.exp(2.1))
+    assert value(evaluating.reference_perplexity(chunks)) == pytest.approx(math.exp(1.9))
+    assert value(evaluating.perplexity_ratio(chunks)) == pytest.approx(math.exp(0.2))
+    assert value(evaluating.kld_mean(chunks)) == pytest.approx(0.02)
+    assert value(evaluating.top1_agreement(chunks)) == pytest.approx(0.85)
+    kld = evaluating.kld_mean(chunks)
+    assert isinstance(kld, Estimate)
+    # ± t(2) × 0.01 / √3
+    assert (kld.low, kld.high) == pytest.approx((0.02 - 2.920 * 0.01 / 3**0.5, 0.02 + 2.920 * 0.01 / 3**0.5), rel=1e-4)
+
+
+def test_full_agreement_still_has_a_range() -> None:
+    figure = evaluating.top1_agreement([chunk(top1=100)] * 20)
+    assert isinstance(figure, Estimate)
+    assert figure.value == figure.high == 1.0
+    assert figure.low == pytest.approx(1 - 1.6449**2 / (2000 + 1.6449**2), rel=1e-5)
+
+
+def test_a_divergence_is_never_below_nothing() -> None:
+    figure = evaluating.kld_mean([chunk(kld=0.0), chunk(kld=0.0), chunk(kld=0.001)])
+    assert isinstance(figure, Estimate)
+    assert figure.low == 0.0
+
+
+def test_broken_logits_leave_only_the_disagreement() -> None:
+    """A model that gives no numbers must not look better than one that gives bad ones."""
+    chunks = [chunk(), chunk(), chunk(50.0, broken=60, top1=30)]
+    for figure in (evaluating.perplexity(chunks), evaluating.kld_mean(chunks), evaluating.perplexity_ratio(chunks)):
+        assert isinstance(figure, Unknown)
+        assert "no numbers" in figure.reason
+    assert value(evaluating.top1_agreement(chunks)) == pytest.approx(210 / 300)
+
+
+def test_a_perplexity_beyond_all_scales_is_unknown() -> None:
+    figure = evaluating.perplexity([chunk(90_000.0), chunk(95_000.0)])
+    assert isinstance(figure, Unknown)
+    assert "beyond" in figure.reason
+
+
+class FakeScorer(SimpleNamespace):
+    def scores(self) -> Iterator[ScoredChunk]:
+        yield from self.given
+
+    def finish(self) -> None:
+        return None
+
+
+def through(given: list[ScoredChunk], artifact: Artifact) -> Quality:
+    @contextmanager
+    def open_scorer(*paths: Any, **options: Any) -> Iterator[Any]:
+        yield FakeScorer(
+            given=given, chunks=len(given), text_tokens=999, findings=(), runtime=None, reference_runtime=None
+        )
+
+    return evaluate(artifact, artifact, "words", open_scorer=open_scorer)
+
+
+def test_doubts_are_told() -> None:
+    codes = [finding.code for finding in through([chunk(broken=3)] * 12, fake_artifact()).findings]
+    assert codes == ["broken-logits"]
+    stand_in = dataclasses.replace(fake_artifact(), header=dataclasses.replace(fake_header(), stand_in=True))
+    assert [finding.code for finding in through([chunk()] * 12, stand_in).findings] == ["stand-in-quality"]
+    assert [finding.code for finding in through([chunk()] * 9, fake_artifact()).findings] == ["few-chunks"]
+
+
+def test_old_records_of_quality_stay_readable() -> None:
+    """As version 0.1 wrote them: four fields."""
+    figure = '{"value": 1.5, "low": 1.0, "high": 2.0, "basis": "measured-here", "note": ""}'
+    old = f'{{"kind": "quality", "version": 1, "reference": "f16", "perplexity": {figure}, "kld_mean": {figure}, "top1_agreement": {{"reason": "no", "settle": ""}}}}'  # noqa: E501
+    quality = from_json(old, Quality, origin="test")
+    assert quality.chunks == ()
+    assert isinstance(quality.reference_perplexity, Unknown)
