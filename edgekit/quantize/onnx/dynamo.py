@@ -49,6 +49,7 @@ def build(*, report: Report, checkpoint: str, out: str, **_: Any) -> dict[str, A
         output_names=["logits", *(f"present.{name}" for name in names)],
         dynamic_shapes=_dynamic_shapes(len(names)),
     )
+    assert program is not None
     report("writing the graph", 0, 0)
     program.save(str(Path(out) / "model.onnx"), external_data=True)
     with (Path(out) / "genai_config.json").open("w", encoding="utf-8") as file:

@@ -24,7 +24,7 @@ def build(*, report: Report, checkpoint: str, out: str, cache: str, shared: bool
 
     # the builder is written as a program: it imports its parts as top-level modules
     sys.path.insert(0, str(Path(onnxruntime_genai.__file__).parent / "models"))
-    import builder
+    import builder  # type: ignore[import-not-found]
 
     report("building the graph", 0, 0)
     # a cache bounded to the window (gemma 3) needs a runtime that rolls it; a growing one runs anywhere

@@ -22,6 +22,7 @@ DATA_NAME = "model.onnx.data"
 _ALIGNMENT = 4096
 _INLINE_BYTES = 1024
 """Smaller constants stay in the graph, where shape inference reads them."""
+_STEPS_TO_HEAD = 8
 _ACCURACY_LEVEL = 4
 """`MatMulNBits`: activations are quantized to 8 bits block by block, the fast path on CPUs."""
 
@@ -56,6 +57,28 @@ def quantize_graph(*, report: Report, model: str, out: str, tied: bool, recipe: 
     return found
 
 
+class Weight:
+    """A constant matrix as `MatMul` reads it, (inputs, outputs); stored the other way round when `transposed`."""
+
+    def __init__(self, value: Any, *, transposed: bool) -> None:
+        self.value = value
+        self.transposed = transposed
+
+    @property
+    def name(self) -> str:
+        return str(self.value.name)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        first, second = (int(size) for size in self.value.const_value.shape)
+        return (second, first) if self.transposed else (first, second)
+
+    def array(self) -> Any:
+        """A view of the mapped file."""
+        array = self.value.const_value.numpy()
+        return array.T if self.transposed else array
+
+
 class _DataFile:
     """The external data file, written from front to back."""
 
@@ -68,7 +91,7 @@ class _DataFile:
 
         self.file.seek(-self.file.tell() % _ALIGNMENT, 1)
         offset = self.file.tell()
-        self.file.write(memoryview(np.ascontiguousarray(array)).cast("B"))
+        self.file.write(np.ascontiguousarray(array).data.cast("B"))
         return offset, self.file.tell() - offset
 
 
@@ -86,25 +109,26 @@ class _Rewriter:
     def run(self, report: Report, *, tied: bool) -> dict[str, Any]:
         """Replace every product with a constant matrix and the embedding's look-up."""
         head = find_head(self.graph)
-        head_weight = head and head.inputs[1]
-        products = [node for node in self.graph if node.op_type == "MatMul" and constant_matrix(node, 1) is not None]
+        head_weight = None if head is None else weight_of(head)
+        found = [(node, weight_of(node)) for node in self.graph if node.op_type == "MatMul"]
+        products = [(node, weight) for node, weight in found if weight is not None]
         lookup = find_embedding(self.graph)
         if head is None or not products:
             raise EdgekitError("the exported graph has no head to quantize", hint="export it with `--to onnx:fp32`")
-        for index, node in enumerate(products):
+        for index, (node, weight) in enumerate(products):
             report("quantizing", index, len(products))
             if self.recipe.bits:
-                self._to_blocks(node, self.recipe.head_bits if node is head else self.recipe.bits)
+                self._to_blocks(node, weight, self.recipe.head_bits if node is head else self.recipe.bits)
             else:
-                self._to_integers(node)
+                self._to_integers(node, weight)
         shared = False
         if lookup is not None:
             shared = self._quantize_lookup(lookup, head_weight if tied and self.recipe.bits else None)
         return {"tied_table_shared": shared, "embedding_bits": 32 if lookup is None else self.recipe.head_bits}
 
-    def _to_blocks(self, node: Any, bits: int) -> None:
-        rows, columns = constant_matrix(node, 1).shape
-        quants, scales = self._blocks_of(node.inputs[1], bits)
+    def _to_blocks(self, node: Any, weight: Weight, bits: int) -> None:
+        rows, columns = weight.shape
+        quants, scales = self._blocks_of(weight, bits)
         self._replace(
             node,
             "MatMulNBits",
@@ -117,30 +141,31 @@ class _Rewriter:
             accuracy_level=_ACCURACY_LEVEL,
         )
 
-    def _blocks_of(self, weight: Any, bits: int, *, table: bool = False) -> tuple[Any, Any]:
-        """Initializers with quants and scales of a weight (columns are output features; a table's rows are)."""
+    def _blocks_of(self, weight: Weight, bits: int) -> tuple[Any, Any]:
+        """Initializers with the quants and scales of a weight."""
         key = (weight.name, bits)
         if key not in self.done:
-            matrix = weight.const_value.numpy()
-            packed, scales = blocks.quantize_matrix(
-                matrix.T if table else matrix,
-                bits=bits,
-                block_size=self.recipe.block_size,
-                method=self.recipe.method,
-                threads=self.recipe.threads,
-            )
+            packed, scales = self._quantize(weight, bits)
             stored = self._store(f"{weight.name}_Q{bits}", packed), self._store(f"{weight.name}_scales", scales)
             self.done[key] = stored
         return self.done[key]
 
-    def _to_integers(self, node: Any) -> None:
+    def _quantize(self, weight: Weight, bits: int) -> tuple[Any, Any]:
+        return blocks.quantize_matrix(
+            weight.array(),
+            bits=bits,
+            block_size=self.recipe.block_size,
+            method=self.recipe.method,
+            threads=self.recipe.threads,
+        )
+
+    def _to_integers(self, node: Any, weight: Weight) -> None:
         """`x @ w` as `quantize_dynamic` writes it: integers of both, then the product of both scales."""
         import numpy as np
         import onnx_ir as ir
 
-        weight = node.inputs[1]
         if (weight.name, 0) not in self.done:
-            quants, scales = blocks.quantize_columns(weight.const_value.numpy())
+            quants, scales = blocks.quantize_columns(weight.array())
             self.done[(weight.name, 0)] = (
                 self._store(f"{weight.name}_quantized", quants),
                 self._store(f"{weight.name}_scale", scales),
@@ -163,36 +188,40 @@ class _Rewriter:
             )
         return self.activations[value.name]
 
-    def _quantize_lookup(self, node: Any, head_weight: Any) -> bool:
+    def _quantize_lookup(self, node: Any, head_weight: Weight | None) -> bool:
         """Make the embedding blocks of 8 bits, the head's own where `head_weight` is its transpose; whether it was."""
-        import onnx_ir as ir
-
-        weight, bits = node.inputs[0], self.recipe.head_bits
-        count, width = weight.const_value.shape
-        # a padded last block would lie between two rows of the table
-        shared = head_weight is not None and width % self.recipe.block_size == 0
-        quants, scales = self._blocks_of(head_weight if shared else weight, bits, table=not shared)
-        external = quants.const_value
-        flat = ir.ExternalTensor(
-            external.location,
-            external.offset,
-            external.length,
-            ir.DataType.UINT8,
-            shape=ir.Shape([int(count), external.length // int(count)]),
-            name=f"{weight.name}_Q{bits}_table",
-        )
-        table = self._register(flat)
+        weight = Weight(node.inputs[0], transposed=True)
+        # where the last block is padded, the head's rows are longer than the table's
+        shared = head_weight is not None and weight.shape[0] % self.recipe.block_size == 0
+        table, scales = self._shared_table(head_weight) if head_weight and shared else self._own_table(weight)
         self._replace(
             node,
             "GatherBlockQuantized",
             [table, node.inputs[1], scales],
-            suffix=f"_Q{bits}",
+            suffix=f"_Q{self.recipe.head_bits}",
             gather_axis=0,
             quantize_axis=1,
             block_size=self.recipe.block_size,
-            bits=bits,
+            bits=self.recipe.head_bits,
         )
         return shared
+
+    def _shared_table(self, head_weight: Weight) -> tuple[Any, Any]:
+        """The head's quants once more, as rows: another initializer over the same bytes of the data file."""
+        import onnx_ir as ir
+
+        quants, scales = self._blocks_of(head_weight, self.recipe.head_bits)
+        stored, count = quants.const_value, head_weight.shape[1]
+        name = f"{stored.name}_table"
+        shape = ir.Shape([count, stored.length // count])
+        table = ir.ExternalTensor(DATA_NAME, stored.offset, stored.length, stored.dtype, shape=shape, name=name)
+        return self._register(table), scales
+
+    def _own_table(self, weight: Weight) -> tuple[Any, Any]:
+        width, count = weight.shape
+        packed, scales = self._quantize(weight, self.recipe.head_bits)
+        rows = packed.reshape(count, -1)[:, : width * self.recipe.head_bits // 8]
+        return self._store(f"{weight.name}_table", rows), self._store(f"{weight.name}_table_scales", scales)
 
     def _node(
         self, op: str, inputs: list[Any], name: str, *, before: Any, outputs: int = 1, **attributes: Any
@@ -236,6 +265,8 @@ class _Rewriter:
         """Copy what stays float to the data file, and drop what nothing reads any more."""
         import onnx_ir as ir
 
+        for node in [node for node in self.graph if node.op_type == "Transpose" and not node.outputs[0].uses()]:
+            self.graph.remove(node, safe=True)
         for name, value in list(self.graph.initializers.items()):
             tensor = value.const_value
             if not value.uses() and not value.is_graph_output():
@@ -249,22 +280,32 @@ class _Rewriter:
                 )
 
 
-def constant_matrix(node: Any, index: int) -> Any:
-    """The constant of two dimensions that `node` reads there, or `None`."""
-    value = node.inputs[index] if len(node.inputs) > index else None
+def constant_matrix(value: Any) -> Any:
+    """The constant of two dimensions behind `value`, or `None`."""
     tensor = None if value is None else value.const_value
     return tensor if tensor is not None and len(tensor.shape) == 2 else None
+
+
+def weight_of(node: Any) -> Weight | None:
+    """The constant matrix that a product multiplies with, as it stands or behind a transposition."""
+    value = node.inputs[1]
+    if constant_matrix(value) is not None:
+        return Weight(value, transposed=False)
+    source = value.producer()
+    if source is not None and source.op_type == "Transpose" and constant_matrix(source.inputs[0]) is not None:
+        return Weight(source.inputs[0], transposed=True)
+    return None
 
 
 def find_head(graph: Any) -> Any:
     """The product whose result becomes the logits, perhaps scaled, capped or cast on the way; `None` without one."""
     value = next((value for value in graph.outputs if value.name == "logits"), None)
-    for _ in range(8):
+    for _ in range(_STEPS_TO_HEAD):
         node = None if value is None else value.producer()
         if node is None:
             return None
         if node.op_type == "MatMul":
-            return node if constant_matrix(node, 1) is not None else None
+            return node if weight_of(node) is not None else None
         value = next((source for source in node.inputs if source is not None and source.const_value is None), None)
     return None
 
@@ -272,6 +313,10 @@ def find_head(graph: Any) -> Any:
 def find_embedding(graph: Any) -> Any:
     """The look-up of `input_ids` in a constant table; `None` without one."""
     for node in graph:
-        if node.op_type == "Gather" and constant_matrix(node, 0) is not None and node.inputs[1].name == "input_ids":
+        if (
+            node.op_type == "Gather"
+            and node.inputs[1].name == "input_ids"
+            and constant_matrix(node.inputs[0]) is not None
+        ):
             return node
     return None

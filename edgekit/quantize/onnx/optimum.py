@@ -20,7 +20,7 @@ def build(*, report: Report, checkpoint: str, out: str, **_: Any) -> dict[str, A
     try:
         from importlib.metadata import version
 
-        from optimum.exporters.onnx import main_export
+        from optimum.exporters.onnx import main_export  # type: ignore[import-not-found]
     except ImportError:
         raise EdgekitError(
             "optimum's ONNX exporter is not installed",

@@ -63,7 +63,7 @@ def plan_export(source: Source, precision: str, exporter: str, options: Options)
 
 def refuse_what_cannot_fit(plan: ExportPlan, out: Path) -> None:
     """Raise EdgekitError when disk or memory do not suffice now, before anything is written."""
-    import psutil
+    import psutil  # type: ignore[import-untyped]
 
     place = next(parent for parent in out.absolute().parents if parent.exists())
     try:

@@ -35,7 +35,7 @@ def load_model(checkpoint: str) -> Any:
     """The causal language model in its own type, from safetensors alone, no foreign code."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         checkpoint,
         dtype="auto",
         attn_implementation="eager",
@@ -43,7 +43,8 @@ def load_model(checkpoint: str) -> Any:
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
-    ).eval()
+    )
+    return model.eval()
 
 
 def _run_in_float32(model: Any) -> None:
