@@ -69,7 +69,7 @@ def _hashing(checkpoint: Checkpoint, known: str) -> Iterator[Future[str]]:
     """The checkpoint's hash, computed in a thread beside the conversion and given up when that fails."""
     failed = Event()
 
-    def while_needed(stage: str, done: float, total: float, detail: str = "") -> None:
+    def while_needed(stage: str, done: float, total: float, detail: str = "") -> None:  # noqa: ARG001  (a Progress)
         if failed.is_set():
             raise EdgekitError("the conversion has failed")
 

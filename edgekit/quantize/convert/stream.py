@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-PIECE_VALUES = 4 * 2**20
+PIECE_VALUES = 2 * 2**20
 ALIGNMENT_BYTES = 32  # GGUF's default
 THREADS = 4
 
