@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 METHODS = ("search", "rtn")
-_CHUNK_BYTES = 8 * 2**20
-_CANDIDATES = range(-9, 10)
-"""Steps of a tenth of a level around the largest value's own scale, as ggml's `make_qx_quants` tries them."""
+_CHUNK_BYTES = 2**18
+"""Small enough that the passes of the search stay in a core's own cache."""
+_CANDIDATES = range(-8, 9, 2)
+"""Tenths of a level around the largest value's own scale; every other one of those that ggml's `make_qx_quants` tries:
+half the time for a thousandth more error.
+"""
 
 
 def quantize_matrix(
@@ -113,20 +116,22 @@ def _search(values: NDArray[np.float32], largest: NDArray[np.float32], middle: n
     """
     import numpy as np
 
-    best = largest / -middle
-    gain = np.full_like(largest, -1)
+    best = (largest / -middle)[:, 0]
+    gain = np.full_like(best, -1)
+    quants = np.empty_like(values)
     with np.errstate(divide="ignore", invalid="ignore"):
+        unit = values * np.where(largest == 0, np.float32(0), np.float32(-1) / largest)
         for step in _CANDIDATES:
-            inverse = np.where(largest == 0, np.float32(0), -(middle + np.float32(0.1) * step) / largest)
-            quants = np.rint(values * inverse)
+            np.multiply(unit, middle + np.float32(0.1) * step, out=quants)
+            np.rint(quants, out=quants)
             np.clip(quants, -middle, middle - 1, out=quants)
-            cross = np.einsum("bi,bi->b", values, quants)[:, None]
-            square = np.einsum("bi,bi->b", quants, quants)[:, None]
-            better = np.where(square > 0, cross * cross / square, np.float32(-2))
-            chosen = better > gain
-            best = np.where(chosen, cross / square, best)
-            gain = np.where(chosen, better, gain)
-    return best
+            cross = np.einsum("bi,bi->b", values, quants)
+            square = np.einsum("bi,bi->b", quants, quants)
+            gained = cross * cross / square  # not a number in a block of zeros, and never better
+            better = gained > gain
+            np.copyto(best, cross / square, where=better)
+            np.copyto(gain, gained, where=better)
+    return best[:, None]
 
 
 def _pack(quants: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

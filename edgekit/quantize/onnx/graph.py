@@ -74,9 +74,14 @@ class Weight:
         return (second, first) if self.transposed else (first, second)
 
     def array(self) -> Any:
-        """A view of the mapped file."""
+        """A view of the mapped file; `release` it, or its pages count as this process's memory."""
         array = self.value.const_value.numpy()
         return array.T if self.transposed else array
+
+    def release(self) -> None:
+        release = getattr(self.value.const_value, "release", None)
+        if release is not None:
+            release()
 
 
 class _DataFile:
@@ -151,13 +156,12 @@ class _Rewriter:
         return self.done[key]
 
     def _quantize(self, weight: Weight, bits: int) -> tuple[Any, Any]:
-        return blocks.quantize_matrix(
-            weight.array(),
-            bits=bits,
-            block_size=self.recipe.block_size,
-            method=self.recipe.method,
-            threads=self.recipe.threads,
+        recipe = self.recipe
+        quantized = blocks.quantize_matrix(
+            weight.array(), bits=bits, block_size=recipe.block_size, method=recipe.method, threads=recipe.threads
         )
+        weight.release()
+        return quantized
 
     def _to_integers(self, node: Any, weight: Weight) -> None:
         """`x @ w` as `quantize_dynamic` writes it: integers of both, then the product of both scales."""
@@ -166,6 +170,7 @@ class _Rewriter:
 
         if (weight.name, 0) not in self.done:
             quants, scales = blocks.quantize_columns(weight.array())
+            weight.release()
             self.done[(weight.name, 0)] = (
                 self._store(f"{weight.name}_quantized", quants),
                 self._store(f"{weight.name}_scale", scales),
