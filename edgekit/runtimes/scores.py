@@ -36,15 +36,15 @@ def score_rows(
     targets = np.asarray(targets, dtype=np.int64)
     if logits.shape != reference_logits.shape or targets.shape != logits.shape[:1]:
         raise ValueError(f"shapes differ: {logits.shape}, {reference_logits.shape}, {targets.shape}")
-    rows, vocabulary = logits.shape
+    rows = len(targets)
     kld, nll, reference_nll = np.empty(rows), np.empty(rows), np.empty(rows)
     top1 = np.empty(rows, dtype=np.bool_)
 
-    def score(part: slice) -> None:
-        scores = _score_block(logits[part], reference_logits[part], targets[part])
+    def score(part: slice, scratch: Sequence[Rows]) -> None:
+        scores = _score_block(logits[part], reference_logits[part], targets[part], scratch)
         kld[part], nll[part], reference_nll[part], top1[part] = scores
 
-    _each_part(score, rows, max(1, CACHE_BYTES // (4 * vocabulary)), threads)
+    _each_part(score, logits.shape, threads)
     return kld, nll, reference_nll, top1
 
 
@@ -53,32 +53,43 @@ def nll_rows(logits: Rows, targets: NDArray[np.int64] | Sequence[int], *, thread
     import numpy as np
 
     targets = np.asarray(targets, dtype=np.int64)
-    rows, vocabulary = logits.shape
-    nll = np.empty(rows)
+    nll = np.empty(len(targets))
 
-    def score(part: slice) -> None:
+    def score(part: slice, scratch: Sequence[Rows]) -> None:
         with np.errstate(all="ignore"):
-            shifted, _, total, _ = _exponentials(logits[part])
-            nll[part] = np.log(total) - shifted[np.arange(len(shifted)), targets[part]]
+            shifted, total, _ = _exponentials(logits[part], scratch[0], scratch[1])
+            nll[part] = np.log(total) - shifted[np.arange(len(shifted)), targets[part]].astype(np.float64)
 
-    _each_part(score, rows, max(1, CACHE_BYTES // (4 * vocabulary)), threads)
+    _each_part(score, logits.shape, threads)
     return nll
 
 
-def _each_part(score: Callable[[slice], None], rows: int, step: int, threads: int) -> None:
-    """Call `score` for all rows, `step` at a time; numpy gives the interpreter's lock back while it computes."""
-    parts = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
-    if threads < 2 or len(parts) < 2:
-        for part in parts:
-            score(part)
+def _each_part(score: Callable[[slice, Sequence[Rows]], None], shape: tuple[int, int], threads: int) -> None:
+    """Call `score` for all rows, a few at a time, with scratch space that is reused: fresh pages for every row would
+    take as long as the sums. numpy gives the interpreter's lock back while it computes.
+    """
+    import numpy as np
+
+    rows, vocabulary = shape
+    step = max(1, CACHE_BYTES // (4 * vocabulary))
+    threads = max(1, min(threads, -(-rows // step)))
+
+    def work(first: int) -> None:
+        scratch = [np.empty((step, vocabulary), np.float32) for _ in range(3)]
+        for start in range(first * step, rows, threads * step):
+            part = slice(start, min(start + step, rows))
+            score(part, [array[: part.stop - part.start] for array in scratch])
+
+    if threads == 1:
+        work(0)
         return
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(min(threads, len(parts))) as pool:
-        list(pool.map(score, parts))
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(threads)))
 
 
-def _score_block(logits: Rows, reference: Rows, targets: NDArray[np.int64]) -> Scores:
+def _score_block(logits: Rows, reference: Rows, targets: NDArray[np.int64], scratch: Sequence[Rows]) -> Scores:
     """With q, r the logits less their maxima: KL = Σ p·(r − q) − log Σeʳ + log Σe^q with p = eʳ / Σeʳ.
 
     Where p has weight, r and q are small, and so is what float32 rounds off them; the sums are float64.
@@ -86,22 +97,24 @@ def _score_block(logits: Rows, reference: Rows, targets: NDArray[np.int64]) -> S
     import numpy as np
 
     with np.errstate(all="ignore"):
-        shifted, _, total, top = _exponentials(logits)
-        reference_shifted, weights, reference_total, reference_top = _exponentials(reference)
-        each = np.arange(len(targets))
-        nll = np.log(total) - shifted[each, targets]
-        reference_nll = np.log(reference_total) - reference_shifted[each, targets]
+        shifted, total, top = _exponentials(logits, scratch[0], scratch[2])
+        reference_shifted, reference_total, reference_top = _exponentials(reference, scratch[1], scratch[2])
+        weights, each = scratch[2], np.arange(len(targets))
+        nll = np.log(total) - shifted[each, targets].astype(np.float64)
+        reference_nll = np.log(reference_total) - reference_shifted[each, targets].astype(np.float64)
         np.subtract(reference_shifted, shifted, out=shifted)
         np.multiply(weights, shifted, out=shifted)
         kld = shifted.sum(axis=1, dtype=np.float64) / reference_total - np.log(reference_total) + np.log(total)
     return kld, nll, reference_nll, (top == reference_top) & np.isfinite(kld)
 
 
-def _exponentials(logits: Rows) -> tuple[Rows, Rows, Column, NDArray[np.intp]]:
-    """(logits less each row's maximum, their exponentials, the sum of these, where the maximum is)."""
+def _exponentials(logits: Rows, shifted: Rows, exponentials: Rows) -> tuple[Rows, Column, NDArray[np.intp]]:
+    """Fills `shifted` with the logits less each row's maximum, `exponentials` with theirs; the former, the sum of the
+    latter, and where the maximum is.
+    """
     import numpy as np
 
     top = logits.argmax(axis=1)
-    shifted = logits - logits[np.arange(len(logits)), top][:, None]
-    exponentials = np.exp(shifted)
-    return shifted, exponentials, exponentials.sum(axis=1, dtype=np.float64), top
+    np.subtract(logits, logits[np.arange(len(logits)), top][:, None], out=shifted)
+    np.exp(shifted, out=exponentials)
+    return shifted, exponentials.sum(axis=1, dtype=np.float64), top
