@@ -9,6 +9,7 @@ from edgekit.records import Report
 from edgekit.report.comparing import print_parity, print_quality
 from edgekit.report.junit import render_junit
 from edgekit.report.markdown import render_markdown
+from edgekit.report.plan import PLAN_FORMATS, print_plan, render_plan
 from edgekit.report.sweep import SWEEP_FORMATS, print_sweep, render_sweep
 from edgekit.report.terminal import print_terminal, render_terminal
 from edgekit.storage import to_json
@@ -39,11 +40,14 @@ def render(report: Report, format: str) -> str:  # noqa: A002 - the README's wor
 
 __all__ = [
     "FORMATS",
+    "PLAN_FORMATS",
     "SWEEP_FORMATS",
     "print_parity",
+    "print_plan",
     "print_quality",
     "print_sweep",
     "print_terminal",
     "render",
+    "render_plan",
     "render_sweep",
 ]
