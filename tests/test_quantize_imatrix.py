@@ -106,6 +106,19 @@ def test_more_chunks_change_it_and_the_same_do_not(model: Path, matrix: Path, tm
     assert read_imatrix(fewer)["blk.0.attn_q.weight"].tolist() != read_imatrix(matrix)["blk.0.attn_q.weight"].tolist()
 
 
+def test_every_chunk_starts_afresh(model: Path, tmp_path: Path) -> None:
+    """Two chunks of the same tokens weigh what one does; with the first still in the cache they would not."""
+    text = "!" * (2 * CONTEXT)
+    assert len(set(tokens_of(model, text))) == 1
+    assert len(tokens_of(model, text)) == 2 * CONTEXT
+    one, two = (
+        read_imatrix(compute_imatrix(model, text, tmp_path / str(n), context_tokens=CONTEXT, chunks=n, threads=2))
+        for n in (1, 2)
+    )
+    for name, values in one.items():
+        np.testing.assert_allclose(two[name], values, rtol=1e-6)
+
+
 def test_stopping_after_the_last_layer_changes_nothing(
     model: Path, matrix: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
