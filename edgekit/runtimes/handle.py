@@ -29,7 +29,7 @@ from edgekit.runtimes.protocol import (
 TOUCHED_TOKENS = 3
 """Decoded to see which pages a token reads; more add nothing but the input embedding's rows."""
 
-_amx: dict[str, Literal["untried", "works", "denied"]] = {"state": "untried"}
+_amx: dict[str, Literal["allowed", "denied"]] = {"state": "allowed"}
 """GCC before 14 drops the stores that configure AMX tiles (its `_tile_loadconfig` names 8 of 64 bytes as input), and
 llama.cpp built with it dies of SIGILL at the first batch. Found out once; then workers run without AMX.
 """
@@ -173,7 +173,7 @@ def start_child(
         try:
             return child, begin(child)
         except WorkerDied as death:
-            if death.finding.code != "worker-illegal-instruction" or _amx["state"] != "untried":
+            if death.finding.code != "worker-illegal-instruction" or _amx["state"] == "denied":
                 raise
             _amx["state"] = "denied"
             child.close()
@@ -184,7 +184,7 @@ def start_child(
         raise
 
 
-def amx_state() -> Literal["untried", "works", "denied"]:
+def amx_state() -> Literal["allowed", "denied"]:
     """What is known of this build's AMX kernels: the start command of a worker carries it."""
     return _amx["state"]
 
@@ -192,12 +192,6 @@ def amx_state() -> Literal["untried", "works", "denied"]:
 def amx_findings() -> tuple[Finding, ...]:
     """What a record should say about AMX."""
     return (_AMX_DENIED,) if _amx["state"] == "denied" else ()
-
-
-def note_amx(child: Child) -> None:
-    """AMX works: a model that uses it has evaluated a batch."""
-    if _amx["state"] == "untried" and any(buffer.name == "AMX" for buffer in child.log.buffers):
-        _amx["state"] = "works"
 
 
 def _start(child: Child, start: dict[str, Any], files: Sequence[Path]) -> Worker:
@@ -209,7 +203,6 @@ def _start(child: Child, start: dict[str, Any], files: Sequence[Path]) -> Worker
     loaded = child.expect(Loaded, doing="loading the model")
     assert isinstance(loaded, Loaded)
     child.sampler.end_phase()
-    note_amx(child)
     return Worker(child, ready, loaded, files)
 
 
@@ -289,10 +282,11 @@ def describe_runtime(child: Child, ready: Ready, loaded: Loaded) -> Runtime:
     log = child.log
     kernels = sorted({buffer.name.lower() for buffer in log.buffers if buffer.role == "repacked"})
     if ready.build.startswith("onnxruntime "):
+        version, _, build = ready.build.removeprefix("onnxruntime ").partition(" ")
         return Runtime(
             name="onnxruntime",
-            version=_version_of("onnxruntime"),
-            build=ready.build,
+            version=version,
+            build=build,
             backend="CPUExecutionProvider",
             cpu_features=ready.cpu_features,
             threads=loaded.threads,

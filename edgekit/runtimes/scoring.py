@@ -19,7 +19,6 @@ from edgekit.runtimes.handle import (
     amx_findings,
     amx_state,
     describe_runtime,
-    note_amx,
     readable,
     runtime_of,
     start_child,
@@ -170,7 +169,6 @@ def _start(child: Child, start: dict[str, Any], models: Sequence[dict[str, Any]]
         loaded = child.expect(Loaded, doing="loading the model")
         assert isinstance(ready, Ready)
         assert isinstance(loaded, Loaded)
-        note_amx(child)
         opened.append(Opened(runtime=describe_runtime(child, ready, loaded), vocabulary=loaded.vocabulary))
     child.sampler.end_phase()
     return opened

@@ -72,7 +72,7 @@ def serve(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send)
     for model, (_, features) in zip(models, builds, strict=True):
         if next(commands, {"op": "quit"})["op"] != "load":
             return
-        sessions.append(_open(model, send, try_amx=start["amx"] == "untried" and "AMX" in features))
+        sessions.append(_open(model, send, try_amx=start["amx"] == "allowed" and "AMX" in features))
     if next(commands, {"op": "quit"})["op"] != "score":
         return
     for message in score(sessions, start["text"], start["context_tokens"], start["chunks"], start["block_rows"]):

@@ -68,8 +68,10 @@ def serve_tests(start: dict[str, Any], commands: Iterator[dict[str, Any]], send:
     begun = time.perf_counter_ns()
     session = runtime.open_session(path, settings)
     loaded_ns = time.perf_counter_ns() - begun
-    if start["amx"] == "untried" and settings.repack and "AMX" in features:
+    if start["amx"] == "allowed" and settings.repack and "AMX" in features:
         try_batch(session)
+    if hasattr(session, "reserve"):
+        session.reserve()
     send(
         Loaded(
             load_ns=loaded_ns,
