@@ -144,6 +144,10 @@ def test_the_reference_itself_diverges_nowhere() -> None:
     assert other.report.evidence.quality.reference_sha256 == REFERENCE_SHA
     assert recommend([full, other])[0] == "gguf:f16"
     assert isinstance(kld_of(full, [full]), Unknown)  # nobody was held against it
+    evidence = full.report.evidence  # type: ignore[union-attr]
+    random = replace(evidence.artifact, header=replace(evidence.artifact.header, stand_in=True))
+    stand_in = replace(full, report=replace(full.report, evidence=replace(evidence, artifact=random)))  # type: ignore[type-var]
+    assert isinstance(kld_of(stand_in, [stand_in, other]), Unknown)
 
 
 def test_where_none_passes_the_nearest_is_named_with_what_stops_it() -> None:
@@ -155,6 +159,15 @@ def test_where_none_passes_the_nearest_is_named_with_what_stops_it() -> None:
     target, reason = recommend(rows)
     assert target == ""
     assert reason.startswith("no target passes; `gguf:q6_k` comes nearest, stopped by memory: ")
+
+
+def test_one_check_missed_by_much_is_nearer_than_two_missed_by_little() -> None:
+    one = row("gguf:q4_0", SMALL, 15.0, 0.04)
+    two = row("gguf:q6_k", 1_280_000_000, 25.0, 0.004)
+    for miss, checks in ((one, 1), (two, 2)):
+        assert miss.report is not None
+        assert sum(check.status == "fail" for check in miss.report.verdicts[0].checks) == checks
+    assert "`gguf:q4_0` comes nearest" in recommend([two, one])[1]
 
 
 def test_an_unknown_check_is_nearer_than_a_failing_one() -> None:
@@ -200,6 +213,12 @@ def test_advisory_checks_stop_nothing() -> None:
     advisory = replace(memory_check(next(one.memory for one in base.report.evidence.cases), 1.0), level="advisory")
     verdict = replace(base.report.verdicts[0], checks=(*base.report.verdicts[0].checks, advisory))
     assert recommend([replace(base, report=replace(base.report, verdicts=(verdict,)))])[0] == "gguf:q4_0"
+    slow = row("gguf:q4_0", SMALL, 20.0, 0.04)
+    assert slow.report is not None
+    verdict = replace(slow.report.verdicts[0], checks=(*slow.report.verdicts[0].checks, advisory))
+    reason = recommend([replace(slow, report=replace(slow.report, verdicts=(verdict,)))])[1]
+    assert "stopped by decode speed" in reason  # though the advisory one misses by far more
+    assert "more required" not in reason
 
 
 def test_a_broken_run_is_never_recommended() -> None:
@@ -210,6 +229,8 @@ def test_a_broken_run_is_never_recommended() -> None:
     assert target == ""
     assert "exit code 4" in reason
     assert recommend([replace(base, report=replace(base.report, verdicts=()))])[0] == ""
+    far = row("gguf:q8_0", 1_650_000_000, 20.0, 0.001)
+    assert "`gguf:q8_0` comes nearest" in recommend([broke, far])[1]
 
 
 def test_where_nothing_was_made_the_first_reason_is_said() -> None:

@@ -219,7 +219,7 @@ def _rank(row: SweepRow, rows: Sequence[SweepRow]) -> tuple[float, int]:
 
 
 def _obstacles(report: Report, today: date) -> _Obstacles:
-    leaves = [leaf for verdict in report.verdicts for leaf in verdict.members or (verdict,) if leaf.status != "pass"]
+    leaves = [leaf for verdict in report.verdicts for leaf in verdict.members or (verdict,)]
     stopping = [
         (leaf, check)
         for leaf in leaves
