@@ -24,7 +24,7 @@ _SVG = Markup(
 _NAME = Markup('<text class="map-name" x="0" y="{y}">{name}</text>')
 _CELL = Markup('<rect class="cell {css}" x="{x}%" y="{y}" width="{width}%" height="20" rx="2"/>')
 _DIGIT = Markup('<text class="map-text middle {css}" x="{x}%" y="{y}">{text}</text>')
-_TICK = Markup('<text class="tick-text middle" x="{x}%" y="{y}">{text}</text>')
+_TICK = Markup('<text class="tick-text {side}" x="{x}%" y="{y}">{text}</text>')
 
 
 def render_plan_html(plan: QuantPlan, front: Sequence[ParetoPoint]) -> str:
@@ -111,8 +111,9 @@ def type_map(ident: str, plan: QuantPlan) -> Markup:
             shown = tensor.type if layer is None else css.removeprefix("b")
             body += _DIGIT.format(css=css, x=round(x + width / 2, 3), y=top + 15, text=clean(shown, 24))
     foot = len(kinds) * _ROW
-    for layer in sorted({0, (layers - 1) // 2, layers - 1}):
-        body += _TICK.format(x=round(_LEFT + step * (layer + 0.5), 3), y=foot + 12, text=f"layer {layer}")
+    body += _TICK.format(side="start", x=_LEFT, y=foot + 12, text="layer 0")
+    if layers > 1:
+        body += _TICK.format(side="end", x=100, y=foot + 12, text=f"layer {layers - 1}")
     said = "; ".join(
         f"{row.kind}: {row.count} × {row.type}" + (f" (layers {row.layers})" if row.layers else "")
         for row in plan_rows.groups(plan)
