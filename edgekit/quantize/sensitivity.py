@@ -100,13 +100,15 @@ def measure(
     text: str,
     types: Sequence[str] = DEFAULT_TYPES,
     minutes: float = 15.0,
+    probes: int | None = None,
     threads: int = 0,
     progress: Progress = silent,
 ) -> Sensitivities:
     """KLD that each tensor of the full-precision GGUF at `source` adds in each of `types`, nats per token on `text`.
 
     `imatrix` weighs columns as it will when the model is quantized. Takes about `minutes`, longer only where every
-    kind of tensor could not be measured once. Raises EdgekitError for a quantized or sharded source, a text too short,
+    kind of tensor could not be measured once; a number of `probes` in its place makes what is measured independent of
+    the machine's speed. Raises EdgekitError for a quantized or sharded source, a text too short,
     and files that cannot be read; WorkerDied (exit code 4) when llama.cpp dies of the model.
     """
     started = time.monotonic()
@@ -120,12 +122,13 @@ def measure(
     context = min(CONTEXT_TOKENS, header.context_train)
     with open_prober(source, header, importance, context_tokens=context, threads=threads) as prober:
         prober.read(text, context)
-        chunks, jobs = _schedule(prober, tensors, allowed, header, 60 * minutes - (time.monotonic() - started))
+        deadline = started + 60 * minutes if probes is None else math.inf
+        chunks, count = _affordable(prober, len(tensors), header, deadline - time.monotonic())
         prober.remember(chunks, progress)
-        probes = _run(prober, jobs, started + 60 * minutes, progress)
+        made = _run(prober, schedule(tensors, allowed, probes or count), deadline, progress)
         runtime, scored = prober.runtime, prober.scored_tokens
-    cells = extend(probes, errors)
-    miss, correlation = _judge(probes, errors)
+    cells = extend(made, errors)
+    miss, correlation = _judge(made, errors)
     return Sensitivities(
         source_sha256=keys[0],
         imatrix_sha256=keys[1],
@@ -136,7 +139,7 @@ def measure(
         seconds=time.monotonic() - started,
         base=(0.0,) * len(chunks),
         left_out=tuple(kind for kind in types if not any(cell.type == kind for cell in cells)),
-        probes=tuple(probes),
+        probes=tuple(made),
         cells=tuple(cells),
         extension_error=miss,
         extension_correlation=correlation,
@@ -191,22 +194,20 @@ def error_table(
 # ---- what to measure ------------------------------------------------------------------------------------------------
 
 
-def _schedule(
-    prober: Prober, tensors: Sequence[TensorInfo], allowed: Mapping[str, Sequence[str]], header: Header, seconds: float
-) -> tuple[list[int], list[_Job]]:
-    """Which chunks to score, spread over the text, and which probes: as many as `seconds` allow."""
+def _affordable(prober: Prober, tensors: int, header: Header, seconds: float) -> tuple[list[int], int]:
+    """Which chunks to score, spread over the text, and how many probes `seconds` allow on them."""
     most = min(MOST_CHUNKS, prober.possible_chunks, LOGITS_BYTES // (4 * prober.scored_tokens * header.vocabulary))
     if most < MIN_CHUNKS:
         raise EdgekitError(
             f"the text is too short to measure on: it fills `{prober.possible_chunks}` chunks",
             hint=f"give a text of {MIN_CHUNKS} × {CONTEXT_TOKENS} tokens at least; {MOST_CHUNKS} chunks are used",
         )
-    chunk_s = prober.remember([0])
-    fewest = min(FEWEST_CHUNKS, most)
-    count = max(fewest, min(most, int(seconds / (chunk_s * len(tensors) * (1 + HELD_OUT)))))
-    probes = max(1, int(seconds / (chunk_s * count)) - 1)
-    chunks = [index * prober.possible_chunks // count for index in range(count)]
-    return chunks, schedule(tensors, allowed, probes)
+    count, probes = most, 1
+    if math.isfinite(seconds):
+        chunk_s = prober.remember([0])
+        count = max(min(FEWEST_CHUNKS, most), min(most, int(seconds / (chunk_s * tensors * (1 + HELD_OUT)))))
+        probes = max(1, int(seconds / (chunk_s * count)) - 1)
+    return [index * prober.possible_chunks // count for index in range(count)], probes
 
 
 def schedule(tensors: Sequence[TensorInfo], allowed: Mapping[str, Sequence[str]], probes: int) -> list[_Job]:
