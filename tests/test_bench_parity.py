@@ -18,10 +18,6 @@ from edgekit.records import Artifact, Estimate
 for _module in ("onnxruntime", "onnxruntime_genai", "torch", "tokenizers"):
     pytest.importorskip(_module)
 
-from students import tiny_student
-
-from edgekit.quantize.onnx import export_onnx
-
 # building torch's and onnxruntime's graphs takes most of it
 pytestmark = [
     pytest.mark.slow,
@@ -37,6 +33,10 @@ def text() -> str:
 @pytest.fixture(scope="module")
 def builds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact]:
     """qwen2, whose embedding is wider than its tokenizer: padding in the GGUF, nothing in `tokenizer.json`."""
+    from students import tiny_student
+
+    from edgekit.quantize.onnx import export_onnx
+
     folder, student = tmp_path_factory.mktemp("builds"), tiny_student("qwen2")
     gguf = convert(open_checkpoint(student), folder / "student-f32.gguf", type="f32")
     return open_artifact(gguf), open_artifact(export_onnx(student, "fp32", folder / "student-onnx"))
