@@ -122,6 +122,7 @@ def test_integers_for_weights(tmp_path: Path) -> None:
         ({"tie_word_embeddings": 1}, "`tie_word_embeddings`"),
         ({"hidden_act": "relu"}, "`hidden_act` is relu"),
         ({"use_sliding_window": True}, "`use_sliding_window`"),
+        ({"attention_bias": True}, "`attention_bias`"),
         ({"quantization_config": {"quant_method": "gptq"}}, "`quantization_config`"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope scaling `yarn`"),
         ({"rope_parameters": {"rope_type": "longrope"}}, "rope scaling `longrope`"),
@@ -365,6 +366,19 @@ def test_what_gguf_reads(tmp_path: Path, to: str) -> None:
     assert norm.tensor_type.name == "F32"
     np.testing.assert_array_equal(norm.data, weights()["model.norm.weight"])
     assert reader.fields["general.file_type"].contents() == {"f32": 0, "f16": 1, "bf16": 32}[to]
+
+
+def test_model_keys(tmp_path: Path) -> None:
+    """Numbers too small to show in logits, or that only a loader reads."""
+    reader = written(write_checkpoint(tmp_path / "checkpoint", config={"rms_norm_eps": 3e-6}))
+    said = {key.removeprefix("qwen3."): field.contents() for key, field in reader.fields.items()}
+    assert said["attention.layer_norm_rms_epsilon"] == np.float32(3e-6)
+    assert said["rope.freq_base"] == 1e6
+    assert said["rope.dimension_count"] == 32
+    assert said["context_length"] == 512
+    assert said["general.architecture"] == "qwen3"
+    assert said["general.type"] == "model"
+    assert said["general.name"] == "checkpoint"
 
 
 def test_tokenizer_keys(tmp_path: Path) -> None:

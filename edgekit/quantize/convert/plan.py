@@ -105,7 +105,7 @@ def _layer(model: Model) -> Iterator[tuple[str, tuple[int, ...]]]:
         ("self_attn.q_proj", queries, hidden, model.attention_bias or qwen2),
         ("self_attn.k_proj", keys, hidden, model.attention_bias or qwen2),
         ("self_attn.v_proj", keys, hidden, model.attention_bias or qwen2),
-        ("self_attn.o_proj", hidden, queries, model.attention_bias and not qwen2),
+        ("self_attn.o_proj", hidden, queries, model.attention_bias),
         ("mlp.gate_proj", ffn, hidden, model.mlp_bias),
         ("mlp.up_proj", ffn, hidden, model.mlp_bias),
         ("mlp.down_proj", hidden, ffn, model.mlp_bias),

@@ -89,9 +89,9 @@ def read_model(checkpoint: Checkpoint) -> Model:
         context=config.count("max_position_embeddings"),
         rms_epsilon=config.number("rms_norm_eps"),
         tied=config.flag("tie_word_embeddings", default=architecture == "gemma3"),
-        # qwen2 always has biases on q, k, v and none on o; only llama's and qwen3's configs decide
-        attention_bias=config.flag("attention_bias"),
-        mlp_bias=config.flag("mlp_bias"),
+        # qwen2 always has biases on q, k and v; transformers reads these two for llama only
+        attention_bias=config.flag("attention_bias") and architecture == "llama",
+        mlp_bias=config.flag("mlp_bias") and architecture == "llama",
         rope=config.rope(architecture),
         window=window,
         sliding=sliding,
@@ -140,7 +140,10 @@ class _Config:
         if self.values.get(key) not in (wanted, None):
             self.refuse(f"`{key}` is {shown(self.values[key], 40)}, llama.cpp does `{wanted}`")
         forbidden = ["quantization_config", "attn_logit_softcapping", "use_bidirectional_attention"]
-        forbidden += ["use_sliding_window"] if architecture != "gemma3" else ["attention_bias"]
+        if architecture in ("qwen3", "gemma3"):
+            forbidden.append("attention_bias")  # llama.cpp has no place for the output's
+        if architecture != "gemma3":
+            forbidden.append("use_sliding_window")
         for name in forbidden:
             if self.values.get(name):
                 self.refuse(f"llama.cpp does not do `{name}` here")
