@@ -24,18 +24,18 @@ from edgekit.errors import EdgekitError  # noqa: E402
 MICRO = replace(
     RECIPES["llama"],
     name="micro",
-    hidden=32,
+    hidden=64,
     layers=1,
     heads=2,
     kv_heads=1,
-    head_dim=16,
-    ffn=32,
+    head_dim=32,
+    ffn=64,
     vocabulary=320,
     characters=0,
     steps=60,
     batch=4,
     length=64,
-    learning_rate=1e-2,
+    learning_rate=2e-2,
 )
 
 
@@ -56,6 +56,7 @@ def open_model(folder: Path) -> Any:
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(students, "LEARNED", 0.9)  # one thin layer in a second
     return tmp_path / "cache" / "edgekit" / "students"
 
 
@@ -75,7 +76,7 @@ def test_transformers_opens_every_architecture_and_its_norms_are_no_ones(archite
     folder = random_student(architecture)
     model = open_model(folder)
     assert model.config.model_type == RECIPES[architecture].architecture
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.state_dict().items():
         if parameter.ndim == 1:
             assert float(parameter.min()) > 0.2, name
             assert float(parameter.max()) < 0.8, name
@@ -123,9 +124,8 @@ def test_tokenizer_json_says_what_sentencepiece_says(architecture: str) -> None:
     model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     lines = [line for line in corpus.text("evaluation", characters=60_000).splitlines() if line.strip()]
     assert len(lines) > 500
-    differing = [line for line in lines if tokenizer.encode(line, add_special_tokens=False).ids != model.encode(line)]
-    # ties between merges of one score are broken by place in one and by length in the other
-    assert len(differing) <= 0.01 * len(lines), differing[:3]
+    for line in lines:
+        assert tokenizer.encode(line, add_special_tokens=False).ids == model.encode(line), line
 
 
 def test_a_student_is_made_once(own_cache: Path) -> None:

@@ -24,7 +24,7 @@ QWEN3_WORDS = ("<tool_call>", "</tool_call>", "<think>", "</think>")
 """Added tokens of Qwen3 that are not special: they are matched in any text and never skipped in decoding."""
 LLAMA3_SPECIALS = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 SMOLLM_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-GEMMA_WORDS = ("<start_of_turn>", "<end_of_turn>", "\n", "\n\n", "\n\n\n", "▁▁", "▁▁▁", "▁▁▁▁", "<table>", "</table>")
+GEMMA_WORDS = ("<start_of_turn>", "<end_of_turn>", "\n", "\n\n", "\n\n\n", "▁▁", "▁▁▁▁", "▁▁▁", "<table>", "</table>")
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -105,24 +105,37 @@ def _smollm(text: str, vocabulary: int, folder: Path) -> None:
 
 
 def _llama2(text: str, vocabulary: int, folder: Path) -> None:
-    pieces = _sentencepiece(text, folder, vocab_size=vocabulary, unk_id=0, bos_id=1, eos_id=2, add_dummy_prefix=True)
-    transformers = import_extra("transformers", extra="distill")
-    vocab, merges = _merges(pieces)
-    tokenizer = transformers.LlamaTokenizer(vocab=vocab, merges=merges, add_bos_token=True, legacy=False)
-    tokenizer.chat_template = LLAMA2_CHAT
-    tokenizer.save_pretrained(folder)
+    vocab, merges = _sentencepiece(
+        text, folder, vocab_size=vocabulary, unk_id=0, bos_id=1, eos_id=2, add_dummy_prefix=True
+    )
+    tokenizers = import_extra("tokenizers", extra="distill")
+    unknown = next(iter(vocab))
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab=vocab, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
+    )
+    # as published; what transformers 5 writes instead (Metaspace) forgets the prefix before a leading space
+    change, undo = tokenizers.normalizers, tokenizers.decoders
+    tokenizer.normalizer = change.Sequence([change.Prepend("▁"), change.Replace(" ", "▁")])
+    tokenizer.decoder = undo.Sequence(
+        [undo.Replace("▁", " "), undo.ByteFallback(), undo.Fuse(), undo.Strip(content=" ", left=1, right=0)]
+    )
+    tokenizer.add_special_tokens([unknown, "<s>", "</s>"])
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B:1", special_tokens=[("<s>", vocab["<s>"])]
+    )
+    marks = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": None}
+    _write(tokenizer, folder, "PreTrainedTokenizerFast", LLAMA2_CHAT, marks, add_bos_token=True, add_eos_token=False)
 
 
 def _gemma(text: str, vocabulary: int, folder: Path) -> None:
     ids = {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3}
     marks = {"pad_piece": "<pad>", "eos_piece": "<eos>", "bos_piece": "<bos>", "unk_piece": "<unk>"}
     words = ",".join(("<mask>", *GEMMA_WORDS))
-    pieces = _sentencepiece(
+    vocab, merges = _sentencepiece(
         text, folder, vocab_size=vocabulary, add_dummy_prefix=False, user_defined_symbols=words, **ids, **marks
     )
     transformers = import_extra("transformers", extra="distill")
     tokenizers = import_extra("tokenizers", extra="distill")
-    vocab, merges = _merges(pieces)
     tokenizer = transformers.GemmaTokenizer(vocab=vocab, merges=merges, add_bos_token=True)
     tokenizer.add_tokens([tokenizers.AddedToken(word, normalized=False) for word in GEMMA_WORDS])
     tokenizer.chat_template = GEMMA_CHAT
@@ -196,8 +209,8 @@ def _write(
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def _sentencepiece(text: str, folder: Path, **options: Any) -> list[str]:
-    """Train SentencePiece BPE with byte fallback and write `tokenizer.model`; gives its pieces in the order of ids."""
+def _sentencepiece(text: str, folder: Path, **options: Any) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Train SentencePiece BPE with byte fallback and write `tokenizer.model`; gives its vocabulary and merges."""
     sentencepiece = import_extra("sentencepiece", extra="quantize")
     model = BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -217,20 +230,26 @@ def _sentencepiece(text: str, folder: Path, **options: Any) -> list[str]:
     )
     (folder / "tokenizer.model").write_bytes(model.getvalue())
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    return [processor.id_to_piece(number) for number in range(processor.get_piece_size())]
+    pieces = {processor.id_to_piece(number): number for number in range(processor.get_piece_size())}
+    return pieces, _merges([piece for piece, number in pieces.items() if not _atomic(processor, number)], pieces)
 
 
-def _merges(pieces: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merge list of a SentencePiece BPE: a piece is made by any two pieces it can be cut into, and
-    earlier pieces are merged first (their score is minus their rank).
+def _atomic(processor: Any, number: int) -> bool:
+    """Whether a piece is never made by merging: bytes, marks, and GEMMA_WORDS but for their runs of spaces, which
+    SentencePiece matches whole and `tokenizers` makes of single spaces.
     """
-    vocab = {piece: number for number, piece in enumerate(pieces)}
-    whole = set(GEMMA_WORDS)  # user-defined pieces are matched whole, never merged
-    merges = [
+    piece = processor.id_to_piece(number)
+    marked = processor.is_control(number) or processor.is_unknown(number) or processor.is_byte(number)
+    return marked or piece == "<mask>" or (piece in GEMMA_WORDS and bool(piece.strip("▁")))
+
+
+def _merges(pieces: list[str], vocab: dict[str, int]) -> list[tuple[str, str]]:
+    """Merges that stand for SentencePiece's scores: a piece is made by any two pieces it can be cut into, and earlier
+    pieces are merged first (their score is minus their rank).
+    """
+    return [
         (piece[:at], piece[at:])
         for piece in pieces
-        if piece not in whole and not piece.startswith("<")
         for at in range(1, len(piece))
         if piece[:at] in vocab and piece[at:] in vocab
     ]
-    return vocab, merges
