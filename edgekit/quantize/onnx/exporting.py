@@ -48,7 +48,7 @@ def export_onnx(
     """
     check_choices(precision, exporter, options)
     for module in _NEEDED:
-        import_extra(module, extra="onnx") if module == "onnxscript" else _require(module)
+        _require(module)
     source = read_source(checkpoint_dir, exporter=exporter)
     refuse_what_cannot_fit(plan_export(source, precision, exporter, options), out_dir)
     check_weights(source.checkpoint, progress=progress)
@@ -207,7 +207,7 @@ class _Export:
 
 
 def _require(module: str) -> None:
-    """Torch alone takes seconds to import, in the child again: look for it without importing."""
+    """Look for a library without importing it: torch alone takes seconds, and only the children need it."""
     from importlib.util import find_spec
 
     if find_spec(module) is None:

@@ -44,7 +44,7 @@ def plan_export(source: Source, precision: str, exporter: str, options: Options)
     body = source.parameters - table * (1 if source.tied else 2)
     head_bits, body_bits = _bits(precision, options.block_size)
     embedding = 0 if shared else int(table * _table_bits(precision, options.block_size) / 8)
-    out = int(body * body_bits / 8 + table * head_bits / 8) + embedding
+    out = int(body * body_bits / 8 + table * head_bits / 8) + embedding + _angles_bytes(source, exporter)
     float_graph = 4 * (source.parameters + (table if source.tied else 0))
     disk = out + (0 if precision == "fp32" else float_graph)
     memory = _memory_bytes(source, exporter, table, float_graph)
@@ -94,6 +94,12 @@ def _memory_bytes(source: Source, exporter: str, table: int, float_graph: int) -
     widest = 4 * table
     held = stored if exporter == "genai" else stored + float_graph
     return _BASE_BYTES + held + 2 * widest
+
+
+def _angles_bytes(source: Source, exporter: str) -> int:
+    """The builder stores sine and cosine of every position of the context, once for each kind of layer."""
+    kinds = 2 if source.window else 1
+    return 4 * source.context * source.head_dim * kinds if exporter == "genai" else 0
 
 
 def _bits(precision: str, block_size: int) -> tuple[float, float]:
