@@ -76,8 +76,9 @@ class TensorInfo:
     shape: tuple[int, ...]
     size_bytes: int
     shard: int = 0
-    role: Literal["", "matrix", "table"] = ""
-    """In an ONNX graph, whose names tell nothing: a matrix is multiplied with, of a table rows are looked up."""
+    role: Literal["", "matrix", "scale", "table"] = ""
+    """In an ONNX graph, whose names tell nothing: a matrix is multiplied with, a scale belongs to the blocks of one, of
+    a table rows are looked up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from typing import Any, Literal
 from edgekit.errors import EdgekitError
 from edgekit.header.container import Unusable, clean, refuse
 from edgekit.header.onnx_folder import GENAI, TRANSFORMERS, Config, folder_files, folder_of, read_config
-from edgekit.header.onnx_wire import Graph, Initializer, Port, Wire, parse
+from edgekit.header.onnx_wire import Graph, Initializer, Node, Port, Wire, parse
 from edgekit.records import Header, TensorInfo
 
 HINT = "export the model again with its external data and `genai_config.json` beside it"
@@ -34,7 +35,7 @@ _LOOKS_UP = {"Gather": (0,), "GatherBlockQuantized": (0,), "RotaryEmbedding": (2
 """Operation → which inputs are matrices, or tables of which a token reads one row: embeddings, cosines and sines."""
 _PASSES_ON = ("Transpose", "Reshape", "Cast", "DequantizeLinear", "QuantizeLinear", "Identity")
 
-Role = Literal["", "matrix", "table"]
+Role = Literal["", "matrix", "scale", "table"]
 
 
 def read_onnx(path: Path) -> Header:
@@ -177,10 +178,13 @@ def _tensors(graph: Graph) -> tuple[TensorInfo, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Use:
-    """What an initializer is to the graph. `rows_first`: it is stored as (row length, rows), the way `MatMul` wants."""
+    """What an initializer is to the graph. `rows_first`: it is stored as (row length, rows), the way `MatMul` wants;
+    `turned`: it is looked up in a transposed copy, which onnxruntime makes once and keeps.
+    """
 
     role: Role = ""
     rows_first: bool = False
+    turned: bool = False
 
 
 def _uses(graph: Graph) -> dict[str, _Use]:
@@ -196,10 +200,15 @@ def _uses(graph: Graph) -> dict[str, _Use]:
         for place in _MULTIPLIES.get(node.op, ()):
             if place < len(node.inputs) and node.inputs[place] in origin:
                 name, straight = origin[node.inputs[place]]
-                uses[name] = _Use("matrix", straight != bool(dict(node.numbers).get("transB", 0)))
+                turned = uses[name].turned if name in uses else False
+                uses[name] = _Use("matrix", straight != bool(dict(node.numbers).get("transB", 0)), turned)
         for place in _LOOKS_UP.get(node.op, ()):
             if place < len(node.inputs) and node.inputs[place] in origin:
-                uses.setdefault(origin[node.inputs[place]][0], _Use("table"))
+                name, straight = origin[node.inputs[place]]
+                known = uses.get(name, _Use("table"))
+                uses[name] = _Use(known.role, known.rows_first, not straight)
+        if node.op == "MatMulNBits" and len(node.inputs) > 2:
+            uses[node.inputs[2]] = _Use("scale")
     return uses
 
 
@@ -268,9 +277,9 @@ def _quant(tensors: tuple[TensorInfo, ...]) -> str:
 def _facts(config: Config, graph: Graph, ports: _CachePorts) -> list[tuple[str, Any]]:
     """What memory and reports want to know of the graph besides its tensors."""
     rows = ports.logits.shape[1] if len(ports.logits.shape) == 3 else ""
-    levels = {dict(node.numbers).get("accuracy_level", 0) for node in graph.nodes if node.op == "MatMulNBits"}
-    blocks = {dict(node.numbers).get("block_size", 0) for node in graph.nodes if node.op == "MatMulNBits"}
-    facts = [
+    uses = _uses(graph)
+    turned = sum(tensor.size_bytes for tensor in graph.initializers if uses.get(tensor.name, _Use()).turned)
+    return [
         ("graph", config.graph),
         ("producer", graph.producer),
         ("opset", graph.opset),
@@ -279,9 +288,21 @@ def _facts(config: Config, graph: Graph, ports: _CachePorts) -> list[tuple[str, 
         ("kv_shared", str(config.shares_cache).lower()),
         ("logits_type", DTYPES.get(ports.logits.type, f"onnx{ports.logits.type}")),
         ("logits_rows", "last" if rows == 1 else "all"),
+        ("transposed_bytes", turned),
+        *_block_facts([node for node in graph.nodes if node.op == "MatMulNBits"]),
     ]
-    facts += [("accuracy_level", max(levels))] if levels else []
-    return facts + ([("block_size", ", ".join(map(str, sorted(blocks))))] if blocks else [])
+
+
+def _block_facts(nodes: Sequence[Node]) -> list[tuple[str, Any]]:
+    """How block-quantized matrices are stored and multiplied, where there are any."""
+    if not nodes:
+        return []
+    numbers = [dict(node.numbers) for node in nodes]
+    return [
+        ("accuracy_level", ", ".join(sorted({str(one.get("accuracy_level", 0)) for one in numbers}))),
+        ("block_size", ", ".join(sorted({str(one.get("block_size", 0)) for one in numbers}))),
+        ("zero_points", str(any(len(node.inputs) > 3 and node.inputs[3] for node in nodes)).lower()),
+    ]
 
 
 def _digest(folder: Path, graph: Graph) -> str:

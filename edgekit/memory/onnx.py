@@ -1,18 +1,118 @@
 """Memory of an ONNX model under onnxruntime's CPU provider, predicted from its header alone.
 
-Only x86-64 was measured, so nothing is said of other instruction sets: what onnxruntime packs, and how, is decided by
-its kernels there.
+What was measured is what is predicted: x86-64, graphs of onnxruntime-genai's builder and of `edgekit quantize`, f32
+activations and cache (onnxruntime 1.31, `benchmarks/onnx_memory.py`). Elsewhere it is unknown: which weights are
+packed, and how, is decided by the kernels of the instruction set. The prediction is for a context filled to its end in
+ubatches, by a process that sets onnxruntime up as edgekit's does; the tokenizer, which runs outside the graph, widens
+the range.
 """
 
 from __future__ import annotations
 
 from edgekit.errors import EdgekitError
-from edgekit.records import Header, MemoryBreakdown, Settings
+from edgekit.memory.buffers import MAX_BATCH, MAX_CONTEXT
+from edgekit.records import Estimate, Header, MemoryBreakdown, Settings, TensorInfo
+
+RUNTIME_BASE_BYTES = 3_400_000
+"""The session and its thread pool."""
+
+FLOATS_PER_FFN, FLOATS_PER_HIDDEN = 3.1, 20.0
+"""Activations alive at once for each token of a ubatch: fitted to four shapes of hidden 256 to 1024."""
+ACTIVATION_ERROR = 0.35
+"""Part by which they may be off: short ubatches keep a third more, whose blocks are too small to be given back."""
+
+WEIGHTS_ERROR, ABSOLUTE_ERROR_BYTES = 0.02, 4_000_000
+TABLE_ROWS_BYTES = 9_000_000
+"""Pages of looked-up tables that a few tokens touch, at most."""
+TOKENIZER_BYTES_PER_TOKEN = 300
+"""As llama.cpp's, which is of the same kind; only the high end of a range holds it."""
+
+_MEASURED_MATRICES = ("f32", "int4", "int8", "i8")
 
 
 def predict_onnx(header: Header, settings: Settings, isa: str) -> MemoryBreakdown:
-    """Bytes that `header`'s model takes under `settings`. Raises EdgekitError where nobody has measured."""
-    raise EdgekitError(
-        f"onnxruntime's memory was measured on x86-64 alone, and this is `{isa}`",
-        hint="measure on the device",
+    """Bytes that `header`'s model takes under `settings`, with 90 % ranges of basis `predicted`. Raises EdgekitError
+    for settings a graph cannot follow, and where nobody has measured.
+    """
+    _refuse_settings(settings)
+    _refuse_unmeasured(header, isa)
+    facts = dict(header.metadata)
+    packed = sum(_packed_bytes(tensor) for tensor in header.tensors) + _number(facts, "onnx.transposed_bytes")
+    tables = sum(tensor.size_bytes for tensor in header.tensors if tensor.role == "table")
+    ubatch = min(settings.context_tokens, settings.batch_tokens, settings.ubatch_tokens)
+    kv = 8 * settings.context_tokens * header.key_dim * sum(header.kv_heads)  # keys and values, four bytes each
+    floats = FLOATS_PER_FFN * max(header.ffn) + FLOATS_PER_HIDDEN * header.hidden
+    compute = int(4 * ubatch * floats)
+    output = 4 * header.vocabulary * (1 if facts.get("onnx.logits_rows") == "last" else ubatch)
+    private = packed + kv + compute + output + RUNTIME_BASE_BYTES
+    error = WEIGHTS_ERROR * packed + ACTIVATION_ERROR * compute + ABSOLUTE_ERROR_BYTES
+    tokenizer = TOKENIZER_BYTES_PER_TOKEN * header.vocabulary
+    touched = min(tables, TABLE_ROWS_BYTES)
+    stored = sum(tensor.size_bytes for tensor in header.tensors)
+    return MemoryBreakdown(
+        isa=isa,
+        settings=settings,
+        weights_bytes=stored,
+        repacked_bytes=packed,
+        dormant_bytes=stored - touched // 2,
+        kv_bytes=kv,
+        compute_bytes=compute,
+        output_bytes=output,
+        runtime_bytes=RUNTIME_BASE_BYTES,
+        unevictable=_estimate(private, error, error + tokenizer),
+        working_set=_estimate(private + touched // 2, error + touched // 2, error + touched // 2 + tokenizer),
+        resident=_estimate(private + tables, error + tables, error + tokenizer + stored),
     )
+
+
+def _refuse_settings(settings: Settings) -> None:
+    for name, high in (("context_tokens", MAX_CONTEXT), ("batch_tokens", MAX_BATCH), ("ubatch_tokens", MAX_BATCH)):
+        if not 1 <= getattr(settings, name) <= high:
+            raise EdgekitError(f"`{name}` must lie between 1 and {high}: `{getattr(settings, name)}`")
+    for name, wanted in (("kv_type", "f16"), ("flash_attention", "auto"), ("mmap", True), ("repack", True)):
+        if getattr(settings, name) != wanted:
+            raise EdgekitError(
+                f"an ONNX graph is not predicted with `{name} = {getattr(settings, name)}`",
+                hint=f"the graph and onnxruntime decide it: leave `{name}` at `{wanted}`",
+            )
+
+
+def _refuse_unmeasured(header: Header, isa: str) -> None:
+    if not isa.startswith("x86_64"):
+        raise EdgekitError(
+            f"onnxruntime's memory was measured on x86-64 alone, and other kernels pack weights differently: `{isa}`",
+            hint="measure on the device: `edgekit bench MODEL --on-device NAME`",
+        )
+    facts = dict(header.metadata)
+    kinds = {tensor.type for tensor in header.tensors if tensor.role == "matrix"}
+    doubts = {
+        "matrices of type": "" if kinds <= set(_MEASURED_MATRICES) else ", ".join(sorted(kinds)),
+        "a KV cache of type": "" if facts.get("onnx.kv_type") == "f32" else facts.get("onnx.kv_type", "unknown"),
+        "logits of type": "" if facts.get("onnx.logits_type") == "f32" else facts.get("onnx.logits_type", "unknown"),
+        "a KV cache that is shared": "" if facts.get("onnx.kv_shared") == "true" else "false",
+        "`accuracy_level`": "" if facts.get("onnx.accuracy_level", "4") == "4" else facts["onnx.accuracy_level"],
+        "zero points": "" if facts.get("onnx.zero_points", "false") == "false" else "true",
+    }
+    for what, found in doubts.items():
+        if found:
+            raise EdgekitError(
+                f"nobody has measured what onnxruntime takes with {what}: `{found}`", hint="measure on the device"
+            )
+
+
+def _packed_bytes(tensor: TensorInfo) -> int:
+    """Private bytes of a tensor. Matrices are packed and their source given back; of block-quantized ones the scales
+    are packed too, and as many sums of blocks are kept beside them.
+    """
+    if tensor.role == "matrix":
+        return tensor.size_bytes
+    return 2 * tensor.size_bytes if tensor.role == "scale" else 0
+
+
+def _number(facts: dict[str, str], key: str) -> int:
+    text = facts.get(key, "0")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else 0
+
+
+def _estimate(value: int, below: float, above: float) -> Estimate:
+    return Estimate(value=value, low=max(0.0, value - below), high=value + above, basis="predicted")

@@ -66,8 +66,8 @@ def retyped(tensor: TensorInfo, kind: str) -> TensorInfo:
 
 
 def streamed(tensor: TensorInfo, header: Header) -> int:
-    """Bytes of `tensor` read per decoded token: none of a table that is looked up, and of the experts only those a token
-    is routed to.
+    """Bytes of `tensor` read per decoded token: none of a table that is looked up, and of the experts only those that a
+    token is routed to.
     """
     if tensor.role == "table" or (tensor.name == "token_embd.weight" and not header.tied_embedding):
         return 0

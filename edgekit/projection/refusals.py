@@ -55,7 +55,7 @@ def of_target(device: Device, target: Target, decoded: Sequence[Anchor]) -> Unkn
         )
     if target.header.format != "gguf":
         return Unknown(
-            reason="no published CPU run of this format can carry a projection, and llama.cpp's kernels are not its own: "
+            reason="no published CPU run of this format can carry a projection, and llama.cpp's kernels are others: "
             f"`{target.header.format}`",
             settle=f"{_on_device(device, f'--device {device.name}')}; a GGUF of the same student can be projected",
         )

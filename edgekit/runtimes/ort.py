@@ -7,6 +7,7 @@ a longer copy each time. Names of inputs and outputs are those of onnxruntime-ge
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ PROVIDER = "CPUExecutionProvider"
 _CONTEXT_INPUTS = ("input_ids", "attention_mask", "position_ids")
 _KV_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 _ERRORS_ONLY = 3  # ORT_LOGGING_LEVEL_ERROR
+_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES = -3, 2**20  # malloc.h
 
 
 def _onnxruntime() -> Any:
@@ -39,14 +41,12 @@ def _onnxruntime() -> Any:
 
 
 def describe_build() -> tuple[str, str]:
-    """(onnxruntime's version, commit and how sessions are set up, no CPU features: it does not tell which it uses)."""
+    """(version, commit and how sessions are set up, no CPU features: onnxruntime does not tell which it uses)."""
     ort = _onnxruntime()
     ort.set_default_logger_severity(_ERRORS_ONLY)
     commit = re.search(r"git-commit-id=(\w+)", ort.get_build_info())
-    return (
-        f"onnxruntime {ort.__version__} ({commit[1] if commit else 'unknown'}), all graph optimizations, no arena",
-        "",
-    )
+    version = f"onnxruntime {ort.__version__} {commit[1] if commit else 'of unknown commit'}"
+    return f"{version}, all graph optimizations, no arena, no memory patterns, blocks of 1 MiB returned at once", ""
 
 
 class Session:
@@ -73,8 +73,10 @@ class Session:
         logits = next(port for port in session.get_outputs() if port.name == "logits")
         self.all_rows = len(logits.shape) == 3 and logits.shape[1] != 1
         dtype = np.dtype(_dtype_of(logits))
-        self._logits = np.empty((self.ubatch_tokens if self.all_rows else 1, self.vocabulary), dtype)
-        self._cache: Any = (_SharedCache if config.shares_cache else _GrowingCache)(self._binding, session, config, settings)
+        self._logits = np.full((self.ubatch_tokens if self.all_rows else 1, self.vocabulary), 0, dtype)
+        self._cache: Any = (_SharedCache if config.shares_cache else _GrowingCache)(
+            self._binding, session, config, settings
+        )
         self._tokenizer: Any = None
 
     def decode(self, tokens: Sequence[int]) -> None:
@@ -126,6 +128,16 @@ class Session:
     def _bind(self, name: str, values: NDArray[np.int64]) -> None:
         if name in self._inputs:
             self._binding.bind_input(name, "cpu", 0, values.dtype, values.shape, values.ctypes.data)
+
+    def reserve(self) -> None:
+        """Evaluate the last ubatch of a full context once: what the graph needs at most, a peak then holds, as
+        llama.cpp's does, which reserves its buffers when it loads.
+        """
+        count = min(self.ubatch_tokens, self.context_tokens)
+        self.position = self.context_tokens - count
+        self._cache.widen(self.position)
+        self._evaluate([0] * count)
+        self.rewind(0)
 
     def rewind(self, tokens: int) -> None:
         """Forget all but the first `tokens` tokens."""
@@ -186,16 +198,19 @@ class _SharedCache:
     def cut(self, tokens: int) -> None:
         """Nothing to do: what lies beyond the position is never read."""
 
+    def widen(self, tokens: int) -> None:
+        """Nothing to do: there is room for the whole context."""
+
 
 class _GrowingCache:
     """Keys and values as the graph gives them back, one longer copy after another."""
 
     def __init__(self, binding: Any, session: Any, config: Config, settings: Settings) -> None:
-        import numpy as np
 
         self.binding = binding
         self.ports = _cache_ports(session, config)
-        self.values = [_ort_value(np.zeros((1, shape[0], 0, shape[1]), dtype)) for *_, shape, dtype in self.ports]
+        self.values: list[Any] = []
+        self.widen(0)
 
     def bind(self, position: int) -> None:
         """Hand in what is there, and let onnxruntime make room for what comes."""
@@ -213,6 +228,12 @@ class _GrowingCache:
         import numpy as np
 
         self.values = [_ort_value(np.ascontiguousarray(value.numpy()[:, :, :tokens])) for value in self.values]
+
+    def widen(self, tokens: int) -> None:
+        """Stand as if `tokens` tokens had been evaluated."""
+        import numpy as np
+
+        self.values = [_ort_value(np.zeros((1, shape[0], tokens, shape[1]), dtype)) for *_, shape, dtype in self.ports]
 
 
 def _ort_value(array: Any) -> Any:
@@ -269,6 +290,7 @@ def open_session(path: Path, settings: Settings) -> Session:
     except (Unusable, EdgekitError) as error:
         raise SessionRefused("model", str(error)) from None
     folder, threads = folder_of(path), settings.threads or big_cores()
+    _return_large_blocks()
     ort = _onnxruntime()
     ort.set_default_logger_severity(_ERRORS_ONLY)
     try:
@@ -282,6 +304,15 @@ def open_session(path: Path, settings: Settings) -> Session:
     if strange:
         raise SessionRefused("model", f"the graph asks for an input edgekit does not know: `{_shown(strange[0])}`")
     return Session(session, folder, config, settings, threads)
+
+
+def _return_large_blocks() -> None:
+    """Have glibc give blocks of a megabyte and more back as soon as they are freed, so that a peak is what the graph
+    needs and not what the heap kept of earlier lengths; zeroing them again costs a prefill under a thousandth.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
 
 
 def check_settings(settings: Settings) -> None:
