@@ -94,10 +94,9 @@ def test_transformers_reads_the_tokenizer_as_the_file_says(architecture: str) ->
     folder = random_student(architecture)
     tokenizer, auto = Tokenizer.from_file(str(folder / "tokenizer.json")), open_tokenizer(folder)
     assert tokenizer.get_vocab_size() == RECIPES[architecture].vocabulary - RECIPES[architecture].spare
-    text = (
-        corpus.text("evaluation", characters=8_000) + "\n\n  ünï ✓ 日本\t\t<|im_start|><eos></s> 12345 I'LL don't\r\n"
-    )
-    assert auto.encode(text) == tokenizer.encode(text).ids
+    text = corpus.text("evaluation", characters=8_000) + "\n\n  ünï ✓ 日本\t\t 12345 I'LL don't\r\n"
+    marked = f"  {text} <|im_start|>user<|eot_id|> <think> <end_of_turn></s> <s> again"
+    assert auto.encode(marked) == tokenizer.encode(marked).ids
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids, skip_special_tokens=False) == text
     said = auto.apply_chat_template([{"role": "user", "content": "hi there"}], tokenize=False)
     assert "hi there" in said
