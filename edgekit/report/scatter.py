@@ -90,7 +90,7 @@ class LogAxis:
 
 def log_axis_over(values: Iterable[float], unit: str) -> LogAxis:
     """A logarithmic axis with a margin over all positive `values`; a decade around one where there is none."""
-    shown = [value for value in values if 1e-290 < value < 1e290]
+    shown = [min(max(value, 1e-100), 1e100) for value in values if value > 0]
     low, high = (min(shown), max(shown)) if shown else (0.3, 3.0)
     margin = max(1.06, (high / low) ** 0.08)
     scale, name = readable_unit(high, unit)
