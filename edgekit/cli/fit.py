@@ -35,8 +35,9 @@ def show_fit(fit: Fit, *, as_json: bool) -> None:
     console.print()
     console.print(_cases(fit))
     console.print()
-    console.print(_configurations(fit.table))
-    console.print()
+    if fit.table:
+        console.print(_configurations(fit.table))
+        console.print()
     console.print(_nearest(fit), markup=False, highlight=False)
 
 
@@ -98,6 +99,8 @@ def _budget(budget: Estimate) -> str:
 
 def _nearest(fit: Fit) -> str:
     nearest = fit.nearest
+    if isinstance(nearest, Unknown):
+        return f"what would fit: unknown; {nearest.reason}; {nearest.settle}"
     if nearest.reason:
         return f"what would fit: nothing of this file; {nearest.reason}"
     needed = _figure(nearest.row.needed, "bytes")

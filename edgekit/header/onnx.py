@@ -52,9 +52,9 @@ def _read(path: Path) -> Header:
     if not path.exists():
         raise EdgekitError(f"cannot read the model (no such file): `{path}`", hint="give a GGUF file or an ONNX folder")
     folder, files = folder_of(path), folder_files(path)
-    if not any(file.suffix.lower() == ".onnx" for file in files):
+    if not any(file.suffix.lower() == ".onnx" and file.parent == folder for file in files):
         what = "it is a directory that holds no ONNX graph"
-        raise EdgekitError(f"cannot read the model ({what}): `{path}`", hint=_what_instead(files))
+        raise EdgekitError(f"cannot read the model ({what}): `{path}`", hint=_what_instead(folder, files))
     config = read_config(path)
     if config.experts:
         raise EdgekitError(
@@ -90,16 +90,19 @@ def _read(path: Path) -> Header:
     )
 
 
-def _what_instead(files: tuple[Path, ...]) -> str:
+def _what_instead(folder: Path, files: tuple[Path, ...]) -> str:
+    deeper = sorted({file.parent.relative_to(folder).as_posix() for file in files if file.suffix.lower() == ".onnx"})
+    if deeper:
+        return f"give one of the models in it: {', '.join(f'`{clean(name, 40)}`' for name in deeper[:6])}"
     if any(file.suffix in (".safetensors", ".bin") for file in files):
         return "this looks like a checkpoint: `edgekit quantize` makes models of it"
     return "give a GGUF file, or a folder with `model.onnx` in it"
 
 
 def _name_of(folder: Path) -> str:
-    """The folder's name, with its parent's where it alone says nothing of the model."""
+    """The folder's name, or its parent's where it only tells the precision."""
     plain = re.fullmatch(r"(model|onnx|fp32|fp16|bf16|f32|f16|int8|int4|cpu|q\d\w*)[\w-]{0,8}", folder.name.lower())
-    return f"{folder.parent.name} {folder.name}" if plain and folder.parent.name else folder.name
+    return folder.parent.name if plain and folder.parent.name else folder.name
 
 
 def _read_graph(file: Path) -> Graph:

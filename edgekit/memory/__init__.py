@@ -216,7 +216,7 @@ def what_fits(header: Header, device: Device) -> WhatFits:
             changes = changed_settings(row.settings, base)
             return WhatFits(row=row, changes=changes, missing_bytes=0.0, reason="")
     if not tried:
-        check_settings(header, base)
+        predict_memory(header, base, device.isa)  # says why not
         raise EdgekitError(f"no configuration of this model can be predicted: `{header.architecture}`")
     leanest = min(tried, key=lambda row: row.needed.high)
     missing = leanest.needed.high - leanest.budget.low

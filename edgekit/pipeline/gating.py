@@ -139,7 +139,7 @@ class Fit:
     evidence: Evidence
     verdict: Verdict
     table: tuple[FitRow, ...]
-    nearest: WhatFits
+    nearest: WhatFits | Unknown
     exit_code: int
 
 
@@ -222,9 +222,19 @@ def fit(model: Path, device_name: str, *, overrides: Overrides | None = None, ga
         evidence=evidence,
         verdict=verdict,
         table=fit_table(header, asked),
-        nearest=what_fits(header, asked),
+        nearest=_nearest(header, asked),
         exit_code=exit_code((verdict,), broke=False),
     )
+
+
+def _nearest(header: Header, device: Device) -> WhatFits | Unknown:
+    """What would fit; of an ONNX model it is unknown on instruction sets where its memory is."""
+    try:
+        return what_fits(header, device)
+    except EdgekitError as error:
+        if header.format != "onnx":
+            raise
+        return Unknown(reason=error.message, settle=error.hint)
 
 
 def memory_gated(device: Device) -> Device:
