@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import re
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +16,8 @@ from typing import Any
 import pytest
 from bench_fakes import artifact as fake_artifact
 from bench_fakes import header as fake_header
-from students import tiny_student
+from peer_tools import peer
+from students import random_student, tiny_student
 
 from edgekit import corpus, open_artifact
 from edgekit.bench import compare_outputs, evaluate, evaluating
@@ -23,6 +27,8 @@ from edgekit.files import read_text
 from edgekit.quantize.convert import convert
 from edgekit.quantize.llama_quantize import quantize_gguf
 from edgekit.records import Artifact, Estimate, Figure, Quality, ScoredChunk, Settings, Unknown
+from edgekit.runtimes import llamacpp, sandbox
+from edgekit.runtimes.scores import nll_rows
 from edgekit.storage import from_json, to_json
 
 SETTINGS = Settings(repack=False)
@@ -121,6 +127,7 @@ def test_one_chunk_gives_no_range(full: Artifact, text: str) -> None:
         ("", {}, "empty"),
         (" \n\t", {}, "empty"),
         ("A short text.", {}, "too short"),
+        ("word \ud800" * 500, {}, "half a character"),
         ("word " * 500, {"chunks": 0}, "at least one chunk"),
         ("word " * 500, {"context_tokens": 8}, "chunks need"),
     ],
@@ -136,6 +143,59 @@ def test_models_of_two_tokenizers_are_refused(full: Artifact, text: str, tiny_gg
         run(open_artifact(tiny_gguf), full, text)
     assert caught.value.code == ExitCode.USAGE
     assert "builds of one model" in caught.value.hint
+
+
+def test_every_chunk_begins_as_the_model_wants(text: str, tmp_path: Path) -> None:
+    """Beginning-of-text takes the place of a chunk's first token, as in llama-perplexity."""
+    path = convert(open_checkpoint(random_student("llama-spm")), tmp_path / "spm-f16.gguf", type="f16")
+    quality = run(open_artifact(path), None, text, chunks=2, context_tokens=64)
+    session = llamacpp.open_session(path, dataclasses.replace(SETTINGS, context_tokens=64, ubatch_tokens=64, threads=2))
+    try:
+        assert session.first_token is not None
+        tokens = [session.first_token, *session.tokenize(text)][64:128]
+        assert tokens[0] != session.first_token
+        nlls = []
+        for opening in (session.first_token, tokens[0]):
+            session.reset()
+            session.feed([opening, *tokens[1:32]])
+            nlls.append(float(nll_rows(session.feed(tokens[32:63], want="all"), tokens[33:]).sum()))
+    finally:
+        session.close()
+    assert quality.chunks[1].nll == pytest.approx(nlls[0], rel=1e-6)
+    assert abs(nlls[0] - nlls[1]) > 1e-4 * nlls[0]
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("quant", ["q8_0", "q4_k_m", "q2_k"])
+def test_it_agrees_with_llama_perplexity(full: Artifact, text: str, tmp_path: Path, quant: str) -> None:
+    """Its base file has 16 bits, which blurs divergences by some 1e-5."""
+    tool = peer("LLAMA_PERPLEXITY")
+    small = quantized(full, quant)
+    quality = run(small, full, text)
+    (tmp_path / "text").write_text(text, encoding="utf-8")
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(tool.parent.parent / "lib")}
+    common = [
+        str(tool),
+        *["-f", "text", "-c", "256", "-t", "2", "--no-repack", "--kl-divergence-base", "base", "--chunks"],
+        str(CHUNKS),
+    ]
+    for model, options in ((full, []), (small, ["--kl-divergence"])):
+        command = [*common, "-m", model.path, *options]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
+            preexec_fn=sandbox.deny_amx,
+        )  # fmt: skip
+    output = done.stdout + done.stderr
+
+    def told(pattern: str) -> float:
+        match = re.search(pattern, output)
+        assert match, output[-1000:]
+        return float(match[1])
+
+    assert value(quality.perplexity) == pytest.approx(told(r"Mean PPL\(Q\)\s*:\s*([\d.]+)"), rel=1e-3)
+    assert value(quality.reference_perplexity) == pytest.approx(told(r"Mean PPL\(base\)\s*:\s*([\d.]+)"), rel=1e-3)
+    assert value(quality.kld_mean) == pytest.approx(told(r"Mean\s+KLD:\s*(-?[\d.]+)"), rel=0.01, abs=2e-5)
+    assert value(quality.top1_agreement) == pytest.approx(told(r"Same top p:\s*([\d.]+)") / 100, abs=0.005)
 
 
 # ---- texts --------------------------------------------------------------------------------------------------------

@@ -56,8 +56,7 @@ def evaluate(
     Raises EdgekitError for a text that is too short or holds no text, for models that do not read it as the same
     tokens, and for what a runtime declines; a process that dies raises WorkerDied (exit code 4).
     """
-    if not text.strip():
-        raise EdgekitError("the text is empty", hint="a few thousand words that the model was not trained on will do")
+    text_sha256 = _identity(text)
     if chunks is not None and chunks < 1:
         raise EdgekitError(f"at least one chunk must be scored: `{chunks}`")
     settings = _settings(settings or Settings(), context_tokens, threads)
@@ -85,7 +84,7 @@ def evaluate(
         chunks=scored,
         context_tokens=context_tokens,
         text_tokens=scorer.text_tokens,
-        text_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        text_sha256=text_sha256,
         text_origin=origin,
         artifact_sha256=artifact.sha256,
         reference_sha256=reference.sha256 if reference else "",
@@ -116,6 +115,16 @@ def compare_outputs(
         b, a, text, context_tokens=context_tokens, chunks=chunks, threads=threads, origin=origin, progress=progress
     )
     return Parity(a=Path(a.path).name, b=Path(b.path).name, quality=quality)
+
+
+def _identity(text: str) -> str:
+    """SHA-256 of the text's UTF-8. Raises EdgekitError where there is nothing to read."""
+    if not text.strip():
+        raise EdgekitError("the text is empty", hint="a few thousand words that the model was not trained on will do")
+    try:
+        return hashlib.sha256(text.encode()).hexdigest()
+    except UnicodeEncodeError as error:
+        raise EdgekitError(f"the text holds half a character at `{error.start}`", hint="read it as UTF-8") from None
 
 
 def _settings(settings: Settings, context_tokens: int, threads: int) -> Settings:
