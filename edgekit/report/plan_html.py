@@ -16,7 +16,7 @@ from edgekit.report.scatter import Dot, Limit, log_axis_over, scatter_chart
 from edgekit.report.words import clean
 
 MAX_CELLS = 20_000
-_LEFT, _ROW = 24.0, 24
+_LEFT, _ROW = 28.0, 24
 _SVG = Markup(
     '<svg class="chart map" role="img" aria-labelledby="{id}-t {id}-d" width="100%" height="{height}">'
     '<title id="{id}-t">types over the layers</title><desc id="{id}-d">{description}</desc>{body}</svg>'
@@ -101,7 +101,7 @@ def type_map(ident: str, plan: QuantPlan) -> Markup:
     kinds = list(dict.fromkeys(kind_of(tensor.name) for tensor in plan.tensors))
     step, body = (100 - _LEFT) / layers, Markup()
     for index, kind in enumerate(kinds):
-        body += _NAME.format(y=index * _ROW + 15, name=clean(kind, 24))
+        body += _NAME.format(y=index * _ROW + 15, name=clean(kind, 13))
     for tensor in plan.tensors:
         layer, top = layer_of(tensor.name), kinds.index(kind_of(tensor.name)) * _ROW
         x, width = (_LEFT, 100 - _LEFT) if layer is None else (_LEFT + step * layer, step)

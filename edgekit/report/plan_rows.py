@@ -189,7 +189,12 @@ class Step:
 
 def steps(plan: QuantPlan, front: Sequence[ParetoPoint]) -> tuple[Step, ...]:
     """The front by rising size, the plan itself among it."""
-    points = [_step(clean(point.label, 40), point.plan, chosen=_same(point.plan, plan)) for point in front]
+    points = [
+        _step(clean(point.label, 40), plan, chosen=True)
+        if _same(point.plan, plan)
+        else _step(clean(point.label, 40), point.plan, chosen=False)
+        for point in front
+    ]
     if front and not any(step.chosen for step in points):
         points.append(_step("this plan", plan, chosen=True))
     return tuple(sorted(points, key=lambda step: (step.size_bytes, not step.chosen)))
