@@ -174,11 +174,8 @@ def test_it_agrees_with_llama_perplexity(full: Artifact, text: str, tmp_path: Pa
     quality = run(small, full, text)
     (tmp_path / "text").write_text(text, encoding="utf-8")
     environment = {**os.environ, "LD_LIBRARY_PATH": str(tool.parent.parent / "lib")}
-    common = [
-        str(tool),
-        *["-f", "text", "-c", "256", "-t", "2", "--no-repack", "--kl-divergence-base", "base", "--chunks"],
-        str(CHUNKS),
-    ]
+    common = [str(tool), "-f", "text", "-c", "256", "-t", "2", "--chunks", str(CHUNKS), "--no-repack"]
+    common += ["--kl-divergence-base", "base"]
     for model, options in ((full, []), (small, ["--kl-divergence"])):
         command = [*common, "-m", model.path, *options]
         done = subprocess.run(
