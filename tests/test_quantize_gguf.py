@@ -11,6 +11,7 @@ import gguf
 import numpy as np
 import pytest
 from peer_tools import TEXT, peer, run_peer
+from routed import write_routed
 
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.header import read_header
@@ -391,3 +392,28 @@ def test_files_are_those_of_llama_quantize(shape: str, tmp_path: Path) -> None:
         assert list(mine) == list(expected[0]), kind
         assert found[1] == expected[1], kind
         assert found[2] == expected[2], kind
+
+
+@pytest.mark.reference
+@pytest.mark.slow
+def test_shards_give_the_same_file(source: Path, tmp_path: Path) -> None:
+    tool = peer("LLAMA_QUANTIZE").with_name("llama-gguf-split")
+    run_peer([tool, "--split", "--split-max-tensors", "20", source, "part"], tmp_path)
+    first = tmp_path / "part-00001-of-00003.gguf"
+    whole = read_parts(quantize_gguf(source, tmp_path / "whole.gguf", "q4_k_m", threads=2))
+    split = read_parts(quantize_gguf(first, tmp_path / "split.gguf", "q4_k_m", threads=2))
+    assert split[1:] == whole[1:]
+    expected = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(tmp_path.glob("part-*"))))
+    assert split[0]["edgekit.parent.sha256"] == expected.hexdigest()
+
+
+@pytest.mark.reference
+@pytest.mark.slow
+def test_experts_are_those_of_llama_quantize(source: Path, tmp_path: Path) -> None:
+    """Each expert has its own importance."""
+    tool = peer("LLAMA_QUANTIZE")
+    model = write_routed(source, tmp_path / "routed.gguf")
+    matrix = compute_imatrix(model, TEXT, tmp_path / "m.gguf", chunks=2, context_tokens=64, threads=2)
+    run_peer([tool, "--imatrix", matrix.name, model.name, "theirs.gguf", "q4_k_m", "2"], tmp_path)
+    ours = quantize_gguf(model, tmp_path / "ours.gguf", "q4_k_m", imatrix=matrix, threads=2)
+    assert read_parts(ours)[1:] == read_parts(tmp_path / "theirs.gguf")[1:]

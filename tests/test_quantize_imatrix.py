@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 import pytest
 from peer_tools import TEXT, peer, run_peer
+from routed import write_routed
 
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.header import read_header
@@ -333,16 +334,20 @@ def test_operations_are_found_by_name() -> None:
 
 @pytest.mark.reference
 @pytest.mark.slow
-def test_it_agrees_with_llama_imatrix(model: Path, tmp_path: Path) -> None:
-    """Correlation of at least 0.999 for every tensor, in both of its formats."""
+@pytest.mark.parametrize("kind", ["dense", "routed"])
+def test_it_agrees_with_llama_imatrix(model: Path, tmp_path: Path, kind: str) -> None:
+    """Correlation of at least 0.999 for every tensor (and expert), in both of its formats."""
     tool = peer("LLAMA_IMATRIX")
+    chosen = model if kind == "dense" else write_routed(model, tmp_path / "routed.gguf")
     (tmp_path / "text").write_text(TEXT, encoding="utf-8")
-    ours = read_imatrix(compute_imatrix(model, TEXT, tmp_path / "ours.gguf", context_tokens=128, threads=2))
+    ours = read_imatrix(compute_imatrix(chosen, TEXT, tmp_path / "ours.gguf", context_tokens=128, threads=2))
     for suffix in ("gguf", "dat"):
         options = ["-c", "128", "-t", "2", "--no-ppl", "--output-format", suffix]
-        run_peer([tool, "-m", model, "-f", "text", "-o", f"theirs.{suffix}", *options], tmp_path)
+        run_peer([tool, "-m", chosen, "-f", "text", "-o", f"theirs.{suffix}", *options], tmp_path)
         theirs = read_imatrix(tmp_path / f"theirs.{suffix}")
         assert set(ours) == set(theirs)
         for name, values in theirs.items():
-            assert np.corrcoef(ours[name], values)[0, 1] >= 0.999, name
-            np.testing.assert_allclose(ours[name].sum(), values.sum(), rtol=2e-3)
+            mine = ours[name].reshape(-1)
+            # a router is discontinuous: rounding sends a few tokens elsewhere
+            assert np.corrcoef(mine, values.reshape(-1))[0, 1] >= 0.999, name
+            np.testing.assert_allclose(mine.sum(), values.sum(), rtol=2e-3 if kind == "dense" else 2e-2)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from edgekit.quantize import collector, quantizer
 from edgekit.runtimes import llamacpp, sandbox, worker
 from edgekit.runtimes.handle import amx_state, start_child, worker_limits
 from edgekit.runtimes.process import Child, worker_command
@@ -91,8 +92,6 @@ def serve(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: worke
     if start["amx"] == "denied":
         sandbox.deny_amx()
     build, features = llamacpp.describe_build()
-    from edgekit.quantize import collector, quantizer  # they load numpy, from where the fence may not let them
-
     jobs = {"quantize": quantizer.quantize_here, "calibrate": collector.calibrate_here}
     readable, writable = ([Path(name) for name in start[key]] for key in ("readable", "writable"))
     isolation = sandbox.fence_in(readable, sandbox.Limits(**start["limits"]), writable)
