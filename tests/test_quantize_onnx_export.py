@@ -116,7 +116,7 @@ def against_torch(checkpoint: Path, folder: Path, work: Path) -> parity.LogitsCh
     run_job("torch logits", {"checkpoint": str(checkpoint), "out": str(work / "torch.npy"), **both}, threads=2)
     shape = {"head_dim": source.head_dim, "kv_heads": source.kv_heads, "decoded": probe.decoded, "prepack": False}
     run_job("onnx logits", {"model": str(folder / "model.onnx"), "out": str(work / "onnx.npy"), **both, **shape})
-    return parity.compare(work / "torch.npy", work / "onnx.npy", subject="fp32", probe=probe)
+    return parity.compare(work / "torch.npy", work / "onnx.npy", precision="fp32", probe=probe)
 
 
 def test_garbage_from_the_builder_is_no_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +164,16 @@ def test_optimum_exports_in_its_own_environment(tmp_path: Path, architecture: st
     record = load_record(out / "edgekit.json", OnnxExport)
     assert record.checks[0].kld_max < 1e-9
     assert dict(record.versions)["transformers (optimum)"].startswith("4.")
+
+
+@pytest.mark.reference
+@pytest.mark.skipif(not OPTIMUM_PYTHON, reason="EDGEKIT_OPTIMUM_PYTHON names no interpreter with optimum-onnx")
+def test_version_4_would_turn_by_the_wrong_angle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Handed the version-5 configuration as it is, optimum's transformers takes `rope_theta` 10000 without a word."""
+    monkeypatch.setattr("edgekit.quantize.onnx.source.old_style_config", dict)
+    options = replace(TWO, python=OPTIMUM_PYTHON)
+    with pytest.raises(EdgekitError, match="its model is wrong"):
+        export_onnx(random_student("llama"), "fp32", tmp_path / "out", exporter="optimum", options=options)
 
 
 # ---- refusals, before anything is written -------------------------------------------------------------------------
@@ -306,7 +316,7 @@ def test_a_blind_model_fails_every_quantized_bound(tmp_path: Path) -> None:
     blind = np.tile(np.log(average), (20, 1))
     for precision in parity.QUANTIZED_BOUNDS:
         check = parity.compare(
-            saved(tmp_path, "torch", reference), saved(tmp_path, "blind", blind), subject=precision, probe=probe
+            saved(tmp_path, "torch", reference), saved(tmp_path, "blind", blind), precision=precision, probe=probe
         )
         with pytest.raises(EdgekitError, match="its model is wrong"):
             parity.require(check)
@@ -320,7 +330,7 @@ def test_broken_logits_are_no_comparison(tmp_path: Path, broken: str) -> None:
         parity.compare(
             saved(tmp_path, "torch", reference),
             saved(tmp_path, "onnx", logits),
-            subject="fp32",
+            precision="fp32",
             probe=parity.make_probe(8, context=64),
         )
 

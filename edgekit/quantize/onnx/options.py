@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -31,7 +32,12 @@ class Options:
     method: str = "search"
     threads: int = 0
     python: str = ""
-    """For `optimum`: the interpreter of the environment that has it; empty for this one."""
+    """For `optimum`: the interpreter of the environment that has it; empty for `$EDGEKIT_OPTIMUM_PYTHON`, else this."""
+
+
+def optimum_python(options: Options) -> str:
+    """The interpreter that runs optimum; empty for this one."""
+    return options.python or os.environ.get("EDGEKIT_OPTIMUM_PYTHON", "")
 
 
 def check_choices(precision: str, exporter: str, options: Options) -> None:
