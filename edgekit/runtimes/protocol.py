@@ -104,6 +104,10 @@ class Counted:
     chunks: int
 
 
+WORST_NATS = 10_000
+"""A token that costs more has logits that are no numbers, or might as well: float32 ends 88 nats below certainty."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
     """A `records.ScoredChunk` on the wire: sums in billionths of a nat. Without a reference its three are 0."""

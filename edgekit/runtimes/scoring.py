@@ -26,14 +26,11 @@ from edgekit.runtimes.handle import (
 )
 from edgekit.runtimes.log_parse import LogDigest
 from edgekit.runtimes.process import Child, worker_command
-from edgekit.runtimes.protocol import Counted, Done, Loaded, Ready, Scored
+from edgekit.runtimes.protocol import WORST_NATS, Counted, Done, Loaded, Ready, Scored
 
 MIN_CONTEXT = 16
 LOGITS_BYTES = 32 * 2**20
 """Logits of one model held at a time. llama.cpp keeps two such buffers of its own for each model."""
-
-WORST_NATS = 10_000
-"""Per token; as the worker counts broken ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

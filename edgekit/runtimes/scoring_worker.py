@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from edgekit.records import Settings
 from edgekit.runtimes import RUNTIMES, llamacpp, sandbox
 from edgekit.runtimes import worker as worker_module
+from edgekit.runtimes.protocol import WORST_NATS as WORST_NATS
 from edgekit.runtimes.protocol import Counted, Done, Loaded, Message, Ready, Scored, SessionRefused
 from edgekit.runtimes.steps import TimedSession
 from edgekit.runtimes.worker import Send
@@ -23,9 +24,6 @@ from edgekit.runtimes.worker import Send
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-WORST_NATS = 10_000.0
-"""A token that costs more has logits that are no numbers, or might as well: float32 ends at 88 nats below certainty."""
 
 _SHOWN = 40
 
