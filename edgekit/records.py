@@ -229,6 +229,8 @@ class OnnxExport:
     size_bytes: int
     peak_bytes: int
     """The largest resident set of any process that worked on it."""
+    peaks: tuple[tuple[str, int], ...] = ()
+    """The same of each kind of process, bytes."""
     elapsed_s: float
 
 
