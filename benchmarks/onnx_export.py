@@ -106,6 +106,7 @@ def run_edgekit(checkpoint: Path, precision: str, out: Path, threads: int) -> di
         "what": f"edgekit {precision}",
         "wall_s": time.monotonic() - begun,
         "peak_bytes": record["peak_bytes"],
+        "peaks": record["peaks"],
         "size_bytes": record["size_bytes"],
         "planned_peak_bytes": plan.memory.value,
         "planned_size_bytes": plan.out_bytes,
@@ -154,7 +155,7 @@ def main() -> None:
     for row in rows:
         print(
             f"{row['what']:24} {format_duration(row['wall_s']):>12}  peak {format_bytes(row['peak_bytes']):>9}"
-            f"  size {format_bytes(row['size_bytes']):>9}  {row.get('stages_s', '')}"
+            f"  size {format_bytes(row['size_bytes']):>9}  {row.get('stages_s', '')} {row.get('peaks', '')}"
         )
     if not arguments.no_record:
         host = json.loads(to_json(probe_host()))

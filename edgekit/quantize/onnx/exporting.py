@@ -73,7 +73,7 @@ class _Export:
         self.options = options
         self.work = work
         self.progress = progress
-        self.peak_bytes = 0
+        self.peaks: dict[str, int] = {}
         self.versions: dict[str, str] = {}
         self.checks: list[LogitsCheck] = []
         self.probe = parity.make_probe(source.vocabulary, context=source.context, window=source.window)
@@ -186,7 +186,7 @@ class _Export:
 
     def _run(self, job: str, arguments: Mapping[str, Any], *, python: str = "") -> dict[str, Any]:
         result = run_job(job, arguments, threads=self.options.threads, python=python, progress=self.progress)
-        self.peak_bytes = max(self.peak_bytes, result["peak_bytes"])
+        self.peaks[job] = max(self.peaks.get(job, 0), result["peak_bytes"])
         return result
 
     def _subfolder(self, name: str) -> Path:
@@ -214,7 +214,8 @@ class _Export:
             versions=tuple(sorted((self.versions | _versions()).items())),
             checks=tuple(self.checks),
             size_bytes=sum(file.stat().st_size for file in folder.iterdir()),
-            peak_bytes=self.peak_bytes,
+            peak_bytes=max(self.peaks.values()),
+            peaks=tuple(self.peaks.items()),
             elapsed_s=round(elapsed_s, 3),
         )
         write_record(folder / PROVENANCE, record)

@@ -1,5 +1,6 @@
 """The third exporter: optimum-onnx. It pins transformers < 4.58, so it runs in an environment of its own whose
-interpreter is named in `Options.python` or `$EDGEKIT_OPTIMUM_PYTHON`; float32 alone, and only this module and its imports are needed there.
+interpreter is named in `Options.python` or `$EDGEKIT_OPTIMUM_PYTHON`; of edgekit only this module and its imports are
+needed there.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def build(*, report: Report, checkpoint: str, out: str, **_: Any) -> dict[str, A
     except ImportError:
         raise EdgekitError(
             "optimum's ONNX exporter is not installed",
-            hint="`pip install 'edgekit[optimum]'` in an environment of its own, and name its python in `EDGEKIT_OPTIMUM_PYTHON`",
+            hint="`pip install 'edgekit[optimum]'` elsewhere, and its python in `EDGEKIT_OPTIMUM_PYTHON`",
         ) from None
     report("exporting with optimum", 0, 0)
     main_export(
