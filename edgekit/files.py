@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from edgekit.errors import EdgekitError
+
+_ABANDONED_S = 3600.0
+"""Nobody writes for so long without touching anything."""
 
 
 @contextmanager
@@ -48,6 +52,7 @@ def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         raise EdgekitError(f"the output is not a folder: `{path}`", hint="name a folder to write")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_abandoned(path)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".partial"))
     except OSError as error:
         raise EdgekitError(
@@ -92,6 +97,14 @@ def read_text(path: Path) -> str:
     if not text.strip():
         raise EdgekitError(f"text is empty: `{path}`")
     return text
+
+
+def _clear_abandoned(path: Path) -> None:
+    """Remove what killed writers of `path` left beside it: gigabytes that nothing else would free."""
+    for folder in [*path.parent.glob(f".{path.name[:80]}.*.partial"), *path.parent.glob(f".{path.name[:80]}.*.work")]:
+        newest = max((file.stat().st_mtime for file in [folder, *folder.rglob("*")]), default=0.0)
+        if folder.is_dir() and time.time() - newest > _ABANDONED_S:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _umask() -> int:
