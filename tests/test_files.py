@@ -15,6 +15,12 @@ def names(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
+def write_and_fail(place: Path, failure: type[BaseException]) -> None:
+    with replacing_folder(place, force=True) as folder:
+        (folder / "new").write_text("new")
+        raise failure
+
+
 def test_a_folder_takes_its_name_at_the_end(tmp_path: Path) -> None:
     with replacing_folder(tmp_path / "deep" / "out") as folder:
         (folder / "file").write_text("new")
@@ -38,9 +44,8 @@ def test_an_existing_folder_needs_force(tmp_path: Path) -> None:
 def test_a_failure_keeps_the_old_and_leaves_nothing_new(tmp_path: Path, failure: type[BaseException]) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").write_text("old")
-    with pytest.raises(failure), replacing_folder(tmp_path / "out", force=True) as folder:
-        (folder / "new").write_text("new")
-        raise failure
+    with pytest.raises(failure):
+        write_and_fail(tmp_path / "out", failure)
     assert names(tmp_path) == ["out", "out/old"]
 
 
