@@ -17,10 +17,11 @@ from edgekit.memory import largest_within, predict_memory
 from edgekit.memory.tensors import memory_cost, retyped
 from edgekit.projection import project_to
 from edgekit.quantize.cells import Cell, Probe, Sensitivities, mean_over_chunks
+from edgekit.quantize.knapsack import choose
 from edgekit.quantize.pareto import front, merit, undominated
 from edgekit.quantize.plan import file_type, read_plan, tensor_types, types_of, write_plan
 from edgekit.quantize.pricing import planned_header, time_cut
-from edgekit.quantize.solver import METADATA_BYTES, _choose, solve
+from edgekit.quantize.solver import METADATA_BYTES, solve
 from edgekit.records import Budget, Estimate, Header, QuantPlan, Settings, Unknown
 from edgekit.shapes import load_shape
 from edgekit.shapes.mix import plan_header
@@ -127,12 +128,12 @@ def test_the_choice_is_the_best_of_all(seed: int) -> None:
         total = math.fsum(objective[index] for index in choice)
         if fits and total < best:
             best, found = total, list(choice)
-    assert _choose(objective, groups, rows) == found
+    assert choose(objective, groups, rows) == found
 
 
 def test_no_choice_is_no_choice() -> None:
-    assert _choose([1.0, 2.0], [(0, 2)], [([5.0, 6.0], 4.0)]) is None
-    assert _choose([1.0, 2.0], [(0, 2)], [([5.0, 6.0], -1.0)]) is None
+    assert choose([1.0, 2.0], [(0, 2)], [([5.0, 6.0], 4.0)]) is None
+    assert choose([1.0, 2.0], [(0, 2)], [([5.0, 6.0], -1.0)]) is None
 
 
 # ---- plans for memory ---------------------------------------------------------------------------------------------

@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
-from edgekit.errors import EdgekitError, import_extra
+from edgekit.errors import EdgekitError
 from edgekit.memory.tensors import retyped, streamed
 from edgekit.quantize.cells import Cell, Sensitivities, total_kld
+from edgekit.quantize.knapsack import choose
 from edgekit.quantize.pricing import Place, TimeCut, offered_types, places_of, planned_header, time_cut
 from edgekit.records import (
     Budget,
@@ -33,14 +34,12 @@ from edgekit.units import format_bytes, format_rate
 FULL = 0.99
 """A budget of which this much is used counts as used up."""
 MAX_CUTS = 40
-TIME_LIMIT_S = 120.0
 METADATA_BYTES = 2048
 """What a quantized file's header may hold more than its source's: edgekit's own keys."""
 FREE_KLD = 1e-3
 """A tensor that takes no memory (a table that is only looked up) gets the smallest type whose KLD is above its best
 type's by no more than this part of the plan's: what costs nothing on the device still costs the download.
 """
-_SCALE = 1e4  # of HiGHS's rows and objective: its tolerances (1e-6) are absolute
 
 Binding = Literal["memory", "file", "bits"]
 
@@ -195,53 +194,11 @@ def _optimum(problem: Problem, header: Header, cuts: Sequence[TimeCut]) -> list[
         rows.append((seconds, cut.most_s))
     slack = 0.0
     for _ in range(4):
-        chosen = _choose(objective, problem.groups, rows, slack)
+        chosen = choose(objective, problem.groups, rows, slack)
         if chosen is None or _holds(problem, chosen):
             return chosen if chosen is None else _thrifty(problem, chosen)
         slack = slack * 10 or 1e-9  # a row's tolerance let some bytes too many through
     raise EdgekitError("the solver cannot keep within the budget", hint="give a budget a little larger or smaller")
-
-
-def _choose(
-    objective: Sequence[float],
-    groups: Sequence[tuple[int, int]],
-    rows: Sequence[tuple[Sequence[float], float]],
-    slack: float = 0.0,
-) -> list[int] | None:
-    """One option of every group, of least total `objective` with every row's sum at most its bound (less `slack` of
-    it), proven optimal; `None` where there is no such choice. HiGHS through scipy.
-    """
-    if any(bound < 0 for _, bound in rows):
-        return None
-    import_extra("scipy", extra="quantize")
-    import numpy as np
-    from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import csr_matrix
-
-    count = len(objective)
-    # only differences within a group matter: from each group's best on, the numbers are small and well scaled
-    costs = np.array(objective, dtype=np.float64)
-    for start, end in groups:
-        costs[start:end] -= costs[start:end].min()
-    spread = float(np.median([costs[start:end].max() for start, end in groups])) or 1.0
-    one_each = csr_matrix(
-        (np.ones(count), np.arange(count), [start for start, _ in groups] + [count]), shape=(len(groups), count)
-    )
-    constraints: list[Any] = [LinearConstraint(one_each, 1, 1)]
-    for coefficients, bound in rows:
-        scale = _SCALE / (bound or max(map(abs, coefficients)) or 1.0)
-        scaled = np.array(coefficients, dtype=np.float64) * scale
-        constraints.append(LinearConstraint(csr_matrix(scaled), -np.inf, bound * scale * (1 - slack)))
-    result = milp(
-        costs * (_SCALE / spread),
-        constraints=constraints,
-        integrality=np.ones(count),
-        bounds=Bounds(0, 1),
-        options={"mip_rel_gap": 0.0, "time_limit": TIME_LIMIT_S},
-    )
-    if result.x is None:
-        return None
-    return [start + int(np.argmax(result.x[start:end])) for start, end in groups]
 
 
 def _holds(problem: Problem, chosen: Iterable[int]) -> bool:
