@@ -13,6 +13,7 @@ import pytest
 from peer_tools import TEXT, peer, run_peer
 from routed import write_routed
 
+from edgekit import __version__
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.header import read_header
 from edgekit.header.container import Container, parse
@@ -171,9 +172,7 @@ def test_a_hash_the_caller_knows_is_not_computed(source: Path, tmp_path: Path, m
     monkeypatch.setattr(llama_quantize, "sha256_of", lambda *_, **__: pytest.fail("hashed"))
     known = Provenance(parent_sha256="a" * 64)
     out = quantize_gguf(source, tmp_path / "out.gguf", "q8_0", provenance=known, threads=2)
-    assert read_provenance(read_header(out)) == Provenance(
-        parent_sha256="a" * 64, edgekit_version=llama_quantize._complete(known, read_header(out), None).edgekit_version
-    )
+    assert read_provenance(read_header(out)) == Provenance(parent_sha256="a" * 64, edgekit_version=__version__)
 
 
 def test_an_artifact_carries_its_origin(source: Path, tmp_path: Path) -> None:
@@ -242,6 +241,7 @@ def test_a_place_that_cannot_be_written(source: Path, folder: Path) -> None:
         ({"tensor_types": [("attn", "q9")]}, "unknown tensor type"),
         ({"output_type": "nope"}, "unknown tensor type"),
         ({"tensor_types": [("", "q8_0")]}, "needs a pattern"),
+        ({"tensor_types": [("atn_v", "q8_0")]}, "no tensor of the model has a name with: `atn_v`"),
         ({"tensor_types": [("attn_v", "q8_0")], "kind": "f16"}, "quantized file types only"),
         ({"kind": "iq2_xxs"}, "importance matrix is needed"),
         ({"kind": "q2_k_s"}, "importance matrix is needed"),
@@ -289,10 +289,8 @@ def test_too_little_space_is_told_before_anything_is_written(
 
 def test_a_disk_that_fills_up_is_one_line(source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The child's own limit on what it writes plays the full disk."""
-    from edgekit.quantize import child
-
-    real = child.working
-    monkeypatch.setattr(child, "working", lambda job, **rest: real(job, **{**rest, "file_bytes": 200_000}))
+    real = llama_quantize.working
+    monkeypatch.setattr(llama_quantize, "working", lambda job, **rest: real(job, **{**rest, "file_bytes": 200_000}))
     error = refused(source, folder / "out.gguf")
     assert "disk is full" in error.message
     assert error.code == ExitCode.USAGE
@@ -332,9 +330,9 @@ def test_the_child_writes_nowhere_else(source: Path, folder: Path) -> None:
     mine, other = folder / "mine", folder / "other"
     mine.touch()
     other.touch()
-    job, _, files = llama_quantize._job(source, "q4_0", None, (), None, None, False, False)
-    job |= {"threads": 1, "keys": {}, "out": str(other)}
-    with working(job, readable=files, writable=mine, file_bytes=2**30, doing="planning") as work:
+    order = llama_quantize._order(source, "q4_0", None, (), None, None, False, False)
+    job = order.job | {"threads": 1, "keys": {}, "out": str(other)}
+    with working(job, readable=order.source_files, writable=mine, file_bytes=2**30, doing="planning") as work:
         list(work.advances())
         with pytest.raises(WorkerDied):
             work.start(job | {"dry_run": False}, "quantizing")

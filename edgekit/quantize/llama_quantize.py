@@ -7,18 +7,21 @@ the exact size, then for good. Only `edgekit.*` keys are added to what llama-qua
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgekit import __version__
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.files import replacing
 from edgekit.header import read_header
 from edgekit.header.provenance import PROVENANCE_KEYS, read_provenance
 from edgekit.progress import Progress, silent
+from edgekit.quantize.child import Work, working
 from edgekit.quantize.ggml_types import (
     FILE_TYPES,
     NEED_IMATRIX,
@@ -28,8 +31,10 @@ from edgekit.quantize.ggml_types import (
     check_tensor_type,
     row_bytes,
 )
+from edgekit.quantize.imatrix import ImportanceMatrix, check_against, open_imatrix
 from edgekit.quantize.outputs import check_output, check_space, sha256_of
 from edgekit.records import Header, Provenance, TensorInfo
+from edgekit.runtimes.death import WorkerDied
 
 PlannedTypes = tuple[tuple[str, str], ...]
 
@@ -70,23 +75,21 @@ def quantize_gguf(
     `provenance` says more of the origin than this function can know; hashes it leaves empty are computed. Raises
     EdgekitError, WorkerDied (an EdgekitError, exit code 4) when llama.cpp dies of the file.
     """
-    job, header, files = _job(source, type, imatrix, tensor_types, output_type, embedding_type, pure, allow_requantize)
-    job["threads"] = threads
-    check_output(out, [*files, *([imatrix] if imatrix else [])], force=force)
-    readable = [*files, *([imatrix] if imatrix else [])]
-    known = _complete(provenance or Provenance(), header, imatrix)
+    order = _order(source, type, imatrix, tensor_types, output_type, embedding_type, pure, allow_requantize)
+    check_output(out, order.readable, force=force)
+    known, header = _complete(provenance or Provenance(), order), order.header
     most = _ROOM_BYTES + header.size_bytes + sum(4 * _values(tensor) for tensor in header.tensors)
-    with replacing(out) as temporary, _hashing(files, known.parent_sha256) as parent:
-        job |= {"out": str(temporary.absolute()), "keys": _keys(known, header)}
-        with _disk_full_told(out), _started(job, header, readable, temporary, most) as (work, planned):
-            _check_importance(planned, header, job["type"], imatrix)
+    with replacing(out) as temporary, _hashing(order.source_files, known.parent_sha256) as parent:
+        job = order.job | {"threads": threads, "out": str(temporary.absolute()), "keys": _keys(known, header)}
+        with _disk_full_told(out), _started(order, job, temporary, most) as (work, planned):
             needed = sum(_size(tensor, dict(planned)) for tensor in header.tensors) + _header_room(header)
             check_space(out, needed, "the quantized model")
             work.start(job | {"dry_run": False}, "quantizing")
             for advance in work.advances():
                 progress(f"quantizing to {job['type']}", advance.done, advance.total, advance.detail.partition(" ")[2])
-        _check_written(temporary, planned)
-        _fill_in(temporary, "edgekit.parent.sha256", parent.result())
+        written = _check_written(temporary, planned)
+        if not known.parent_sha256:
+            _fill_in(temporary, written, parent.result())
     return out
 
 
@@ -104,14 +107,23 @@ def planned_types(
     """(tensor name, type) of every tensor that `quantize_gguf` with the same arguments would write, in the file's
     order; nothing is written. Raises EdgekitError.
     """
-    job, header, files = _job(source, type, imatrix, tensor_types, output_type, embedding_type, pure, allow_requantize)
-    job |= {"threads": 1, "out": "", "keys": {}}
-    with _started(job, header, [*files, *([imatrix] if imatrix else [])], None, 0) as (_, planned):
-        _check_importance(planned, header, job["type"], imatrix)
+    order = _order(source, type, imatrix, tensor_types, output_type, embedding_type, pure, allow_requantize)
+    with _started(order, order.job | {"threads": 1, "out": "", "keys": {}}, None, 0) as (_, planned):
         return planned
 
 
-def _job(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """What is asked of the child, checked as far as that needs no llama.cpp."""
+
+    job: dict[str, Any]
+    header: Header
+    source_files: tuple[Path, ...]
+    matrix: ImportanceMatrix | None
+    readable: tuple[Path, ...]
+
+
+def _order(
     source: Path,
     kind: str,
     imatrix: Path | None,
@@ -120,9 +132,7 @@ def _job(
     embedding_type: str | None,
     pure: bool,
     allow_requantize: bool,
-) -> tuple[dict[str, Any], Header, tuple[Path, ...]]:
-    """The child's orders, checked as far as that needs no llama.cpp; the source's header and files."""
-    from edgekit.quantize.imatrix import check_against, open_imatrix
+) -> _Order:
     from edgekit.runtimes.handle import model_files
 
     kind = check_file_type(kind)
@@ -131,26 +141,41 @@ def _job(
             f"llama.cpp takes tensor types for quantized file types only, not for: `{kind}`",
             hint="choose a quantized type and name the tensors that stay in full, e.g. `attn_v=f16`",
         )
-    patterns = [(pattern, check_tensor_type(name)) for pattern, name in tensor_types]
-    if any(not pattern or "\0" in pattern for pattern, _ in patterns):
-        raise EdgekitError("a tensor type needs a pattern of tensor names", hint="write it as `attn_v=q6_k`")
     header = read_header(source)
     _check_source(source, header, allow_requantize=allow_requantize)
-    if imatrix is not None:
-        check_against(open_imatrix(imatrix), header, imatrix)
+    matrix = open_imatrix(imatrix) if imatrix is not None else None
+    if matrix is not None and imatrix is not None:
+        check_against(matrix, header, imatrix)
     job = {
         "op": "quantize",
         "source": str(source.absolute()),
         "type": kind,
         "imatrix": str(imatrix.absolute()) if imatrix else "",
-        "tensor_types": patterns,
+        "tensor_types": _checked_patterns(tensor_types, header),
         "output_type": check_tensor_type(output_type) if output_type else "",
         "embedding_type": check_tensor_type(embedding_type) if embedding_type else "",
         "pure": pure,
         "allow_requantize": allow_requantize,
         "dry_run": True,
     }
-    return job, header, model_files(source)
+    files = model_files(source)
+    readable = (*files, imatrix) if imatrix is not None else files
+    return _Order(job=job, header=header, source_files=files, matrix=matrix, readable=readable)
+
+
+def _checked_patterns(tensor_types: Sequence[tuple[str, str]], header: Header) -> list[tuple[str, str]]:
+    """llama-quantize passes over a pattern that finds nothing; here a slip of the pen is told."""
+    checked = [(pattern, check_tensor_type(name)) for pattern, name in tensor_types]
+    for pattern, _ in checked:
+        if not pattern or "\0" in pattern:
+            raise EdgekitError("a tensor type needs a pattern of tensor names", hint="write it as `attn_v=q6_k`")
+        with suppress(re.error):  # the two dialects differ in rare things: llama.cpp has the last word
+            if not any(re.search(pattern, tensor.name) for tensor in header.tensors):
+                raise EdgekitError(
+                    f"no tensor of the model has a name with: `{pattern}`",
+                    hint="names look like `blk.3.ffn_down.weight`",
+                )
+    return checked
 
 
 def _check_source(source: Path, header: Header, *, allow_requantize: bool) -> None:
@@ -164,35 +189,32 @@ def _check_source(source: Path, header: Header, *, allow_requantize: bool) -> No
 
 @contextmanager
 def _started(
-    job: Mapping[str, Any], header: Header, readable: Sequence[Path], writable: Path | None, file_bytes: int
-) -> Iterator[tuple[Any, PlannedTypes]]:
+    order: _Order, job: Mapping[str, Any], writable: Path | None, file_bytes: int
+) -> Iterator[tuple[Work, PlannedTypes]]:
     """A child that has planned the job, and the types it will write."""
-    from edgekit.quantize.child import working
-
-    with working(
-        job, readable=readable, writable=writable, file_bytes=file_bytes, doing="planning the quantization"
-    ) as work:
+    doing = "planning the quantization"
+    with working(job, readable=order.readable, writable=writable, file_bytes=file_bytes, doing=doing) as work:
         told: dict[str, str] = {}
         for advance in work.advances():
             kind, _, name = advance.detail.partition(" ")
             told[name] = kind
-        names = [tensor.name for tensor in header.tensors]
+        names = [tensor.name for tensor in order.header.tensors]
         if set(told) != set(names) or not set(told.values()) <= set(TENSOR_TYPES):
             raise EdgekitError(
                 "llama.cpp plans other tensors than the file's header lists", hint="the file may be hostile"
             )
-        yield work, tuple((name, told[name]) for name in names)
+        planned = tuple((name, told[name]) for name in names)
+        _check_importance(planned, order)
+        yield work, planned
 
 
-def _check_importance(planned: PlannedTypes, header: Header, kind: str, imatrix: Path | None) -> None:
+def _check_importance(planned: PlannedTypes, order: _Order) -> None:
     """Refuse now what llama.cpp refuses (`tensor_requires_imatrix`) or aborts on when it comes to that tensor."""
-    from edgekit.quantize.imatrix import open_imatrix
-
-    known = open_imatrix(imatrix).values if imatrix is not None else {}
-    types = {tensor.name: tensor.type for tensor in header.tensors}
+    known = order.matrix.values if order.matrix is not None else {}
+    types = {tensor.name: tensor.type for tensor in order.header.tensors}
     for name, new in planned:
         table = name in ("token_embd.weight", "output.weight")
-        poor = NEED_IMATRIX if table else (*_POOR_WITHOUT_IMATRIX, *(("q2_k",) if kind == "q2_k_s" else ()))
+        poor = NEED_IMATRIX if table else (*_POOR_WITHOUT_IMATRIX, *_poor_in(order.job["type"]))
         if new in poor and new != types[name] and name not in known:
             raise EdgekitError(
                 f"an importance matrix is needed for tensor `{name}` in type: `{new}`",
@@ -200,10 +222,12 @@ def _check_importance(planned: PlannedTypes, header: Header, kind: str, imatrix:
             )
 
 
+def _poor_in(kind: str) -> tuple[str, ...]:
+    return ("q2_k",) if kind == "q2_k_s" else ()
+
+
 @contextmanager
 def _disk_full_told(out: Path) -> Iterator[None]:
-    from edgekit.runtimes.death import WorkerDied
-
     try:
         yield
     except WorkerDied as death:
@@ -234,18 +258,14 @@ def _header_room(header: Header) -> int:
 # ---- provenance ---------------------------------------------------------------------------------------------------
 
 
-def _complete(known: Provenance, header: Header, imatrix: Path | None) -> Provenance:
+def _complete(known: Provenance, order: _Order) -> Provenance:
     """`known` with what the source's own keys and the importance matrix tell."""
-    from edgekit import __version__
-    from edgekit.quantize.imatrix import open_imatrix
-
-    inherited = read_provenance(header)
+    inherited = read_provenance(order.header)
     if inherited is not None and not known.checkpoint_sha256:
         known = replace(known, checkpoint_sha256=inherited.checkpoint_sha256)
-    if imatrix is not None:
-        matrix = open_imatrix(imatrix)
-        calibration = known.calibration_sha256 or matrix.calibration_sha256
-        known = replace(known, imatrix_sha256=matrix.sha256, calibration_sha256=calibration)
+    if order.matrix is not None:
+        calibration = known.calibration_sha256 or order.matrix.calibration_sha256
+        known = replace(known, imatrix_sha256=order.matrix.sha256, calibration_sha256=calibration)
     return replace(known, edgekit_version=__version__)
 
 
@@ -253,7 +273,7 @@ def _keys(known: Provenance, header: Header) -> dict[str, str]:
     """Keys to write. What the source says of its own origin would be copied by llama.cpp: it is emptied."""
     stale = dict(header.metadata)
     keys = {key: getattr(known, field) for field, key in PROVENANCE_KEYS.items()}
-    keys["edgekit.parent.sha256"] = known.parent_sha256 or _PENDING
+    keys[PROVENANCE_KEYS["parent_sha256"]] = known.parent_sha256 or _PENDING
     return {key: value for key, value in keys.items() if value or key in stale}
 
 
@@ -278,19 +298,22 @@ def _hashing(files: Sequence[Path], known: str) -> Iterator[Future[str]]:
             stop.append(True)
 
 
-def _fill_in(path: Path, key: str, digest: str) -> None:
-    """Put the digest where `_PENDING` stands under `key`: texts of one length, so nothing moves."""
-    wanted = key.encode() + (8).to_bytes(4, "little") + (64).to_bytes(8, "little") + _PENDING.encode()
+def _fill_in(path: Path, header: Header, digest: str) -> None:
+    """Put the parent's hash where `_PENDING` stands: texts of one length, so nothing moves."""
+    key = PROVENANCE_KEYS["parent_sha256"].encode()
+    wanted = key + struct.pack("<IQ", 8, len(_PENDING)) + _PENDING.encode()
     with path.open("r+b") as file:
-        head = file.read(256 * 2**20)
-        at = head.find(wanted)
-        if at >= 0:
-            file.seek(at + len(wanted) - 64)
-            file.write(digest.encode())
+        at = file.read(header.size_bytes - sum(tensor.size_bytes for tensor in header.tensors)).find(wanted)
+        if at < 0:
+            raise EdgekitError("llama.cpp did not write the key of the parent's hash", code=ExitCode.BROKE)
+        file.seek(at + len(wanted) - len(_PENDING))
+        file.write(digest.encode())
 
 
-def _check_written(path: Path, planned: PlannedTypes) -> None:
-    written = {tensor.name: tensor.type for tensor in read_header(path).tensors}
+def _check_written(path: Path, planned: PlannedTypes) -> Header:
+    header = read_header(path)
+    written = {tensor.name: tensor.type for tensor in header.tensors}
     if written != dict(planned):
         wrong = next(name for name, kind in planned if written.get(name) != kind)
         raise EdgekitError(f"llama.cpp wrote another type than it planned for: `{wrong}`", code=ExitCode.BROKE)
+    return header
