@@ -23,6 +23,8 @@ students = pytest.importorskip("students")
 
 STUDENTS = ("llama", "llama-tied", "llama-spm", "qwen2", "qwen3", "gemma3")
 TOKENS = 192
+GELU_TABLE, ROUNDING = 1e-5, 1e-9
+"""Divergence allowed: gemma's activation is a table in half precision in ggml (`GGML_GELU_FP16`), all else float32."""
 # float32 throughout: flash attention on a CPU and an f16 cache each round to half precision
 EXACT = Settings(
     context_tokens=512,
@@ -85,7 +87,7 @@ def test_logits_are_those_of_transformers(architecture: str, kind: str, tmp_path
     path = convert(checkpoint, tmp_path / "model.gguf", type="f32")
     tokens = some_tokens(checkpoint.config["vocab_size"])
     kld, difference, top1 = divergence(reference_logits(folder, tokens), gguf_logits(path, tokens))
-    assert kld <= 1e-5, (kld, difference)
+    assert kld <= (GELU_TABLE if architecture == "gemma3" else ROUNDING), (kld, difference)
     assert top1 == 1.0, (kld, difference)
 
 
@@ -167,7 +169,7 @@ def test_what_a_config_can_say(variant: str, tmp_path: Path) -> None:
     path = convert(checkpoint, tmp_path / "model.gguf", type="f32")
     tokens = some_tokens(272)
     kld, difference, top1 = divergence(reference_logits(folder, tokens), gguf_logits(path, tokens))
-    assert kld <= 1e-5, (kld, difference)
+    assert kld <= (GELU_TABLE if family.startswith("Gemma") else ROUNDING), (kld, difference)
     assert top1 == 1.0, (kld, difference)
 
 

@@ -297,6 +297,40 @@ def test_pieces_that_only_llama_cpp_would_join(tmp_path: Path) -> None:
     assert "see the piece `ab`" in refusal(write_checkpoint(tmp_path / "bad", tokens=tokens)).message
 
 
+def test_pieces_in_an_order_that_no_scores_give(tmp_path: Path) -> None:
+    tokens = tokenizer()
+    vocab = {f"<0x{value:02X}>": value for value in range(256)} | {"a": 256, "b": 257, "ab": 258, "ba": 259}
+    vocab |= {"aba": 261, "bab": 262}
+    merges = [["a", "b"], ["b", "a"], ["ab", "a"], ["b", "ab"], ["a", "ba"], ["ba", "b"]]
+    tokens["model"] |= {"byte_fallback": True, "vocab": vocab, "merges": merges}
+    tokens |= {"pre_tokenizer": None, "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}}
+    assert "see the piece `aba`" in refusal(write_checkpoint(tmp_path / "bad", tokens=tokens)).message
+    tokens["model"]["merges"] = [["a", "b"], ["b", "a"], ["ab", "a"], ["a", "ba"], ["b", "ab"], ["ba", "b"]]
+    folder = write_checkpoint(tmp_path / "sound", tokens=tokens)
+    assert read_vocabulary(open_checkpoint(folder), 272).scores[258] == 0.0
+    runs = {"a": 256, "aa": 257, "aaa": 258, "aaaa": 259}
+    tokens["model"]["vocab"] = {piece: number for piece, number in vocab.items() if number < 256} | runs
+    # 3 + 1 before 2 + 2: of four the list makes 2 + 2 and the scores as well, of five 2 + 3 and not 4 + 1
+    tokens["model"]["merges"] = [["a", "a"], ["a", "aaa"], ["aa", "a"], ["a", "aa"], ["aa", "aa"], ["aaa", "a"]]
+    assert "see the piece `aaaaa`" in refusal(write_checkpoint(tmp_path / "runs", tokens=tokens)).message
+
+
+def test_a_merge_that_makes_no_token(tmp_path: Path) -> None:
+    tokens = tokenizer()
+    vocab = {f"<0x{value:02X}>": value for value in range(256)} | {"a": 256, "b": 257}
+    tokens["model"] |= {"byte_fallback": True, "vocab": vocab, "merges": [["a", "b"], ["b", "b"], ["a", "b"]]}
+    tokens |= {"pre_tokenizer": None, "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}}
+    assert "makes what is no token: `ab`" in refusal(write_checkpoint(tmp_path / "bad", tokens=tokens)).message
+
+
+def test_an_empty_token_is_padding(tmp_path: Path) -> None:
+    """Llama 2 has one."""
+    tokens = tokenizer()
+    tokens["model"]["vocab"][""] = 261
+    found = read_vocabulary(open_checkpoint(write_checkpoint(tmp_path / "checkpoint", tokens=tokens)), 272)
+    assert (found.tokens[261], found.types[261]) == ("[PAD261]", 5)
+
+
 # ---- output ------------------------------------------------------------------------------------------------------
 
 

@@ -149,7 +149,9 @@ def test_sentencepiece_with_a_space_before_every_part(tmp_path: Path) -> None:
 def test_sentencepiece_as_transformers_5_saves_it(tmp_path: Path) -> None:
     """Its Metaspace differs from SentencePiece in two places, which the file's notes name."""
     folder = student_tokenizer("llama-spm", tmp_path / "student")
-    assert json.loads((folder / "tokenizer.json").read_text())["pre_tokenizer"]["prepend_scheme"] == "first"
+    parsed = json.loads((folder / "tokenizer.json").read_text())
+    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+    (folder / "tokenizer.json").write_text(json.dumps(parsed | {"normalizer": None, "pre_tokenizer": metaspace}))
 
     def told(text: str) -> bool:
         return text.startswith(" ") or any(word in text for word in ("<s>", "</s>", "<unk>"))
@@ -162,6 +164,24 @@ def test_sentencepiece_as_transformers_5_saves_it(tmp_path: Path) -> None:
         "a text that begins with a space gets another one in front",
         "after a special token inside a text a space is added",
     )
+
+
+def test_sentencepiece_with_mixed_runs(tmp_path: Path) -> None:
+    """The list that transformers makes from Gemma's scores: user-defined runs all score 0 and stand mixed by length."""
+    generate_merges = pytest.importorskip("transformers.tokenization_utils_base").generate_merges
+    folder = student_tokenizer("gemma3", tmp_path / "student")
+    parsed = json.loads((folder / "tokenizer.json").read_text())
+    vocab = parsed["model"]["vocab"]
+    words = {entry["content"] for entry in parsed["added_tokens"]}
+    scores = {piece: 0.0 if piece in words else -float(number) for piece, number in vocab.items()}
+    specials = {entry["content"] for entry in parsed["added_tokens"] if entry["special"]}
+    parsed["model"]["merges"] = [list(pair) for pair in generate_merges(vocab, scores, specials)]
+    made = [left + right for left, right in parsed["model"]["merges"]]
+    assert [len(piece) for piece in made if not piece.strip("▁")] == [4, 4, 3, 4, 3, 2]
+    (folder / "tokenizer.json").write_text(json.dumps(parsed))
+    compared, differ = disagreements(folder)
+    assert not differ
+    assert compared == STRINGS
 
 
 def test_text_comes_back(tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ ways of one piece stand together, as in a list made from a SentencePiece model; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import NoReturn
 
 from edgekit.checkpoint import shown
-from edgekit.quantize.convert.tokenizer_json import BYTE, CONTROL, NORMAL, SPACE, UNKNOWN, USER_DEFINED, TokenizerJson
+from edgekit.quantize.convert.tokenizer_json import BYTE, NORMAL, SPACE, UNKNOWN, TokenizerJson
 
 
 def is_sentencepiece(tokenizer: TokenizerJson) -> bool:
@@ -44,23 +45,67 @@ def scores(tokenizer: TokenizerJson) -> tuple[float, ...]:
     prints alike. Raises EdgekitError where no scores say what the merges say.
     """
     order: dict[str, int] = {}
-    last = ""
     for left, right in tokenizer.merges:
-        piece = left + right
-        if piece != last and piece in order:
-            _refuse_order(tokenizer, piece)
-        order.setdefault(piece, len(order))
-        last = piece
+        order.setdefault(left + right, len(order))
+    _check_order(tokenizer, order)
     _check_cuts(tokenizer, order)
     bottom = -float(len(order) + 1)
     return tuple(-float(order[token]) if token in order else bottom for token in tokenizer.tokens)
 
 
+def _check_order(tokenizer: TokenizerJson, order: Mapping[str, int]) -> None:
+    """All ways to make a piece must stand together in the list. Runs of one character may be mixed among themselves,
+    as in Gemma's list, where the ranks and the scores are seen to join a run of any length alike.
+    """
+    spans: dict[str, list[int]] = {}
+    for rank, (left, right) in enumerate(tokenizer.merges):
+        spans.setdefault(left + right, []).append(rank)
+    torn = [
+        piece for piece, ranks in spans.items() if ranks[-1] - ranks[0] >= len(ranks) and _is_made(tokenizer, piece)
+    ]
+    if not torn:
+        return
+    first, last = min(spans[piece][0] for piece in torn), max(spans[piece][-1] for piece in torn)
+    for left, right in tokenizer.merges[first : last + 1]:
+        if len({*left, *right}) > 1 and _is_made(tokenizer, left + right):
+            _refuse_order(tokenizer, torn[0])
+    ranks = {pair: rank for rank, pair in enumerate(tokenizer.merges)}
+    for character in {piece[0] for piece in torn}:
+        for length in range(2, 3 * max(map(len, torn)) + 1):
+            listed = join_run(character * length, lambda left, right: ranks.get((left, right)))
+            scored = join_run(character * length, lambda left, right: order.get(left + right))
+            if listed != scored:
+                _refuse_order(tokenizer, character * length)
+
+
+def join_run(text: str, rank: Callable[[str, str], int | None]) -> list[str]:
+    """`text` after joining neighbours by the lowest rank, the first of equals, until none may be joined."""
+    parts = list(text)
+    while True:
+        best: tuple[int, int] | None = None
+        for at, (left, right) in enumerate(pairwise(parts)):
+            found = rank(left, right)
+            if found is not None and (best is None or found < best[0]):
+                best = (found, at)
+        if best is None:
+            return parts
+        at = best[1]
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+
+
+def _is_made(tokenizer: TokenizerJson, piece: str) -> bool:
+    """Whether a piece is made by joining; the others are found in the raw text before, by both."""
+    number = tokenizer.pieces.get(piece)
+    if number is None:
+        tokenizer.refuse(f"a merge makes what is no token: `{shown(piece, 40)}`")
+    return tokenizer.types[number] == NORMAL
+
+
 def _check_cuts(tokenizer: TokenizerJson, order: Mapping[str, int]) -> None:
     merges, pieces, hidden = set(tokenizer.merges), tokenizer.pieces, []
     for piece, number in pieces.items():
-        if tokenizer.types[number] in (CONTROL, USER_DEFINED, UNKNOWN, BYTE):
-            continue  # found in the raw text before any joining
+        if not _is_made(tokenizer, piece):
+            continue
         for at in range(1, len(piece)):
             left, right = piece[:at], piece[at:]
             if left in pieces and right in pieces and (left, right) not in merges:
@@ -74,7 +119,6 @@ def _check_cuts(tokenizer: TokenizerJson, order: Mapping[str, int]) -> None:
         if plain in known:
             _refuse_order(tokenizer, tokenizer.tokens[number])
         tokenizer.tokens[number] = plain
-        assert tokenizer.types[number] == NORMAL
 
 
 def space_prefix(tokenizer: TokenizerJson) -> bool:

@@ -72,7 +72,7 @@ def _pieces(path: Path, model: Mapping[str, Any]) -> dict[str, int]:
         _refuse(path, "it has no usable vocabulary")
     if not all(type(number) is int and 0 <= number < MAX_TOKENS for number in vocab.values()):
         _refuse(path, "its vocabulary has a token without a valid number")
-    return vocab
+    return {token: number for token, number in vocab.items() if token}  # nothing makes the empty one of Llama 2
 
 
 def _merges(path: Path, model: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -121,8 +121,8 @@ def _table(
     for token, number in pieces.items():
         if number >= rows:
             _refuse(path, f"token {number} has no row in the embedding of {rows}")
-        if tokens[number] or not token:
-            _refuse(path, f"token {number} is there twice" if token else f"token {number} is empty")
+        if tokens[number]:
+            _refuse(path, f"token {number} is there twice")
         tokens[number], types[number] = token, NORMAL
     for number, (token, special) in added.items():
         if tokens[number] not in ("", token):
