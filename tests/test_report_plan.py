@@ -54,6 +54,8 @@ def test_groups_hold_every_tensor_once() -> None:
 
 def test_what_was_not_measured_has_no_share() -> None:
     assert {row.share_text for row in plan_rows.groups(replayed())} == {"unknown"}
+    half_known = replace(plan(), kld=Unknown(reason="too few chunks of text"))
+    assert {row.share_text for row in plan_rows.groups(half_known)} == {"unknown"}
     for form in TEXTS:
         text = flat(render_plan(replayed(), (), form))
         assert "KLD unknown" in text
@@ -124,6 +126,9 @@ def test_on_several_devices_the_worst_off_counts() -> None:
     one_unknown = replace(plan(), on=(plan().on[0], replace(plan().on[1], decode=refused)))
     (step,) = (one for one in plan_rows.steps(one_unknown, front()) if one.chosen)
     assert step.decode == refused
+    large = replace(plan().on[1], memory=Estimate(value=1.5e9, low=1.4e9, high=1.6e9, basis="predicted"))
+    (step,) = (one for one in plan_rows.steps(replace(plan(), on=(plan().on[0], large)), front()) if one.chosen)
+    assert step.memory == large.memory
     bare = replace(plan(), on=())
     (step,) = (one for one in plan_rows.steps(bare, front()) if one.chosen)
     assert isinstance(step.memory, Unknown)

@@ -108,8 +108,8 @@ def test_a_class_reaches_from_its_slowest_to_its_fastest_device() -> None:
     assert (decode.low, decode.high) == (min(one.low for one in known), max(one.high for one in known))
     assert decode.note == "over 7 devices"
     for form in TEXTS:
-        assert "the median of its devices" in flat(render_sweep(phones(), form))
-        assert "the median of its devices" not in flat(render_sweep(phone(), form))
+        assert "the median of the class's devices" in flat(render_sweep(phones(), form))
+        assert "the median of the class's devices" not in flat(render_sweep(phone(), form))
 
 
 def test_devices_of_which_nothing_is_known_are_counted() -> None:
@@ -123,6 +123,27 @@ def test_devices_of_which_nothing_is_known_are_counted() -> None:
     assert sweep_rows.over_devices([unknown, unknown]) == unknown
     assert sweep_rows.over_devices([figure, figure]) == figure
     assert isinstance(sweep_rows.over_devices([]), Unknown)
+
+
+def test_the_worst_verdict_of_a_row_counts_and_a_broken_run_most() -> None:
+    one = row("gguf:q4_0", 872_000_000, 60.0, 0.04)
+    assert one.report is not None
+    good = one.report.verdicts[0]
+    both = replace(one.report, verdicts=(good, replace(good, status="fail", reason="the other one misses"), good))
+    line = sweep_rows.lines(sweep((replace(one, report=both),)))[0]
+    assert (line.key, line.reason) == ("fail", "the other one misses")
+    broke = sweep_rows.lines(sweep((replace(one, report=replace(one.report, exit_code=4)),)))[0]
+    assert (broke.key, broke.word) == ("broke", "FAILED")
+
+
+def test_required_checks_come_before_advisory_ones() -> None:
+    one = row("gguf:q4_0", 872_000_000, 31.0, 0.04)
+    assert one.report is not None
+    verdict = one.report.verdicts[0]
+    advisory = replace(verdict.checks[0], title="advice", status="fail", level="advisory")
+    doubted = replace(one.report, verdicts=(replace(verdict, checks=(advisory, *verdict.checks)),))
+    line = sweep_rows.lines(sweep((replace(one, report=doubted),)))[0]
+    assert [check.title for _, check in line.obstacles] == ["decode speed", "advice"]
 
 
 def test_the_front_holds_what_nothing_beats() -> None:
@@ -143,6 +164,9 @@ def test_unknown_figures_say_why_and_are_never_zero(form: str) -> None:
     text = flat(render_sweep(phones(), form))
     assert "KLD, top-1 agreement, perplexity of gguf:q4_0: quality was not measured" in text
     assert " 0 nat" not in text
+    said = " ".join(sweep_words.gaps(sweep_rows.lines(phone())))
+    assert "onnx:int4" not in said  # it has a reason of its own
+    assert "0, the reference" in flat(render_sweep(phone(), form)).replace("0 the", "0, the")
 
 
 def test_rows_of_unlike_circumstances_are_pointed_out() -> None:
@@ -259,6 +283,17 @@ def test_both_charts_label_every_target_and_ring_the_recommended_one() -> None:
     assert "gguf:f16, KLD 0" in str(quality_chart("a", rows))  # a logarithm has no zero: said instead of drawn
     assert "gate ≥ 30.0 tok/s" in str(speed_chart("b", rows))
     assert "curve front" in str(quality_chart("a", rows))
+    own = row("gguf:q4_0", 872_000_000, 60.0, 0.04, limit=20.0)
+    assert "gate" not in str(
+        speed_chart("b", sweep_rows.lines(sweep((own, *phone().rows))))
+    )  # they differ: none is drawn
+
+
+@pytest.mark.parametrize(("name", "key"), [("phone", "pass"), ("class", "unknown"), ("none", "broke")])
+def test_the_head_of_the_page_shows_the_answer(name: str, key: str) -> None:
+    assert f'<header class="hero {key}">' in render_sweep(SWEEPS[name](), "html")
+    failing = sweep((row("gguf:q8_0", 1_650_000_000, 13.0, 0.001),))
+    assert '<header class="hero fail">' in render_sweep(failing, "html")
 
 
 def test_shape_says_what_colour_says() -> None:
@@ -342,6 +377,8 @@ def test_logarithmic_axes_survive_any_value(values: list[float]) -> None:
     assert len(axis.ticks) <= 12
     for value in (*values, 0.0, -1.0, 1e300):
         assert 0 <= axis.at(value) <= 100
+    assert axis.at(axis.low) == axis.at(0.0) == 0.0
+    assert axis.at(axis.high) == 100.0
 
 
 def test_a_range_is_drawn_where_it_lies() -> None:

@@ -17,7 +17,7 @@ from edgekit.report.sweep_words import (
     kld_text,
     short_text,
 )
-from edgekit.report.words import BASIS_MEANING, RANGE_MEANING, advice, clean, figure_text
+from edgekit.report.words import BASIS_MEANING, RANGE_MEANING, advice, clean, figure_text, sentence
 
 _SIGNS: dict[Key, str] = {**dict(SIGNS.items()), "broke": "💥 FAILED"}
 
@@ -29,7 +29,7 @@ def render_sweep_markdown(sweep: Sweep) -> str:
     word = f"{escape(sweep.recommended, 60)} recommended" if sweep.recommended else "none recommended"
     out = [f"## {sign} {word} for {escape(sweep.device_title, 80)}", "", escape(sweep.reason), ""]
     out += [f"{len(rows)} targets: {counts(rows)}.", "", *_device_table(rows), *_quality_table(rows)]
-    out += [f"Speed and memory of {class_note(rows)}.", ""] if class_note(rows) else []
+    out += [f"{sentence(class_note(rows))}.", ""] if class_note(rows) else []
     out += [_reason(row) for row in rows]
     out += [f"- **unknown** {escape(gap)}" for gap in gaps(rows)]
     out += [f"- **warning** {escape(text)}" for text in differences(sweep)]

@@ -42,7 +42,7 @@ def _print(page: Page, sweep: Sweep) -> None:
         _table(page, rows, columns, worded=number == 0)
     if sweep.recommended:
         page.line(("* recommended", "dim"), indent=2)
-    page.labelled("decode", class_note(rows), indent=2)
+    page.labelled("class", class_note(rows), indent=2)
     _print_reasons(page, rows)
     if gaps(rows):
         page.rows("unknown", [("", gap) for gap in gaps(rows)])

@@ -46,7 +46,10 @@ def class_note(rows: Sequence[Line]) -> str:
     notes = [figure.note for row in rows for figure in (row.memory, row.decode) if isinstance(figure, Estimate)]
     if not any(note.startswith(OVER) for note in notes):
         return ""
-    return "a class: the median of its devices, and in brackets from the lowest to the highest end of their ranges"
+    return (
+        "speed and memory on the device are the median of the class's devices, with the lowest and the highest end of "
+        "their ranges"
+    )
 
 
 def basis_of(figures: Sequence[Figure]) -> str:
