@@ -215,12 +215,13 @@ def _solve(
     """The plan for the budget and the front around it; sensitivities are measured once and kept beside."""
     from edgekit.corpus import default_calibration
     from edgekit.header import read_header
-    from edgekit.quantize import pareto, sensitivity, solver
+    from edgekit.quantize import pareto, solver
+    from edgekit.quantize.sensitivity import load_or_measure
 
     header = read_header(base)
     text = making.calibration or default_calibration()
     kept = out / f"{source.name}.sensitivities.json"
-    sens = sensitivity.load_or_measure(
+    sens = load_or_measure(
         kept, base, imatrix=matrix, text=text, minutes=wanted.minutes, threads=making.threads, progress=progress
     )
     progress("solving", 0, 0)

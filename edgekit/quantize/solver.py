@@ -234,7 +234,7 @@ def _nothing_fits(
     if not cuts:
         return EdgekitError("the limits of the budget contradict each other", hint="give one of them")
     slowest = cuts[-1]
-    fastest = _choose(
+    fastest = choose(
         [streamed(info, header) * slowest.seconds_per_byte[info.type] for info in problem.infos],
         problem.groups,
         [([float(cost) for cost in limit.costs], float(limit.most)) for limit in problem.limits],
