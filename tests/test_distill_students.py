@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -188,3 +190,43 @@ def test_an_unwritable_cache_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_recipe_is_plain_data() -> None:
     assert isinstance(MICRO, Recipe)
     json.dumps(students.asdict(MICRO))
+
+
+LARGER = runpy.run_path(str(Path(__file__).parent.parent / "benchmarks" / "make_students.py"))["RECIPES"]
+FAMILIES = {recipe.tokenizer: architecture for architecture, recipe in RECIPES.items()}
+
+
+@pytest.mark.parametrize("name", list(LARGER))
+def test_the_larger_students_suit_k_quants(name: str) -> None:
+    import torch
+    from tokenizers import Tokenizer
+
+    recipe = LARGER[name]
+    assert recipe.name == name
+    tokenizer = Tokenizer.from_file(str(random_student(FAMILIES[recipe.tokenizer]) / "tokenizer.json"))
+    with torch.device("meta"):
+        model = students._model(recipe, tokenizer)
+    assert sum(parameter.numel() for parameter in model.parameters()) >= 10e6
+    rows = {parameter.shape[-1] for parameter in model.parameters() if parameter.ndim == 2}
+    assert all(row % 256 == 0 for row in rows)
+    assert recipe.length >= 512
+
+
+def test_the_larger_students_are_of_more_than_one_architecture() -> None:
+    assert len(LARGER) >= 4
+    assert len({recipe.architecture for recipe in LARGER.values()}) >= 2
+
+
+def test_one_maker_at_a_time(own_cache: Path) -> None:
+    folder = students.cache_dir() / f"{MICRO.name}-random-{students._key(MICRO)}"
+    made: list[Path] = []
+    maker = threading.Thread(target=lambda: made.append(make_random(MICRO)))
+    with students._locked(folder):
+        maker.start()
+        maker.join(1)
+        assert maker.is_alive()  # it waits for the lock
+        (folder / "from-the-first-maker").mkdir(parents=True)
+        (folder / RECORD).write_text("{}", encoding="utf-8")
+    maker.join()
+    assert made == [folder]
+    assert (folder / "from-the-first-maker").is_dir()  # taken as it is, not made again

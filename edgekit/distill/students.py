@@ -233,11 +233,12 @@ def _locked(folder: Path) -> Iterator[None]:
     """One process makes a student, the others wait for it."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        lock = (folder.parent / f".{folder.name}.lock").open("w")
     except OSError as error:
         raise EdgekitError(
             f"cannot write to the cache of students ({(error.strerror or 'failed').lower()}): `{folder.parent}`",
             hint="set `XDG_CACHE_HOME` to a writable place",
         ) from None
+    with lock:  # the kernel lets go of it when its holder dies
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
