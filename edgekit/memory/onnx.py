@@ -34,7 +34,7 @@ def predict_onnx(header: Header, settings: Settings, isa: str) -> MemoryBreakdow
     """Bytes that `header`'s model takes under `settings`, with 90 % ranges of basis `predicted`. Raises EdgekitError
     for settings a graph cannot follow, and where nobody has measured.
     """
-    _refuse_settings(settings)
+    _refuse_settings(header, settings)
     _refuse_unmeasured(header, isa)
     facts = dict(header.metadata)
     packed = sum(_packed_bytes(tensor) for tensor in header.tensors) + _number(facts, "onnx.transposed_bytes")
@@ -65,7 +65,12 @@ def predict_onnx(header: Header, settings: Settings, isa: str) -> MemoryBreakdow
     )
 
 
-def _refuse_settings(settings: Settings) -> None:
+def _refuse_settings(header: Header, settings: Settings) -> None:
+    if settings.context_tokens > header.context_train:
+        raise EdgekitError(
+            f"the graph has positions for {header.context_train} tokens: `context_tokens = {settings.context_tokens}`",
+            hint=f"`--context {header.context_train}` fits",
+        )
     for name, high in (("context_tokens", MAX_CONTEXT), ("batch_tokens", MAX_BATCH), ("ubatch_tokens", MAX_BATCH)):
         if not 1 <= getattr(settings, name) <= high:
             raise EdgekitError(f"`{name}` must lie between 1 and {high}: `{getattr(settings, name)}`")

@@ -289,6 +289,12 @@ def open_session(path: Path, settings: Settings) -> Session:
         config = read_config(path)
     except (Unusable, EdgekitError) as error:
         raise SessionRefused("model", str(error)) from None
+    if settings.context_tokens > config.context_train:
+        raise SessionRefused(
+            "context",
+            f"the graph has positions for {config.context_train} tokens, fewer than the context asked for "
+            f"(`--context {config.context_train}` fits): `{settings.context_tokens}`",
+        )
     folder, threads = folder_of(path), settings.threads or big_cores()
     _return_large_blocks()
     ort = _onnxruntime()
