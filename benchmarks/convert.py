@@ -73,7 +73,7 @@ def shapes(layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 def write_checkpoint(folder: Path, layers: int) -> None:
     """Random bf16 weights: cuts of one block of noise, so that a checkpoint of gigabytes takes seconds."""
-    write_tokenizer("llama2", corpus.text("train", characters=1_000_000), 2048, folder)
+    write_tokenizer("llama2", corpus.text("train", characters=1_000_000), 8192, folder)
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",

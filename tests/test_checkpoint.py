@@ -129,6 +129,10 @@ def test_no_folder(tmp_path: Path) -> None:
     assert "not a folder" in refusal(tmp_path / "file").message
 
 
+def test_a_path_that_the_system_refuses() -> None:
+    assert "file name too long" in refusal(Path("x" * 5000)).message
+
+
 def test_missing_config(folder: Path) -> None:
     (folder / "config.json").unlink()
     assert "lacks `config.json`" in refusal(folder).message
@@ -144,6 +148,7 @@ def test_missing_config(folder: Path) -> None:
         ('{"model_type": "a", "model_type": "b"}', "twice"),
         ("[" * 100_000, "not valid JSON"),
         ("\udcff", "not valid JSON"),
+        ('{"model_type": "qwen3", "name": "\\ud800"}', "not valid JSON"),
     ],
 )
 def test_broken_config(folder: Path, text: str, says: str) -> None:

@@ -239,6 +239,8 @@ TOKENIZERS: dict[str, tuple[Callable[[Tokens], Any], str]] = {
     "number beyond the embedding": (lambda t: t["model"]["vocab"].update(zz=272), "no row in the embedding of 272"),
     "added over another": (lambda t: t["added_tokens"][0].update(id=5), "token 5 is both"),
     "added without text": (lambda t: t["added_tokens"][0].update(content=None), "added token is not valid"),
+    "half a surrogate pair": (lambda t: t["model"]["vocab"].update({"\ud800": 261}), "not valid JSON"),
+    "a text twice to its zero byte": (lambda t: t["model"]["vocab"].update({"the\0x": 261}), "same text"),
     "a text twice": (lambda t: t["added_tokens"][0].update(content="the"), "same text"),
     "unknown split": (_other_split, "no known name for this pre-tokenizer"),
     "other behaviour": (_merged_split, "no known name for this pre-tokenizer"),

@@ -64,6 +64,16 @@ def open_checkpoint(path: Path) -> Checkpoint:
     Reads headers only (milliseconds). Raises EdgekitError with one reason and a hint for pickled weights, a missing
     or corrupt file, an index that leads out of the folder or names what is not there.
     """
+    try:
+        return _open(path)
+    except OSError as error:
+        raise EdgekitError(
+            f"cannot open the checkpoint ({(error.strerror or 'failed').lower()}): `{shown(path, 300)}`",
+            hint="give the folder that holds `config.json`, readable by you",
+        ) from None
+
+
+def _open(path: Path) -> Checkpoint:
     if not path.is_dir():
         reason = "no such folder" if not path.exists() else "not a folder"
         raise EdgekitError(
@@ -140,6 +150,8 @@ def parse_json(path: Path, data: bytes) -> dict[str, Any]:
     """The JSON table in `data`; `path` is for the message. Raises EdgekitError for everything else."""
     try:
         parsed = json.loads(data.decode(), object_pairs_hook=no_duplicates)
+        if b"\\ud" in data.lower():  # half a pair can be escaped and is no text: nothing could write it again
+            json.dumps(parsed, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         reason = "a key is there twice" if "twice" in str(error) else "it is not valid JSON"
         _refuse(path, reason)

@@ -133,7 +133,8 @@ def _table(
     for number, token in enumerate(tokens):
         if not token:
             tokens[number] = f"[PAD{number}]"
-    if len(set(tokens)) < rows:  # llama.cpp aborts on two of the same text
+    # llama.cpp aborts on two of the same text, and reads a text to its first zero byte
+    if len({token.partition("\0")[0] or token for token in tokens}) < rows:
         _refuse(path, "two tokens have the same text")
     return tokens, types
 
