@@ -47,7 +47,6 @@ def plan_export(source: Source, precision: str, exporter: str, options: Options)
     out = int(body * body_bits / 8 + table * head_bits / 8) + embedding + _angles_bytes(source, exporter)
     float_graph = 4 * (source.parameters + (table if source.tied else 0))
     disk = out + (0 if precision == "fp32" else float_graph)
-    memory = _memory_bytes(source, exporter, table, float_graph)
     seconds = _START_S + _COST_S[precision] * source.parameters / 1e9
     return ExportPlan(
         precision=precision,
@@ -55,7 +54,7 @@ def plan_export(source: Source, precision: str, exporter: str, options: Options)
         out_bytes=out,
         embedding_bytes=embedding,
         disk_bytes=disk,
-        memory=Estimate(value=memory, low=0.7 * memory, high=1.25 * memory, basis="predicted"),
+        memory=_memory(source, exporter, table, float_graph),
         time_s=Estimate(value=seconds, low=seconds / 3, high=4 * seconds, basis="predicted"),
         notes=_notes(precision, source, shared, embedding),
     )
@@ -86,14 +85,15 @@ def refuse_what_cannot_fit(plan: ExportPlan, out: Path) -> None:
         )
 
 
-def _memory_bytes(source: Source, exporter: str, table: int, float_graph: int) -> float:
-    """The weights as stored, the widest module widened twice over, and logits of the probe. The builder maps them
-    once; torch.onnx holds the model in float32.
+def _memory(source: Source, exporter: str, table: int, float_graph: int) -> Estimate:
+    """The larger of what building holds (weights as stored, the widest one in float32 twice; torch.onnx all of them in
+    float32) and of the float32 graph that onnxruntime maps for the gate. Mapped pages can be fetched again, so the low
+    end goes without them.
     """
-    stored = source.checkpoint.size_bytes
-    widest = 4 * table
-    held = stored if exporter == "genai" else stored + float_graph
-    return _BASE_BYTES + held + 2 * widest
+    held = source.checkpoint.size_bytes + (0 if exporter == "genai" else float_graph)
+    built = _BASE_BYTES + held + 2 * 4 * table
+    most = max(built, _BASE_BYTES + float_graph)
+    return Estimate(value=most, low=0.8 * built, high=1.15 * most, basis="predicted")
 
 
 def _angles_bytes(source: Source, exporter: str) -> int:
