@@ -27,6 +27,7 @@ from typing import Any
 
 from edgekit.bench import probe_host
 from edgekit.files import replacing
+from edgekit.quantize.llama_quantize import planned_types
 from edgekit.shapes import QUANTS, SHAPES, Shape, plan_tensors, planned_bytes, write_stand_in
 from edgekit.shapes.gguf_header import header_bytes, padded
 from edgekit.shapes.vocabulary import synthesise
@@ -35,27 +36,6 @@ from edgekit.summary import median_interval
 
 RESULTS = Path(__file__).parent / "results" / "standin.json"
 TYPES = tuple(quant for quant in QUANTS if quant != "f16")
-
-DRY_RUN = """
-import ctypes, json, re, sys
-import llama_cpp
-log = []
-@llama_cpp.llama_log_callback
-def keep(level, text, data):
-    log.append(text.decode())
-llama_cpp.llama_log_set(keep, ctypes.c_void_p(0))
-found = {}
-for quant, number in json.loads(sys.argv[2]).items():
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype, params.nthread, params.dry_run = number, 1, True
-    log.clear()
-    assert llama_cpp.llama_model_quantize(sys.argv[1].encode(), b"/dev/null", ctypes.byref(params)) == 0, "".join(log)
-    line = r"\\[ *\\d+/ *\\d+\\] +(\\S+) .*type = +(\\S+), size = .*?MiB(?:.*\\((\\S+)\\))?\\n"
-    lines = re.findall(line, "".join(log))
-    found[quant] = [(name, (new or old).lower()) for name, old, new in lines]
-print(json.dumps(found))
-"""
-"""Prints {type: [(tensor, ggml type)]}; a process of its own, as the binding's log callback is global."""
 
 
 def sparse_f16(shape: Shape, path: Path) -> None:
@@ -70,12 +50,9 @@ def dry_run(shape: Shape, quants: tuple[str, ...], folder: Path) -> dict[str, li
     """What llama.cpp itself would make of `shape`: a type per tensor, in its order."""
     path = folder / f"{shape.name}-sparse.gguf"
     sparse_f16(shape, path)
-    numbers = json.dumps({quant: QUANTS[quant][0] for quant in quants})
-    done = subprocess.run([sys.executable, "-c", DRY_RUN, path, numbers], capture_output=True, text=True, check=False)
+    found = {quant: list(planned_types(path, quant)) for quant in quants}
     path.unlink()
-    if done.returncode:
-        raise SystemExit(f"the dry run failed:\n{done.stderr}")
-    return {quant: [(name, kind) for name, kind in rows] for quant, rows in json.loads(done.stdout).items()}
+    return found
 
 
 def sizes(folder: Path) -> list[dict[str, Any]]:
