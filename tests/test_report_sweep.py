@@ -13,6 +13,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from plan_records import front
 from report_records import HOSTILE
 from rich.console import Console
 from sweep_records import SWEEPS, hostile_sweep, phone, phones, row, sweep
@@ -294,6 +295,19 @@ def test_the_head_of_the_page_shows_the_answer(name: str, key: str) -> None:
     assert f'<header class="hero {key}">' in render_sweep(SWEEPS[name](), "html")
     failing = sweep((row("gguf:q8_0", 1_650_000_000, 13.0, 0.001),))
     assert '<header class="hero fail">' in render_sweep(failing, "html")
+
+
+def test_a_front_of_plans_is_shown_where_the_sweep_has_one() -> None:
+    with_front = replace(phone(), front=front())
+    for form in TEXTS:
+        text = flat(render_sweep(with_front, form))
+        for point in front():
+            assert point.label in text
+        assert front()[0].label not in flat(render_sweep(phone(), form))
+    page = render_sweep(with_front, "html")
+    assert page.count('<svg class="chart"') == render_sweep(phone(), "html").count('<svg class="chart"') + 2
+    assert Page(page).open == []
+    assert "this plan" not in Page(page).text
 
 
 def test_shape_says_what_colour_says() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from edgekit.records import ParetoPoint, QuantPlan
 from edgekit.report.markdown import escape, folded, table
-from edgekit.report.plan_rows import facts, groups, headline, steps
+from edgekit.report.plan_rows import Step, facts, groups, headline, steps
 from edgekit.report.sweep_words import bare_text, short_text
 from edgekit.units import format_bytes
 
@@ -33,22 +33,27 @@ def render_plan_markdown(plan: QuantPlan, front: Sequence[ParetoPoint]) -> str:
             for row in groups(plan)
         ),
     )
-    points = steps(plan, front)
-    if points:
-        rows = (
-            tuple(
-                f"**{escape(cell)}**" if row.chosen and cell else escape(cell)
-                for cell in (
-                    row.label,
-                    format_bytes(row.size_bytes),
-                    f"{row.bits_per_weight:.3f}",
-                    bare_text(row.kld, "nat"),
-                    short_text(row.memory, "bytes"),
-                    short_text(row.decode, "tok/s"),
-                )
-            )
-            for row in points
-        )
-        head = ("budget", "size", "bits per weight", "KLD, nat/token, summed", "memory", "decode")
-        lines += folded("Front: the least KLD for each budget", table(head, rows))
+    lines += front_table(steps(plan, front))
     return "\n".join(lines).rstrip() + "\n"
+
+
+def front_table(points: Sequence[Step]) -> list[str]:
+    """The front as a table, folded away; nothing where there is none."""
+    if not points:
+        return []
+    rows = (
+        tuple(
+            f"**{escape(cell)}**" if row.chosen and cell else escape(cell)
+            for cell in (
+                row.label,
+                format_bytes(row.size_bytes),
+                f"{row.bits_per_weight:.3f}",
+                bare_text(row.kld, "nat"),
+                short_text(row.memory, "bytes"),
+                short_text(row.decode, "tok/s"),
+            )
+        )
+        for row in points
+    )
+    head = ("budget", "size", "bits per weight", "KLD, nat/token, summed", "memory", "decode")
+    return folded("Front: the least KLD for each budget", table(head, rows))

@@ -200,6 +200,12 @@ def steps(plan: QuantPlan, front: Sequence[ParetoPoint]) -> tuple[Step, ...]:
     return tuple(sorted(points, key=lambda step: (step.size_bytes, not step.chosen)))
 
 
+def front_steps(front: Sequence[ParetoPoint]) -> tuple[Step, ...]:
+    """The front alone, by rising size."""
+    points = (_step(clean(point.label, 40), point.plan, chosen=False) for point in front)
+    return tuple(sorted(points, key=lambda step: step.size_bytes))
+
+
 def _same(one: QuantPlan, other: QuantPlan) -> bool:
     return [(t.name, t.type) for t in one.tensors] == [(t.name, t.type) for t in other.tensors]
 

@@ -23,10 +23,16 @@ def _print(page: Page, plan: QuantPlan, front: Sequence[ParetoPoint]) -> None:
     page.rows("what it comes to", [(fact.label, fact.value) for fact in facts(plan)])
     page.heading("tensors")
     page.table(("kind", "type", "count", "size", "bits", "share of KLD", "layers"), map(_group, groups(plan)))
-    points = steps(plan, front)
-    if points:
-        page.heading("front: the least KLD for each budget, summed over the tensors")
-        page.table(("", "size", "KLD, nat", "memory", "decode, tok/s"), map(_step, points))
+    print_front(page, steps(plan, front))
+
+
+def print_front(page: Page, points: Sequence[Step]) -> None:
+    """The front as a table; nothing where there is none."""
+    if not points:
+        return
+    page.heading("front: the least KLD for each budget, summed over the tensors")
+    page.table(("", "size", "KLD, nat", "memory", "decode, tok/s"), map(_step, points))
+    if any(point.chosen for point in points):
         page.line(("* this plan", "dim"), indent=2)
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from edgekit.records import BASES, Check, Estimate, Figure, Sweep
-from edgekit.report import facts, sweep_words
+from edgekit.report import facts, plan_html, sweep_words
 from edgekit.report.charts import axis_over
 from edgekit.report.html import render_page
+from edgekit.report.plan_rows import front_steps
 from edgekit.report.scatter import SHAPES, Dot, Limit, log_axis_over, scatter_chart
 from edgekit.report.sweep_rows import Key, Line, front, lines
 from edgekit.report.words import clean, limit_text
@@ -18,7 +19,7 @@ from edgekit.report.words import clean, limit_text
 
 def render_sweep_html(sweep: Sweep) -> str:
     """One self-contained page that opens offline, in the report's own look."""
-    rows = lines(sweep)
+    rows, points = lines(sweep), front_steps(sweep.front)
     used = sweep_words.basis_of([figure for row in rows for figure in row.figures]).split(", ")
     return render_page(
         "sweep.html.j2",
@@ -31,6 +32,9 @@ def render_sweep_html(sweep: Sweep) -> str:
         quality_chart=lambda ident: quality_chart(ident, rows),
         speed_chart=lambda ident: speed_chart(ident, rows),
         undrawn=_undrawn(rows),
+        points=points,
+        front_chart=lambda ident: plan_html.front_chart(ident, points),
+        front_speeds=lambda ident: plan_html.speed_chart(ident, points, 0.0),
         bases=[basis for basis in BASES if basis in used],
     )
 

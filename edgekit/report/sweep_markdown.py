@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from edgekit.records import BASES, Sweep
 from edgekit.report.markdown import SIGNS, escape, folded, table
+from edgekit.report.plan_markdown import front_table
+from edgekit.report.plan_rows import front_steps
 from edgekit.report.sweep_rows import Key, Line, lines
 from edgekit.report.sweep_words import (
     basis_of,
@@ -33,6 +35,7 @@ def render_sweep_markdown(sweep: Sweep) -> str:
     out += [_reason(row) for row in rows]
     out += [f"- **unknown** {escape(gap)}" for gap in gaps(rows)]
     out += [f"- **warning** {escape(text)}" for text in differences(sweep)]
+    out += ["", *front_table(front_steps(sweep.front))]
     behind = ((escape(fact.label), escape(fact.value)) for fact in circumstances(sweep))
     out += ["", *folded("Circumstances", table(("what", "value"), behind)), *_legend(rows)]
     return "\n".join(out).rstrip() + "\n"

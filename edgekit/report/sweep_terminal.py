@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from edgekit.records import BASES, Figure, Sweep
+from edgekit.report.plan_rows import front_steps
+from edgekit.report.plan_terminal import print_front
 from edgekit.report.sweep_rows import Line, lines
 from edgekit.report.sweep_words import (
     bare_text,
@@ -43,6 +45,7 @@ def _print(page: Page, sweep: Sweep) -> None:
     if sweep.recommended:
         page.line(("* recommended", "dim"), indent=2)
     page.labelled("class", class_note(rows), indent=2)
+    print_front(page, front_steps(sweep.front))
     _print_reasons(page, rows)
     if gaps(rows):
         page.rows("unknown", [("", gap) for gap in gaps(rows)])
