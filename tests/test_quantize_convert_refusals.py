@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -471,3 +472,61 @@ def test_config_is_data(tmp_path: Path) -> None:
     (folder / "evil.py").write_text("raise SystemExit(1)")
     assert read_header(convert(open_checkpoint(folder), tmp_path / "remote.gguf")).architecture == "qwen3"
     assert json.loads((folder / "config.json").read_text())["auto_map"]
+
+
+ODD_VALUES: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 7, 2**70, 0.5, 1e400, "", "x", "▁", "\0", "ß" * 300, [], {}, [None], [[]], [1, 2]),
+    *({"type": "Sequence"}, {"type": "ByteLevel"}, {"x": {}}, ["a", "b"], [["a", "b"]], {"a": 1}, {"id": 1}),
+)
+
+
+def damaged(value: Any, generator: random.Random) -> Any:
+    """A copy with one value, anywhere in it, replaced or taken away."""
+    if not isinstance(value, dict | list) or not value or generator.random() < 0.15:
+        return generator.choice(ODD_VALUES)
+    made = copy.copy(value)
+    key = generator.choice(list(value)) if isinstance(value, dict) else generator.randrange(len(value))
+    if generator.random() < 0.1:
+        del made[key]
+    else:
+        made[key] = damaged(value[key], generator)
+    return made
+
+
+@pytest.mark.parametrize("family", ["byte-level", "SentencePiece"])
+def test_any_damage_is_refused_or_harmless(tmp_path: Path, family: str) -> None:
+    """600 times one value of the JSON files is another: an EdgekitError or a vocabulary of the right size."""
+    tokens = tokenizer()
+    config = {**CONFIG, "bos_token_id": 0}
+    around = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<|end|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "special_tokens": {"<|end|>": {"id": "<|end|>", "ids": [260], "tokens": ["<|end|>"]}},
+    }
+    tokens["post_processor"] = {"type": "Sequence", "processors": [tokens["post_processor"], around]}
+    settings: dict[str, Any] = {"bos_token": "<|end|>", "eos_token": {"content": "<|end|>"}, "chat_template": [{}]}
+    settings["chat_template"] = [{"name": "default", "template": "x"}]
+    if family == "SentencePiece":
+        vocab = {f"<0x{value:02X}>": value for value in range(256)} | {"a": 256, "b": 257, "ab": 258, "▁": 259}
+        tokens["model"] |= {"byte_fallback": True, "vocab": vocab, "merges": [["a", "b"]], "unk_token": "a"}
+        metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+        tokens |= {"pre_tokenizer": metaspace, "normalizer": None, "post_processor": around}
+    whole = {"config": {**config, "rope_scaling": None}, "tokens": tokens, "settings": settings}
+    folder = write_checkpoint(tmp_path / "checkpoint")
+    messages = []
+    for seed in range(600):
+        broken = damaged(whole, random.Random(seed))
+        names = {"config": "config.json", "tokens": "tokenizer.json", "settings": "tokenizer_config.json"}
+        for key, name in names.items():
+            part = broken.get(key) if isinstance(broken, dict) else None
+            (folder / name).write_text(json.dumps(part))
+        try:
+            checkpoint = open_checkpoint(folder)
+            model = read_model(checkpoint)
+            found = read_vocabulary(checkpoint, min(model.rows, 10_000))
+        except EdgekitError as error:
+            messages.append(error.message)
+            continue
+        assert len(found.tokens) == len(found.types) == len(set(found.tokens)) == min(model.rows, 10_000)
+    assert 100 < len(messages) < 600
+    assert not [message for message in messages if "\n" in message or len(message) > 1000]

@@ -110,17 +110,17 @@ def _template_steps(path: Path, post_processor: Any) -> tuple[list[int], list[in
 
 def _templates(folder: Path, inline: Any) -> tuple[tuple[str, str], ...]:
     """Chat templates by name: a file of its own wins over `tokenizer_config.json`, as in transformers."""
-    found: dict[Any, Any] = {}
+    found: dict[str, Any] = {}
     if isinstance(inline, str):
         found["default"] = inline
     elif isinstance(inline, list):
-        found.update((entry.get("name"), entry.get("template")) for entry in inline if isinstance(entry, Mapping))
+        named = [entry for entry in inline if isinstance(entry, Mapping)]
+        found.update((str(entry.get("name")), entry.get("template")) for entry in named)
     alone = folder / "chat_template.jinja"
     if alone.is_file():
         found["default"] = read_small(alone, MAX_TEMPLATE_BYTES).decode("utf-8", "replace")
     for name, text in found.items():
-        sound = isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_]{1,64}", name)
-        if not sound or not isinstance(text, str) or len(text) > MAX_TEMPLATE_BYTES:
+        if not re.fullmatch(r"[A-Za-z0-9_]{1,64}", name) or not isinstance(text, str) or len(text) > MAX_TEMPLATE_BYTES:
             _refuse(folder / "tokenizer_config.json", f"chat template `{shown(name, 40)}` is not a text of that name")
     if len(found) > MAX_TEMPLATES:
         _refuse(folder / "tokenizer_config.json", f"it has {len(found)} chat templates")
