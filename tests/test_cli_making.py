@@ -33,11 +33,22 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
+def test_a_dry_run_foresees_the_sizes(cli: Cli, student: Path, models: Path) -> None:
+    """Before anything is made; what is made next must be of that size."""
+    done = cli("quantize", student, "--to", "gguf:q4_k_m", "--to", "gguf:f16", "--dry-run", "--json", "--out", models)
+    assert done.returncode == 0, done.stderr
+    assert not list(models.iterdir())
+    foreseen = [json.loads(line) for line in done.stdout.splitlines()]
+    (models / "..foreseen.json").write_text(json.dumps({one["place"]: one["size_bytes"] for one in foreseen}))
+
+
 def test_quantize_leaves_artifacts_with_records(cli: Cli, student: Path, models: Path) -> None:
     done = cli("quantize", student, "--to", "gguf:q4_k_m", "--to", "gguf:f16", "--out", models, "--threads", "2")
     assert done.returncode == 0, done.stderr
     q4, f16 = (Path(line) for line in done.stdout.split())
     assert (read_header(q4).quant, read_header(f16).quant) == ("q4_k_m", "f16")
+    for path, size_bytes in json.loads((models / "..foreseen.json").read_text()).items():
+        assert sum(tensor.size_bytes for tensor in read_header(Path(path)).tensors) == size_bytes
     record = json.loads(q4.with_name(f"{q4.name}.json").read_text())
     assert record["target"] == "gguf:q4_k_m"
     assert record["size_bytes"] == q4.stat().st_size

@@ -61,6 +61,7 @@ def quantize(
     kv_type: KvOption = None,
     threads: ThreadsOption = None,
     force: ForceOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and what it takes.")] = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:
@@ -88,6 +89,10 @@ def quantize(
     )
     wanted = reading.wanted(for_device, budget, bpw, min_decode, plan, minutes, context, ubatch, kv_type, force=force)
     place = reading.folder(out)
+    if dry_run:
+        return showing.show_intentions(
+            quantizing.foresee(source, to, place, wanted=wanted, making=making), as_json=json
+        )
     with progress(quiet=quiet) as told:
         made = list(quantizing.quantize(source, to, place, wanted=wanted, making=making, progress=told))
     return showing.show_made(made, as_json=json)

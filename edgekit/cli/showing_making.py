@@ -10,8 +10,10 @@ from rich.console import Console
 
 from edgekit.errors import ExitCode
 from edgekit.pipeline.quantizing import Made
+from edgekit.quantize.foreseeing import Intention
 from edgekit.records import Parity, Quality, Sweep
 from edgekit.storage import to_json, write_record
+from edgekit.units import format_bytes, format_duration
 
 
 def show_made(made: Sequence[Made], *, as_json: bool) -> int:
@@ -26,6 +28,22 @@ def show_made(made: Sequence[Made], *, as_json: bool) -> int:
         if one.plan is not None:
             print_plan(one.plan, one.front, Console())
         print(one.export.path)  # noqa: T201
+    return ExitCode.PASS
+
+
+def show_intentions(intentions: Sequence[Intention], *, as_json: bool) -> int:
+    """What would be made, and what it takes."""
+    if as_json:
+        print("\n".join(to_json(one, indent=None) for one in intentions))  # noqa: T201
+        return ExitCode.PASS
+    for one in intentions:
+        lines = [f"{one.target}: {one.place}" + (" (exists)" if one.exists else "")]
+        lines.append(f"size {format_bytes(one.size_bytes)}, disk while it is made {format_bytes(one.disk_bytes)}")
+        if one.memory is not None:
+            lines.append(f"memory {format_bytes(one.memory.low)} – {format_bytes(one.memory.high)}")
+        if one.time_s is not None:
+            lines.append(f"time {format_duration(one.time_s.low)} – {format_duration(one.time_s.high)}")
+        print("\n  ".join([*lines, *one.notes]))  # noqa: T201
     return ExitCode.PASS
 
 

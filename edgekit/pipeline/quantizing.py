@@ -13,11 +13,12 @@ from edgekit.errors import EdgekitError
 from edgekit.files import read_text
 from edgekit.pipeline.gating import Overrides, open_artifact
 from edgekit.progress import Progress, silent
+from edgekit.quantize import foreseeing, workshop
 from edgekit.quantize import plan as plans
-from edgekit.quantize import workshop
+from edgekit.quantize.foreseeing import Intention
 from edgekit.quantize.targets import Target, parse_target
 from edgekit.quantize.workshop import Making
-from edgekit.records import Budget, Device, Export, ParetoPoint, Parity, Quality, QuantPlan
+from edgekit.records import Budget, Device, Estimate, Export, ParetoPoint, Parity, Quality, QuantPlan
 
 CHECKED_CHUNKS = 40
 """Of held-out text, on which a planned artifact is compared with the full-precision model."""
@@ -155,6 +156,32 @@ def quantize(
         yield Made(export=workshop.make_target(source, target, out, making, progress=progress))
     if wanted is not None:
         yield _make_planned(source, wanted, device, out, making, progress)
+
+
+def foresee(path: Path, targets: Sequence[str], out: Path, *, wanted: Wanted | None, making: Making) -> list[Intention]:
+    """What `quantize` with the same arguments would make; nothing is written. A budget's types are not foreseen: they
+    are what is measured. Raises EdgekitError.
+    """
+    parsed = [parse_target(text) for text in dict.fromkeys(targets)]
+    source = workshop.open_source(path)
+    intentions = [foreseeing.foresee(source, target, out, making) for target in parsed]
+    if wanted is not None:
+        base = Target(format="gguf", type=workshop.BASE_TYPE)
+        whole = foreseeing.foresee(source, base, out, making)
+        place = planned_place(source, wanted, out)
+        minutes = 0.0 if wanted.plan else wanted.minutes * 60
+        intentions.append(
+            replace(
+                whole,
+                target=f"{source.name} for {wanted.label}",
+                place=str(place),
+                exists=place.exists(),
+                disk_bytes=3 * whole.size_bytes,
+                time_s=Estimate(value=minutes, low=0, high=2 * minutes, basis="predicted"),
+                notes=("at most the size of the full-precision file; measured in a scratch copy of it",),
+            )
+        )
+    return intentions
 
 
 def _refuse_early(source: workshop.Source, target: Target, out: Path, making: Making) -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgekit import __version__
 from edgekit.checkpoint import Checkpoint, hash_checkpoint, open_checkpoint
@@ -28,6 +28,9 @@ from edgekit.quantize.targets import Target
 from edgekit.records import Export, Header, Provenance
 from edgekit.runtimes.handle import model_files
 from edgekit.storage import from_json, write_record
+
+if TYPE_CHECKING:
+    from edgekit.quantize.onnx.options import Options
 
 BASE_TYPE = "f16"
 """What is quantized from, and what quality is held against: half the bytes of f32, and 1e-8 away from it in KLD."""
@@ -173,7 +176,14 @@ def _converted(source: Source, target: Target, folder: Path, making: Making, pro
     _free(place, source, (), making)
 
     def work() -> Path:
-        return convert(checkpoint, place, type=target.type, force=True, progress=progress)  # type: ignore[arg-type]
+        return convert(
+            checkpoint,
+            place,
+            type=target.type,  # type: ignore[arg-type]  # parsed
+            force=True,
+            sha256=source.sha256,
+            progress=progress,
+        )
 
     return make(place, source, str(target), (), work, resume=True)
 
@@ -257,23 +267,35 @@ def quantize_to(
     return make(place, source, f"gguf:{kind}", [one for one in options if one[1]], work, resume=resume)
 
 
-def _make_onnx(
-    source: Source, target: Target, place: Path, making: Making, *, resume: bool, progress: Progress
-) -> Export:
-    from edgekit.quantize.onnx import Options, export_onnx
-
+def require_checkpoint(source: Source) -> Checkpoint:
+    """The checkpoint of `source`. Raises EdgekitError for a GGUF."""
     if source.checkpoint is None:
         raise EdgekitError(
             f"ONNX is exported from a checkpoint, and this is a GGUF: `{source.path}`",
             hint="give the folder that holds `config.json` and safetensors",
         )
+    return source.checkpoint
+
+
+def onnx_options(making: Making) -> Options:
+    """The exporter's options."""
+    from edgekit.quantize.onnx.options import Options
+
     wanted = Options(threads=making.threads)
-    chosen = replace(wanted, method=making.method) if making.method else wanted
+    return replace(wanted, method=making.method) if making.method else wanted
+
+
+def _make_onnx(
+    source: Source, target: Target, place: Path, making: Making, *, resume: bool, progress: Progress
+) -> Export:
+    from edgekit.quantize.onnx import export_onnx
+
+    checkpoint, chosen = require_checkpoint(source), onnx_options(making)
     options = (("type", target.type), ("exporter", making.exporter), ("method", chosen.method))
 
     def work() -> Path:
         return export_onnx(
-            source.path,
+            checkpoint.path,
             target.type,  # type: ignore[arg-type]  # parsed against PRECISIONS
             place,
             exporter=making.exporter,  # type: ignore[arg-type]  # checked there, with the known ones listed
@@ -285,12 +307,3 @@ def _make_onnx(
     if not resume:
         refuse_existing(place, force=making.force)
     return make(place, source, str(target), options, work, resume=resume)
-
-
-def remove(place: Path) -> None:
-    """Delete an artifact and its record."""
-    record_of(place).unlink(missing_ok=True)
-    if place.is_dir():
-        shutil.rmtree(place)
-    else:
-        place.unlink(missing_ok=True)

@@ -64,6 +64,18 @@ def convert(
     return out
 
 
+def write_hollow(checkpoint: Checkpoint, out: Path, type: Type = "f16") -> Path:  # noqa: A002
+    """The same file with a hole in the place of its weights: all that a dry run of the quantizer reads. Raises
+    EdgekitError as `convert` does for what headers and tokenizer tell.
+    """
+    model = read_model(checkpoint)
+    tensors = plan_tensors(checkpoint, model, type)
+    _write_header(out, checkpoint, model, read_vocabulary(checkpoint, model.rows), tensors, type)
+    with out.open("r+b") as file:
+        file.truncate(padded(file.seek(0, 2)) + sum(padded(tensor.size_bytes) for tensor in tensors))
+    return out
+
+
 @contextmanager
 def _hashing(checkpoint: Checkpoint, known: str) -> Iterator[Future[str]]:
     """The checkpoint's hash, computed in a thread beside the conversion and given up when that fails."""
@@ -202,4 +214,4 @@ def _check_space(out: Path, needed: int) -> None:
         )
 
 
-__all__ = ["TYPES", "convert"]
+__all__ = ["TYPES", "convert", "write_hollow"]
