@@ -20,6 +20,7 @@ from edgekit.pipeline import open_artifact
 from edgekit.quantize.cells import Probe, Sensitivities, total_kld
 from edgekit.quantize.convert import convert
 from edgekit.quantize.degrading import degraded, quantizable, relative_errors, types_for
+from edgekit.quantize.extending import extend, judge
 from edgekit.quantize.ggml_types import dequantize_rows, quantize_rows
 from edgekit.quantize.imatrix import compute_imatrix, read_imatrix
 from edgekit.quantize.llama_quantize import planned_types, quantize_gguf
@@ -27,7 +28,8 @@ from edgekit.quantize.outputs import sha256_of
 from edgekit.quantize.plan import file_type, tensor_types, types_of
 from edgekit.quantize.pricing import planned_header
 from edgekit.quantize.probing import open_prober
-from edgekit.quantize.sensitivity import extend, load_or_measure, measure, schedule
+from edgekit.quantize.schedule import schedule
+from edgekit.quantize.sensitivity import load_or_measure, measure
 from edgekit.quantize.solver import solve
 from edgekit.records import Budget, Estimate, Header, TensorInfo
 from edgekit.storage import from_json, to_json
@@ -143,11 +145,11 @@ def tensors_of(layers: int) -> list[TensorInfo]:
     return [TensorInfo(name=name, type="f16", shape=(256, 256), size_bytes=2**17) for name in names]
 
 
-@pytest.mark.parametrize("probes", [6, 20, 40, 129])
+@pytest.mark.parametrize("probes", [8, 20, 40, 150])
 def test_too_many_tensors_are_grouped_by_kind_and_depth(probes: int) -> None:
     tensors = tensors_of(32)
     jobs = schedule(tensors, {tensor.name: TYPES for tensor in tensors}, probes)
-    used = [job for job in jobs if not job.held_out]
+    used = [job for job in jobs if not job.held_out and job.type == "q4_k"]
     covered = [name for job in used for name in job.tensors]
     assert sorted(covered) == sorted(tensor.name for tensor in tensors)
     assert len(jobs) <= probes
@@ -159,17 +161,24 @@ def test_too_many_tensors_are_grouped_by_kind_and_depth(probes: int) -> None:
     held = [job for job in jobs if job.held_out]
     assert held
     assert all(len(job.tensors) == 1 for job in held)
+    others = [job for job in jobs if job.type != "q4_k"]
+    assert others
+    assert {job.tensors for job in others} <= {job.tensors for job in used}
 
 
 def test_small_models_are_measured_tensor_by_tensor_and_type_by_type() -> None:
     tensors = tensors_of(2)
-    jobs = schedule(tensors, {tensor.name: TYPES for tensor in tensors}, 30)
-    assert [job.type for job in jobs[:9]] == ["q4_k"] * 9
+    allowed = {tensor.name: TYPES for tensor in tensors}
+    jobs = schedule(tensors, allowed, 30)
+    assert [(job.type, job.held_out) for job in jobs[:9]] == [("q4_k", False)] * 9
     assert [job.held_out for job in jobs[9:12]] == [True] * 3
-    assert {job.type for job in jobs[12:] if not job.held_out} == {"q3_k", "q5_k"}
-    everything = schedule(tensors, {tensor.name: TYPES for tensor in tensors}, 1000)
-    assert len(everything) == 9 * 6
-    assert len({(job.tensors, job.type) for job in everything}) == len(everything)
+    assert len(jobs) == 30
+    measured = [job.type for job in jobs if not job.held_out]
+    assert measured.count("q5_k") == 9
+    assert set(measured) == set(TYPES) - {"f16"}
+    everything = schedule(tensors, allowed, 1000)
+    assert len({(job.tensors, job.type) for job in everything}) == len(everything) == 9 * 6
+    assert not any(job.held_out for job in everything)
 
 
 # ---- what is concluded --------------------------------------------------------------------------------------------
@@ -197,14 +206,41 @@ def test_extension_is_exact_where_kld_is_proportional() -> None:
     assert cells["b", "q6_k"].probe == 1
 
 
-def test_extension_between_two_measured_types_lies_between_them() -> None:
+def test_types_that_lose_more_than_their_error_are_known_by_others_of_their_type() -> None:
+    """Where one type costs three times what its error says, a few tensors of it tell for all."""
+    names = [f"t{i}" for i in range(12)]
+    errors = {(name, kind): error for name in names for kind, error in (("q4_k", 0.006), ("iq3_s", 0.018))}
+    factor = {name: 0.01 * (1 + index) for index, name in enumerate(names)}
+
+    def probe(name: str, kind: str, **more: bool) -> Probe:
+        kld = factor[name] * errors[name, kind] * (3 if kind == "iq3_s" else 1)
+        return Probe(tensors=(name,), type=kind, kld=(kld,) * 3, **more)
+
+    probes = [probe(name, "q4_k") for name in names] + [probe(name, "iq3_s") for name in names[:6]]
+    probes += [probe(name, "iq3_s", held_out=True) for name in names[6:]]
+    miss, correlation = judge(probes, errors)
+    assert miss is not None
+    assert 1 < miss < 1.5
+    assert correlation == pytest.approx(1.0)
+    blind, _ = judge([one for one in probes if one.type == "q4_k" or one.held_out], errors)
+    assert blind == pytest.approx(3.0)
+
+
+def test_an_unmeasured_type_lies_between_its_neighbours() -> None:
     errors = {("a", "q3_k"): 0.04, ("a", "q4_k"): 0.01, ("a", "q6_k"): 0.0025}
     probes = [
         Probe(tensors=("a",), type="q3_k", kld=(0.32,) * 3),
         Probe(tensors=("a",), type="q6_k", kld=(0.005,) * 3),
     ]
     cells = {cell.type: cell.kld for cell in extend(probes, errors)}
-    assert cells == {"q3_k": 0.32, "q4_k": pytest.approx(0.04), "q6_k": 0.005}
+    assert (cells["q3_k"], cells["q6_k"]) == pytest.approx((0.32, 0.005))
+    assert 0.02 < cells["q4_k"] < 0.08
+
+
+def test_a_tensor_without_effect_costs_nothing() -> None:
+    errors = {("a", "q4_k"): 0.01, ("a", "q8_0"): 0.0}
+    cells = extend([Probe(tensors=("a",), type="q4_k", kld=(0.0,) * 3)], errors)
+    assert [cell.kld for cell in cells] == [0.0, 0.0]
 
 
 def test_every_tensor_has_every_type_and_more_bits_lose_less(sens: Sensitivities, header: Header) -> None:

@@ -11,24 +11,23 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
-import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.errors import EdgekitError
 from edgekit.header import read_header, tensor_offsets
 from edgekit.progress import Progress, silent
-from edgekit.quantize.cells import MIN_CHUNKS, Cell, Probe, Sensitivities
+from edgekit.quantize.cells import MIN_CHUNKS, Probe, Sensitivities
 from edgekit.quantize.degrading import DEFAULT_TYPES, matrices_of, quantizable, relative_errors, types_for
+from edgekit.quantize.extending import extend, judge
 from edgekit.quantize.imatrix import check_against, open_imatrix
 from edgekit.quantize.outputs import sha256_of
 from edgekit.quantize.probing import LOGITS_BYTES, Prober, open_prober
-from edgekit.records import Header, TensorInfo
+from edgekit.quantize.schedule import HELD_OUT, Job, schedule
+from edgekit.records import Header
 from edgekit.runtimes.cores import big_cores
 from edgekit.storage import from_json, read_bounded, write_record
 
@@ -39,24 +38,9 @@ if TYPE_CHECKING:
     Rows = NDArray[np.float32]
     Errors = Mapping[tuple[str, str], float]
 
-LADDER = (
-    "q4_k", "q3_k", "q5_k", "iq4_xs", "q6_k", "iq4_nl", "q2_k", "q5_0", "q4_0", "q5_1", "q8_0", "iq3_s", "iq3_xxs",
-)  # fmt: skip
-"""Types in the order in which they are worth measuring: the middle first, then what brackets it, slow ones last."""
-
 CONTEXT_TOKENS = 512
 FEWEST_CHUNKS, MOST_CHUNKS = 4, 16
-HELD_OUT = 0.1
-"""Part of the probes that no cell rests on."""
-
 STAGE = "measuring sensitivity"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    tensors: tuple[str, ...]
-    type: str
-    held_out: bool = False
 
 
 def load_or_measure(
@@ -116,7 +100,7 @@ def measure(
     keys = _hashes(source, imatrix, text, progress)
     header = read_header(source)
     tensors = quantizable(header)
-    importance = _importance(imatrix, header)
+    importance = importance_of(imatrix, header)
     errors = error_table(source, header, importance, types, threads=threads, progress=progress)
     allowed = {tensor.name: [kind for kind in types if (tensor.name, kind) in errors] for tensor in tensors}
     context = min(CONTEXT_TOKENS, header.context_train)
@@ -128,7 +112,7 @@ def measure(
         made = _run(prober, schedule(tensors, allowed, probes or count), deadline, progress)
         runtime, scored = prober.runtime, prober.scored_tokens
     cells = extend(made, errors)
-    miss, correlation = _judge(made, errors)
+    miss, correlation = judge(made, errors)
     return Sensitivities(
         source_sha256=keys[0],
         imatrix_sha256=keys[1],
@@ -154,7 +138,8 @@ def _hashes(source: Path, imatrix: Path | None, text: str, progress: Progress) -
     )
 
 
-def _importance(imatrix: Path | None, header: Header) -> dict[str, Rows]:
+def importance_of(imatrix: Path | None, header: Header) -> dict[str, Rows]:
+    """Tensor name → importance of its columns; empty without a file. Raises EdgekitError for another model's."""
     if imatrix is None:
         return {}
     matrix = open_imatrix(imatrix)
@@ -210,50 +195,7 @@ def _affordable(prober: Prober, tensors: int, header: Header, seconds: float) ->
     return [index * prober.possible_chunks // count for index in range(count)], probes
 
 
-def schedule(tensors: Sequence[TensorInfo], allowed: Mapping[str, Sequence[str]], probes: int) -> list[_Job]:
-    """About `probes` probes: every tensor in one type, some that judge the extension, every tensor in the next type.
-
-    Where there are more tensors than probes, groups of one kind in neighbouring layers, and some single tensors.
-    """
-    kept = max(1, round(probes * (1 - HELD_OUT)))
-    rungs = {tensor.name: [kind for kind in LADDER if kind in allowed[tensor.name]] for tensor in tensors}
-    if kept < len(tensors):
-        grouped = [_Job(tensors=group, type=rungs[group[0]][0]) for group in _groups([t.name for t in tensors], kept)]
-        singles = [name for job in grouped if len(job.tensors) > 1 for name in job.tensors]
-        wanted = [_Job(tensors=(name,), type=rungs[name][0], held_out=True) for name in singles]
-        return grouped + _spread(wanted, probes - kept)
-    jobs: list[_Job] = []
-    more: list[_Job] = []
-    for rung in range(len(LADDER)):
-        for name, kinds in rungs.items():
-            if rung < len(kinds):
-                (jobs if len(jobs) < kept else more).append(_Job(tensors=(name,), type=kinds[rung]))
-    judges = [replace(job, held_out=True) for job in _spread(more, probes - kept)]
-    # before what may fall to the deadline
-    return jobs[: len(tensors)] + judges + jobs[len(tensors) :]
-
-
-def _spread(jobs: Sequence[_Job], count: int) -> list[_Job]:
-    count = min(count, len(jobs))
-    return [jobs[index * len(jobs) // count] for index in range(count)]
-
-
-def _groups(names: Sequence[str], most: int) -> list[tuple[str, ...]]:
-    """At most `most` groups (or one a kind of tensor) of tensors of one kind in neighbouring layers."""
-    kinds: dict[str, list[str]] = {}
-    for name in names:
-        kinds.setdefault(re.sub(r"^blk\.\d+\.", "", name), []).append(name)
-    bands = max(1, most // len(kinds))
-    while sum(min(bands + 1, len(own)) for own in kinds.values()) <= most:
-        bands += 1
-    groups = []
-    for own in kinds.values():
-        count = min(bands, len(own))
-        groups += [tuple(own[i * len(own) // count : (i + 1) * len(own) // count]) for i in range(count)]
-    return groups
-
-
-def _run(prober: Prober, jobs: Sequence[_Job], deadline: float, progress: Progress) -> list[Probe]:
+def _run(prober: Prober, jobs: Sequence[Job], deadline: float, progress: Progress) -> list[Probe]:
     """The probes of `jobs` in turn until the deadline; those without which a tensor would have none in any case."""
     probes: list[Probe] = []
     covered: set[str] = set()
@@ -267,65 +209,3 @@ def _run(prober: Prober, jobs: Sequence[_Job], deadline: float, progress: Progre
         covered.update(() if job.held_out else job.tensors)
     progress(STAGE, len(jobs), len(jobs))
     return probes
-
-
-# ---- what follows ---------------------------------------------------------------------------------------------------
-
-
-def extend(probes: Sequence[Probe], errors: Errors) -> list[Cell]:
-    """A cell for every tensor and type in `errors`, from the probes that were not held out."""
-    own: dict[str, list[tuple[float, float, int]]] = {}
-    measured: dict[tuple[str, str], int] = {}
-    for index, probe in enumerate(probes):
-        if probe.held_out:
-            continue
-        kld = statistics.fmean(probe.kld)
-        whole = math.fsum(errors[name, probe.type] for name in probe.tensors)
-        for name in probe.tensors:
-            error = errors[name, probe.type]
-            share = error / whole if whole else 1 / len(probe.tensors)
-            own.setdefault(name, []).append((error, kld * share, index))
-            if len(probe.tensors) == 1:
-                measured[name, probe.type] = index
-    cells = []
-    for (name, kind), error in errors.items():
-        index = measured.get((name, kind), -1)
-        if index >= 0:
-            kld = statistics.fmean(probes[index].kld)
-        else:
-            kld, index = _extended(own[name], error)
-        cells.append(Cell(tensor=name, type=kind, error=error, kld=kld, probe=index, measured=(name, kind) in measured))
-    return cells
-
-
-def _extended(known: Iterable[tuple[float, float, int]], error: float) -> tuple[float, int]:
-    """KLD at `error` and the probe it rests on, from (error, KLD, probe) of the tensor: in proportion to the error
-    from the nearest one, between two along the line through both in logarithms.
-    """
-    points = sorted(point for point in known if point[0] > 0 and point[1] > 0)
-    if not points or error <= 0:
-        return 0.0, next(iter(known))[2]
-    below = [point for point in points if point[0] <= error]
-    above = [point for point in points if point[0] > error]
-    if below and above:
-        (e0, k0, first), (e1, k1, second) = below[-1], above[0]
-        part = math.log(error / e0) / math.log(e1 / e0)
-        return k0 * (k1 / k0) ** part, first if part < 0.5 else second
-    nearest, kld, index = below[-1] if below else above[0]
-    return kld * error / nearest, index
-
-
-def _judge(probes: Sequence[Probe], errors: Errors) -> tuple[float | None, float | None]:
-    """(median factor by which extended cells miss held-out probes, correlation of their logarithms)."""
-    cells = {(cell.tensor, cell.type): cell.kld for cell in extend(probes, errors)}
-    pairs = [
-        (math.log(cells[probe.tensors[0], probe.type]), math.log(statistics.fmean(probe.kld)))
-        for probe in probes
-        if probe.held_out and cells[probe.tensors[0], probe.type] > 0 and statistics.fmean(probe.kld) > 0
-    ]
-    if len(pairs) < 3:
-        return None, None
-    miss = math.exp(statistics.median(abs(ours - theirs) for ours, theirs in pairs))
-    ours, theirs = zip(*pairs, strict=True)
-    flat = len(set(ours)) < 2 or len(set(theirs)) < 2
-    return miss, None if flat else statistics.correlation(ours, theirs)
