@@ -88,6 +88,8 @@ def _listen(child: Child, doing: str) -> Message:
 
 def serve(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: worker.Send) -> None:
     """Fence in, then do jobs until the parent closes the pipe. Raises SessionRefused for a job that cannot be done."""
+    # nobody times single tokens here, and spinning threads would make a busy machine crawl
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     llamacpp.import_bindings_alone()
     if start["amx"] == "denied":
         sandbox.deny_amx()
