@@ -45,6 +45,7 @@ def copy_with_config(checkpoint: Path, folder: Path, **changes: object) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_an_fp32_export_says_what_torch_says(fp32: Path) -> None:
     record = load_record(fp32 / "edgekit.json", OnnxExport)
     (check,) = record.checks
@@ -56,6 +57,7 @@ def test_an_fp32_export_says_what_torch_says(fp32: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_folder_is_whole(int4: Path) -> None:
     names = {file.name for file in int4.iterdir()}
     assert {"model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json", "config.json"} <= names
@@ -64,6 +66,7 @@ def test_the_folder_is_whole(int4: Path) -> None:
         assert (int4 / name).read_bytes() == (student / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_int4_is_small_and_checked_twice(int4: Path) -> None:
     record = load_record(int4 / "edgekit.json", OnnxExport)
     assert [check.subject for check in record.checks] == ["fp32", "int4"]
@@ -75,6 +78,7 @@ def test_int4_is_small_and_checked_twice(int4: Path) -> None:
     assert (int4 / "model.onnx.data").stat().st_size == pytest.approx(plan.out_bytes, rel=0.03)
 
 
+@pytest.mark.slow
 def test_genai_generates_from_it(int4: Path) -> None:
     import onnxruntime_genai
 
@@ -89,6 +93,7 @@ def test_genai_generates_from_it(int4: Path) -> None:
     assert len(generator.get_sequence(0)) > len(tokens)
 
 
+@pytest.mark.slow
 def test_exporters_say_nothing_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     student = random_student("llama")
     with pytest.raises(EdgekitError, match="the export broke during `genai`"):
@@ -96,6 +101,7 @@ def test_exporters_say_nothing_on_the_terminal(capfd: pytest.CaptureFixture[str]
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_the_gate_sees_a_wrong_angle(fp32: Path, tmp_path: Path) -> None:
     """What transformers 4 makes of a version-5 checkpoint: `rope_theta` 10000, and no error anywhere."""
     student = random_student("llama")
@@ -119,6 +125,7 @@ def against_torch(checkpoint: Path, folder: Path, work: Path) -> parity.LogitsCh
     return parity.compare(work / "torch.npy", work / "onnx.npy", precision="fp32", probe=probe)
 
 
+@pytest.mark.slow
 def test_garbage_from_the_builder_is_no_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A projection as wide as the vocabulary: without its guard, the builder ends normally and is wrong."""
     checkpoint = collision(tmp_path)
@@ -224,6 +231,7 @@ def test_too_little_memory_is_seen_first(tmp_path: Path, monkeypatch: pytest.Mon
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     def interrupt(stage: str, done: float, total: float, detail: str = "") -> None:
         if "graph" in stage:
