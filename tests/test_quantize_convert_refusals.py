@@ -68,12 +68,37 @@ def test_nan_in_bfloat16_that_is_copied(tmp_path: Path) -> None:
     assert "`lm_head.weight` holds NaN" in error.message
 
 
+@pytest.mark.parametrize("to", ["f32", "f16", "bf16"])
+def test_every_bfloat16_is_rounded_as_numpy_does(tmp_path: Path, to: str) -> None:
+    every = np.arange(2**16, dtype=np.uint16)
+    values = (every.astype(np.uint32) << 16).view(np.float32)
+    kept = every[np.abs(np.nan_to_num(values, nan=np.inf)) < 65504]
+    names = {"lm_head.weight": "output.weight", "model.embed_tokens.weight": "token_embd.weight"}
+    names["model.layers.0.mlp.up_proj.weight"] = "blk.0.ffn_up.weight"
+    tensors = {name: round_to_bf16(value) for name, value in weights().items()}
+    tensors["lm_head.weight"] = np.resize(kept, (272, 64))
+    tensors["model.embed_tokens.weight"] = np.resize(kept[::-1], (272, 64))
+    tensors["model.layers.0.mlp.up_proj.weight"] = np.resize(kept[272 * 64 :], (96, 64))
+    assert len({*np.concatenate([tensors[name].ravel() for name in names])}) == len(kept)
+    folder = write_checkpoint(tmp_path / "every", tensors=tensors)
+    found = {tensor.name: tensor for tensor in written(folder, type=to).tensors}
+    for theirs, ours in names.items():
+        stored = tensors[theirs]
+        expected = (stored.astype(np.uint32) << 16).view(np.float32)
+        made = {"f32": expected, "f16": expected.astype(np.float16), "bf16": stored}[to]
+        assert found[ours].data.tobytes() == made.tobytes()
+
+
 def test_values_beyond_half_precision(tmp_path: Path) -> None:
     tensors = weights()
     tensors["lm_head.weight"][0, 0] = 70_000
     folder = write_checkpoint(tmp_path / "large", tensors=tensors)
-    error = refusal(folder)
-    assert "beyond f16" in error.message
+    for stored in (
+        folder,
+        write_checkpoint(tmp_path / "bf16", tensors={n: round_to_bf16(v) for n, v in tensors.items()}),
+    ):
+        error = refusal(stored)
+        assert "beyond f16" in error.message
     assert "bf16" in error.hint
     assert read_header(convert(open_checkpoint(folder), tmp_path / "large.gguf", type="bf16")).quant == "bf16"
 
@@ -463,7 +488,7 @@ def test_memory_stays_small_for_a_large_tensor(tmp_path: Path, monkeypatch: pyte
     out = convert(checkpoint, tmp_path / "pieces.gguf")
     found = {tensor.name: tensor for tensor in gguf.GGUFReader(out).tensors}
     for name, planned in whole.items():
-        np.testing.assert_array_equal(found[name].data.reshape(-1), convert_rows(planned, 0, planned.shape[0]))
+        assert found[name].data.tobytes() == convert_rows(planned, 0, planned.shape[0]).tobytes()
 
 
 def test_config_is_data(tmp_path: Path) -> None:
