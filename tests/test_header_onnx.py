@@ -281,6 +281,11 @@ def test_no_graph_at_all(copy: Path, junk: bytes) -> None:
     assert refused(copy)
 
 
+def test_a_number_that_runs_over_the_end_of_its_message(copy: Path) -> None:
+    (copy / "model.onnx").write_bytes(b"\x3a\x01\x08\x01")  # a graph of one byte, which begins a number
+    assert "a length in it is wrong" in refused(copy)
+
+
 def test_flipped_bytes_never_break_the_reader(copy: Path) -> None:
     valid = (copy / "model.onnx").read_bytes()
     draw = random.Random(11)
