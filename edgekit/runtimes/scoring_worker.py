@@ -120,7 +120,9 @@ def score(
 
 
 def _score_chunk(sessions: Sequence[ScoringSession], index: int, chunk: list[int], block_rows: int) -> Scored:
-    """The first half is context; from there on each token but the last must tell the next."""
+    """The first half is context; from there on each token but the last must tell the next. The last is evaluated all
+    the same, where that fills a block.
+    """
     half, last = len(chunk) // 2, len(chunk) - 1
     for session in sessions:
         session.reset()
@@ -128,7 +130,7 @@ def _score_chunk(sessions: Sequence[ScoringSession], index: int, chunk: list[int
     sums = [0.0, 0.0, 0.0]
     top1 = broken = 0
     for begin in range(half, last, block_rows):
-        end = min(begin + block_rows, last)
+        end = begin + block_rows
         parts, agreed, bad = _score_block(sessions, chunk[begin:end], chunk[begin + 1 : end + 1])
         sums = [total + part for total, part in zip(sums, parts, strict=True)]
         top1, broken = top1 + agreed, broken + bad
@@ -154,7 +156,7 @@ def _score_block(
     from edgekit.runtimes.scores import nll_rows, score_rows
 
     columns = min(session.vocabulary for session in sessions)
-    logits = [session.feed(tokens, want="all")[:, :columns] for session in sessions]
+    logits = [session.feed(tokens, want="all")[: len(targets), :columns] for session in sessions]
     threads = max(session.threads for session in sessions)
     if len(sessions) == 1:
         nll = nll_rows(logits[0], targets, threads=threads)
