@@ -19,7 +19,7 @@ BLOCK_SIZES = (16, 32, 64, 128)
 NOT_OFFERED = {
     "hqq": "its float zero points decode ten times slower in onnxruntime",
     "gptq": "onnxruntime's was worse than plain rounding (KLD 2.8e-4 against 6.4e-5)",
-    "k_quant": "its zero points do not load with a tied embedding",
+    "k_quant": "`search` does as well without its zero points",
 }
 """Weight-only methods that were tried and why each is left out (measured in `benchmarks/LOG.md`)."""
 
