@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import date
 
+import gate_records as r
 import pytest
 from report_records import memory_check, quality, quality_check
 from sweep_records import REFERENCE_SHA, class_row, failed, made, phone, phones, row
@@ -148,6 +149,27 @@ def test_the_reference_itself_diverges_nowhere() -> None:
     random = replace(evidence.artifact, header=replace(evidence.artifact.header, stand_in=True))
     stand_in = replace(full, report=replace(full.report, evidence=replace(evidence, artifact=random)))  # type: ignore[type-var]
     assert isinstance(kld_of(stand_in, [stand_in, other]), Unknown)
+
+
+def test_retention_is_not_what_was_measured_here() -> None:
+    """KLD and perplexity are no retention: the gate that asks for it says so, and not that nothing was measured."""
+    from edgekit.gate.figures import quality as figure_of
+    from edgekit.gate.onsite import Subject
+
+    one = row("gguf:q4_0", SMALL, 60.0, 0.04)
+    assert one.report is not None
+    subjects = [
+        Subject(evidence=evidence, case=evidence.cases[0], device=r.phone())
+        for evidence in (one.report.evidence, replace(one.report.evidence, quality=None))
+    ]
+    for subject in subjects:
+        retained = figure_of("retention")(subject)
+        assert isinstance(retained, Unknown)
+        assert "teacher" in retained.reason
+    assert figure_of("kld_mean")(subjects[0]) == kld_of(one, [one])
+    missing = figure_of("kld_mean")(subjects[1])
+    assert isinstance(missing, Unknown)
+    assert missing.reason == "quality was not measured"
 
 
 def test_where_none_passes_the_nearest_is_named_with_what_stops_it() -> None:

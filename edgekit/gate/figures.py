@@ -212,8 +212,8 @@ def quality(field: Literal["kld_mean", "top1_agreement", "perplexity", "retentio
 
     def figure(subject: Subject) -> Figure:
         known = quality_of(subject.evidence)
-        if isinstance(known, Quality) and field == "retention":
-            return _NO_QUALITY
+        if field == "retention" and known in (_NO_QUALITY, subject.evidence.quality):
+            return _NO_RETENTION
         found: Figure = known if isinstance(known, Unknown) else getattr(known, field)
         return found
 
@@ -221,8 +221,11 @@ def quality(field: Literal["kld_mean", "top1_agreement", "perplexity", "retentio
 
 
 _NO_QUALITY = Unknown(
-    reason="quality was not measured",
-    settle="this version measures none: judge it elsewhere, then waive the gate with a date",
+    reason="quality was not measured", settle="`edgekit sweep CHECKPOINT --device NAME` evaluates what it makes"
+)
+_NO_RETENTION = Unknown(
+    reason="retention was not measured: no tasks were put to the teacher",
+    settle="this version measures KLD and perplexity alone: judge it elsewhere, then waive the gate with a date",
 )
 
 

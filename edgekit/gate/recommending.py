@@ -199,7 +199,7 @@ class _Obstacles:
     @property
     def worst(self) -> tuple[Verdict, Check] | None:
         """What stops it most: the failing check that misses by most, else the unknown one."""
-        return max(self.failing or self.unknown, key=lambda one: _shortfall(one[1]), default=None)
+        return max(self.failing or self.unknown, key=lambda one: shortfall(one[1]), default=None)
 
 
 def _nobody(rows: Sequence[SweepRow], today: date) -> str:
@@ -239,13 +239,13 @@ def _distance(report: Report, obstacles: _Obstacles) -> tuple[bool, int, float, 
     return (
         report.exit_code == 4,
         len(obstacles.failing),
-        max((_shortfall(check) for _, check in obstacles.failing), default=0.0),
+        max((shortfall(check) for _, check in obstacles.failing), default=0.0),
         len(obstacles.unknown),
-        max((_shortfall(check) for _, check in obstacles.unknown), default=0.0),
+        max((shortfall(check) for _, check in obstacles.unknown), default=0.0),
     )
 
 
-def _shortfall(check: Check) -> float:
+def shortfall(check: Check) -> float:
     """How much is missing as a fraction of the limit; all of it where nothing is known."""
     return -check.margin if check.margin is not None else 1.0
 

@@ -53,7 +53,12 @@ class Axis:
         return tuple(n * step for n in range(first, first + 12) if n * step <= self.high)
 
     def label(self, value: float) -> str:
-        return f"{value / self.scale:.4g}"
+        return tick_text(value / self.scale)
+
+
+def tick_text(number: float) -> str:
+    """Four digits at most, and no power of ten for what can be read without."""
+    return f"{number:.0f}" if 1e4 <= abs(number) < 1e6 else f"{number:.4g}"
 
 
 def round_step(rough: float) -> float:
@@ -262,4 +267,5 @@ __all__ = [
     "readable_unit",
     "round_step",
     "strip_chart",
+    "tick_text",
 ]

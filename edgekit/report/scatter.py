@@ -14,7 +14,7 @@ from typing import Literal
 from markupsafe import Markup
 
 from edgekit.records import Estimate
-from edgekit.report.charts import Axis, readable_unit, round_step
+from edgekit.report.charts import Axis, readable_unit, round_step, tick_text
 from edgekit.report.words import clean
 
 _HEIGHT, _TOP, _FOOT = 270, 22, 42
@@ -85,7 +85,7 @@ class LogAxis:
         return tuple(value * self.scale for value in found if low <= value <= high)
 
     def label(self, value: float) -> str:
-        return f"{value / self.scale:.4g}"
+        return tick_text(value / self.scale)
 
 
 def log_axis_over(values: Iterable[float], unit: str) -> LogAxis:

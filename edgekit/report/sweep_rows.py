@@ -8,7 +8,7 @@ from statistics import median
 from typing import Literal
 
 from edgekit.gate.figures import quality_of
-from edgekit.gate.recommending import IS_REFERENCE, kld_of
+from edgekit.gate.recommending import IS_REFERENCE, kld_of, shortfall
 from edgekit.records import (
     Case,
     Check,
@@ -76,11 +76,15 @@ class Line:
 
     @property
     def obstacles(self) -> tuple[tuple[Verdict, Check], ...]:
-        """The checks that do not pass, with the device each is of; required ones first, failing before unknown."""
+        """The checks that do not pass, with the device each is of: required ones first, then failing ones, then what is
+        furthest from passing.
+        """
         checks = all_checks(self.report) if self.report else ()
         order = {"fail": 0, "unknown": 1}
         short = [one for one in checks if one[1].status != "pass"]
-        return tuple(sorted(short, key=lambda one: (one[1].level != "required", order[one[1].status])))
+        return tuple(
+            sorted(short, key=lambda one: (one[1].level != "required", order[one[1].status], -shortfall(one[1])))
+        )
 
 
 def lines(sweep: Sweep) -> tuple[Line, ...]:

@@ -90,7 +90,7 @@ def differences(sweep: Sweep) -> tuple[str, ...]:
     reports = [row.report for row in sweep.rows if row.report is not None]
     named: tuple[tuple[str, str, Callable[[Report], object]], ...] = (
         ("host", "speeds measured here", lambda report: _of_run(report, lambda run: run.host.cpu_model)),
-        ("host isa", "speeds measured here", lambda report: _of_run(report, lambda run: run.host.isa)),
+        ("instruction set", "speeds measured here", lambda report: _of_run(report, lambda run: run.host.isa)),
         ("workload", "speeds measured here", lambda report: _of_run(report, lambda run: run.workload)),
         (
             "configuration judged",
