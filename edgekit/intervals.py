@@ -72,4 +72,5 @@ def share_interval(hits: int, total: int) -> tuple[float, float]:
     share, z = hits / total, _Z_95
     middle = (share + z * z / (2 * total)) / (1 + z * z / total)
     half_width = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return max(0.0, middle - half_width), min(1.0, middle + half_width)
+    # exactly, where rounding would leave a hair
+    return middle - half_width if hits else 0.0, middle + half_width if hits < total else 1.0
