@@ -244,6 +244,7 @@ def compute_imatrix(
     chunks: int | None = None,
     threads: int = 0,
     output: bool = False,
+    model_sha256: str = "",
     force: bool = False,
     progress: Progress = silent,
 ) -> Path:
@@ -251,6 +252,7 @@ def compute_imatrix(
 
     Evaluates `chunks` pieces (default: all) of `context_tokens` tokens in a fenced child. `output` also collects the
     output matrix, under the embedding's name where it is tied (llama-imatrix: `--process-output`, untied only).
+    `model_sha256` spares the pass over the model's file where the caller has made it.
     Raises EdgekitError for a text shorter than two pieces, a model that gives values that are no numbers, and files
     that cannot be read or written.
     """
@@ -265,7 +267,7 @@ def compute_imatrix(
     check_output(out, [model], force=force)
     header = read_header(model)
     hashes = {
-        "edgekit.parent.sha256": sha256_of(model_files(model), progress=progress),
+        "edgekit.parent.sha256": model_sha256 or sha256_of(model_files(model), progress=progress),
         "edgekit.calibration.sha256": hashlib.sha256(data).hexdigest(),
     }
     job: dict[str, Any] = {"op": "calibrate", "path": str(model.absolute()), "text": text, "keys": hashes}
