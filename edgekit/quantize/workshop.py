@@ -201,7 +201,16 @@ def importance(source: Source, base: Path, folder: Path, making: Making, *, prog
     _free(place, source, options, making)
 
     def work() -> Path:
-        return compute_imatrix(base, text, place, threads=making.threads, output=True, force=True, progress=progress)
+        return compute_imatrix(
+            base,
+            text,
+            place,
+            threads=making.threads,
+            output=True,
+            model_sha256=source.sha256 if source.header else "",
+            force=True,
+            progress=progress,
+        )
 
     return Path(make(place, source, "imatrix", options, work, resume=True).path)
 
@@ -257,7 +266,7 @@ def quantize_to(
             embedding_type=making.embedding_type,
             pure=making.pure,
             threads=making.threads,
-            provenance=Provenance(plan_sha256=plan_sha256),
+            provenance=Provenance(plan_sha256=plan_sha256, parent_sha256=source.sha256 if source.header else ""),
             force=making.force or resume,
             progress=progress,
         )
