@@ -24,9 +24,9 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
     Neighbours resemble each other and a few pieces are far worse than the rest, so it is the wider, on either side,
     of two intervals over blocks of n^⅓ neighbours: Student's t, and the studentized circular block bootstrap (Politis
-    & Romano 1992; Hall 1992, §3.5), seeded. In 500 simulated texts of 10 to 100 pieces, log-normal with a spread of 0.4,
-    neighbours' correlation 0 or 0.3, it covered 88–94 %, where percentiles of the block bootstrap covered 74–90 %. Fewer
-    than ten pieces have Student's t alone, which covered 73–87 %.
+    & Romano 1992; Hall 1992, §3.5), seeded. In 500 simulated texts of 10 to 100 pieces each, log-normal with a spread
+    of 0.4, neighbours' correlation 0 or 0.3, it covered 88–94 %, where percentiles of the block bootstrap covered
+    74–90 %. Fewer than ten pieces have Student's t alone, which covered 73–87 %.
     """
     if len(values) < 2:
         return None
