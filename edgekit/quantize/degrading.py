@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     Bytes = NDArray[np.uint8]
 
 DEFAULT_TYPES = (
-    "q2_k", "iq3_xxs", "q3_k", "iq3_s", "iq4_xs", "iq4_nl", "q4_0", "q4_k", "q5_0", "q5_1", "q5_k", "q6_k", "q8_0",
-    "f16",
+    "q2_k", "q3_k", "iq4_xs", "iq4_nl", "q4_0", "q4_k", "q5_0", "q5_1", "q5_k", "q6_k", "q8_0", "f16",
 )  # fmt: skip
-"""From 2.6 to 16 bits; on the measured students nothing below or between earned its place."""
+"""From 2.6 to 16 bits. Not iq3_s and its like: ggml enlarges their scales by 3 % (`* 1.033f` in `ggml-quants.c`), what
+comes back is 2 % too large alike in every such tensor, and errors that are alike add up: a plan with five of them lost
+twice the sum of its parts (`benchmarks/LOG.md`).
+"""
 
 WANT_IMATRIX = ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs")
 """llama-quantize makes these of no tensor without an importance matrix (`tensor_requires_imatrix`)."""
