@@ -1,0 +1,90 @@
+"""Every record that crosses a door between rooms.
+
+A record is a frozen dataclass of scalars, tuples, `None` and records, so that it can be hashed, compared, written as
+JSON and read back years later. Units are in the names, SI inside. Records that become a file carry `kind` and
+`version`; loading and validating them is `edgekit.storage`'s work.
+"""
+
+from __future__ import annotations
+
+from edgekit.records.artifact import Artifact, Export, Header, LogitsCheck, OnnxExport, Provenance, TensorInfo
+from edgekit.records.computed import Battery, DepthPoint, MemoryBreakdown, Projection
+from edgekit.records.device import Anchor, Cluster, Device, Gate, Gates, Level, Sourced, Waiver
+from edgekit.records.measured import (
+    Buffer,
+    EnergyReading,
+    Finding,
+    Host,
+    Measurement,
+    MemoryPeak,
+    Noise,
+    Parity,
+    Quality,
+    Runtime,
+    Sample,
+    ScoredChunk,
+    ThermalPoint,
+)
+from edgekit.records.numbers import BASES, Basis, Estimate, Figure, Unknown, exact, weakest
+from edgekit.records.plan import Budget, ParetoPoint, PlannedOn, PlannedTensor, QuantPlan
+from edgekit.records.run import FlashAttention, KvType, Settings, Workload
+from edgekit.records.verdict import Case, Check, Evidence, Report, Status, Sweep, SweepRow, Verdict
+
+__all__ = [
+    "BASES",
+    "Anchor",
+    "Artifact",
+    "Basis",
+    "Battery",
+    "Budget",
+    "Buffer",
+    "Case",
+    "Check",
+    "Cluster",
+    "DepthPoint",
+    "Device",
+    "EnergyReading",
+    "Estimate",
+    "Evidence",
+    "Export",
+    "Figure",
+    "Finding",
+    "FlashAttention",
+    "Gate",
+    "Gates",
+    "Header",
+    "Host",
+    "KvType",
+    "Level",
+    "LogitsCheck",
+    "Measurement",
+    "MemoryBreakdown",
+    "MemoryPeak",
+    "Noise",
+    "OnnxExport",
+    "ParetoPoint",
+    "Parity",
+    "PlannedOn",
+    "PlannedTensor",
+    "Projection",
+    "Provenance",
+    "Quality",
+    "QuantPlan",
+    "Report",
+    "Runtime",
+    "Sample",
+    "ScoredChunk",
+    "Settings",
+    "Sourced",
+    "Status",
+    "Sweep",
+    "SweepRow",
+    "TensorInfo",
+    "ThermalPoint",
+    "Unknown",
+    "Verdict",
+    "Waiver",
+    "Workload",
+    "exact",
+    "weakest",
+]
