@@ -46,7 +46,7 @@ app.add_typer(devices_app, name="devices")
 def bench(
     model: Annotated[
         Path | None,
-        typer.Argument(metavar="[MODEL]", help="GGUF file. Without it: the device's reference student as a stand-in."),
+        typer.Argument(metavar="[MODEL]", help="GGUF file or ONNX folder. Without it: the device's reference student."),
     ] = None,
     device: DeviceOption = [],  # noqa: B006 - typer reads the default, nobody mutates it
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the results.")] = None,
@@ -113,7 +113,7 @@ def bench(
 
 @app.command(short_help="Memory and speed on a device from the header alone.")
 def fit(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="GGUF file; only its header is read.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="GGUF file or ONNX folder; no weights are read.")],
     device: DeviceOption = [],  # noqa: B006
     gates: GatesOption = None,
     context: ContextOption = None,

@@ -17,7 +17,7 @@ RUNTIME_BASE_BYTES = 3_400_000
 """The session and its thread pool."""
 
 FLOATS_PER_FFN, FLOATS_PER_HIDDEN = 2.3, 20.0
-"""Activations alive at once for each token of a ubatch: fitted to seven shapes of hidden 192 to 1536, ffn 512 to 8960.
+"""Activations alive at once for each token of a ubatch: fitted to seven shapes of hidden 256 to 1536, ffn 256 to 8960.
 """
 ACTIVATION_ERROR = 0.4
 """Part by which they may be off: short ubatches keep a third more, whose blocks are too small to be given back."""
