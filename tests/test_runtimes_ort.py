@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgekit.errors import EdgekitError
 from edgekit.header import read_header
 from edgekit.memory import predict_memory
 from edgekit.records import Settings
@@ -152,6 +153,17 @@ def test_a_broken_graph_is_refused_in_good_order(tmp_path: Path) -> None:
     with pytest.raises(WorkerDied) as died, open_worker(tmp_path, SETTINGS, timeout_s=60, seed=1):
         pass
     assert died.value.finding.code == "model-rejected"
+
+
+def test_without_onnxruntime_the_hint_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekit.runtimes import handle
+
+    write_model(tmp_path)
+    monkeypatch.setattr(handle, "find_spec", lambda name: None)
+    with pytest.raises(EdgekitError) as missing, open_worker(tmp_path, SETTINGS, timeout_s=60, seed=1):
+        pass
+    assert "`onnxruntime`" in missing.value.message
+    assert "edgekit[onnx]" in missing.value.hint
 
 
 @pytest.mark.skipif(

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -214,11 +215,16 @@ def runtime_of(path: Path) -> str:
 
 
 def readable(path: Path) -> list[str]:
-    """What the worker that runs the artifact at `path` may read."""
+    """What the worker that runs the artifact at `path` may read. Raises EdgekitError when what runs it is missing."""
     from edgekit.header.onnx_folder import folder_of
 
-    folder = [folder_of(path)] if runtime_of(path) == "ort" else []
-    return [str(place) for place in (*folder, *model_files(path))]
+    if runtime_of(path) != "ort":
+        return [str(file) for file in model_files(path)]
+    if find_spec("onnxruntime") is None:
+        raise EdgekitError(
+            "a library that this needs is not installed: `onnxruntime`", hint="pip install 'edgekit[onnx]'"
+        )
+    return [str(place) for place in (folder_of(path), *model_files(path))]
 
 
 def model_files(path: Path) -> tuple[Path, ...]:
