@@ -27,6 +27,8 @@ def show_made(made: Sequence[Made], *, as_json: bool) -> int:
     for one in made:
         if one.plan is not None:
             print_plan(one.plan, one.front, Console())
+        for note in one.export.notes:
+            print(f"note: {note}", file=sys.stderr)  # noqa: T201
         print(one.export.path)  # noqa: T201
     return ExitCode.PASS
 

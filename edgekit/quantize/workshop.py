@@ -126,6 +126,7 @@ def make(
     work: Callable[[], Path],
     *,
     resume: bool,
+    notes: Sequence[str] = (),
 ) -> Export:
     """Do `work`, which writes `place`, and leave its record; with `resume` what was made before is not made again."""
     options = tuple(options)
@@ -145,6 +146,7 @@ def make(
         options=options,
         path=str(place),
         size_bytes=sum(file.stat().st_size for file in files),
+        notes=tuple(notes),
         elapsed_s=time.monotonic() - started,
     )
     write_record(record_of(place), made)
@@ -169,7 +171,7 @@ def _free(place: Path, source: Source, options: Sequence[tuple[str, str]], makin
 
 
 def _converted(source: Source, target: Target, folder: Path, making: Making, progress: Progress) -> Export:
-    from edgekit.quantize.convert import convert
+    from edgekit.quantize.convert import conversion_notes, convert
 
     checkpoint, place = source.checkpoint, place_of(source, target, folder)
     assert checkpoint is not None
@@ -185,7 +187,7 @@ def _converted(source: Source, target: Target, folder: Path, making: Making, pro
             progress=progress,
         )
 
-    return make(place, source, str(target), (), work, resume=True)
+    return make(place, source, str(target), (), work, resume=True, notes=conversion_notes(checkpoint))
 
 
 def importance(source: Source, base: Path, folder: Path, making: Making, *, progress: Progress = silent) -> Path | None:

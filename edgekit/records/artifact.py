@@ -124,6 +124,8 @@ class Export:
     options: tuple[tuple[str, str], ...] = ()
     path: str
     size_bytes: int
+    notes: tuple[str, ...] = ()
+    """What the user should know of it: where the format cannot follow the source exactly."""
     elapsed_s: float
 
 

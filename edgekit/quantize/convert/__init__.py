@@ -64,6 +64,11 @@ def convert(
     return out
 
 
+def conversion_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What llama.cpp will do otherwise than transformers with this checkpoint's tokenizer: each a sentence."""
+    return tuple(read_vocabulary(checkpoint, read_model(checkpoint).rows).notes)
+
+
 def write_hollow(checkpoint: Checkpoint, out: Path, type: Type = "f16") -> Path:  # noqa: A002
     """The same file with a hole in the place of its weights: all that a dry run of the quantizer reads. Raises
     EdgekitError as `convert` does for what headers and tokenizer tell.
@@ -214,4 +219,4 @@ def _check_space(out: Path, needed: int) -> None:
         )
 
 
-__all__ = ["TYPES", "convert", "write_hollow"]
+__all__ = ["TYPES", "conversion_notes", "convert", "write_hollow"]
