@@ -19,7 +19,7 @@ from edgekit.header import read_header, tensor_offsets
 from edgekit.pipeline import open_artifact
 from edgekit.quantize.cells import Probe, Sensitivities, total_kld
 from edgekit.quantize.convert import convert
-from edgekit.quantize.degrading import degraded, quantizable, relative_errors, types_for
+from edgekit.quantize.degrading import Matrix, degraded, matrices_of, quantizable, relative_errors, types_for
 from edgekit.quantize.extending import extend, judge
 from edgekit.quantize.ggml_types import dequantize_rows, quantize_rows
 from edgekit.quantize.imatrix import compute_imatrix, read_imatrix
@@ -110,14 +110,39 @@ def test_errors_are_weighed_and_fall_with_bits() -> None:
     importance = chance.exponential(size=256).astype(np.float32)
     with ThreadPoolExecutor(2) as pool:
         back = degraded(rows, "q4_k", importance, pool)
-        table = relative_errors([(rows, importance)], ("q3_k", "q4_k", "q6_k", "q8_0", "f16"), pool)
-        plain = relative_errors([(rows, None)], ("q4_k",), pool)
+        kinds = ("q3_k", "q4_k", "q6_k", "q8_0", "f16")
+        table = relative_errors([Matrix(rows.view(np.uint8), "f32", importance)], kinds, pool)
+        plain = relative_errors([Matrix(rows.view(np.uint8), "f32", None)], ("q4_k",), pool)
     whole = dequantize_rows(quantize_rows(rows, "q4_k", importance), "q4_k", rows.shape)
     assert np.array_equal(back, whole)
     wanted = ((rows - whole) ** 2 @ importance).sum() / (rows**2 @ importance).sum()
     assert table["q4_k"] == pytest.approx(wanted, rel=1e-4)
     assert table["q3_k"] > table["q4_k"] > table["q6_k"] > table["q8_0"] > table["f16"] > 0
     assert plain["q4_k"] > table["q4_k"]
+
+
+@pytest.mark.parametrize("stored", ["f32", "f16", "bf16"])
+def test_each_expert_is_rewritten_by_its_own_importance(stored: str) -> None:
+    """In parts and threads, and yet what the quantizer would make of the whole."""
+    chance = np.random.default_rng(2)
+    values = chance.normal(size=(2, 300, 512)).astype(np.float32)
+    importance = chance.exponential(size=(2, 512)).astype(np.float32)
+    raw = np.frombuffer(quantize_rows(values.reshape(600, 512), stored), np.uint8)
+    tensor = TensorInfo(name="blk.0.ffn_up_exps.weight", type=stored, shape=(512, 300, 2), size_bytes=raw.size)
+    written = np.zeros_like(raw)
+    start = 0
+    with ThreadPoolExecutor(3) as pool:
+        for matrix in matrices_of(tensor, raw, {tensor.name: importance}):
+            for row, data in matrix.rewritten("q4_k", pool):
+                place = start + row * matrix.stored.shape[1]
+                written[place : place + len(data)] = np.frombuffer(data, np.uint8)
+            start += matrix.stored.nbytes
+    found = dequantize_rows(written.tobytes(), stored, values.shape)
+    source = dequantize_rows(raw.tobytes(), stored, values.shape)
+    for expert in range(2):
+        wanted = dequantize_rows(quantize_rows(source[expert], "q4_k", importance[expert]), "q4_k", (300, 512))
+        assert np.allclose(found[expert], wanted, rtol=2**-8, atol=1e-6)
+        assert np.abs(found[expert] - source[expert]).max() > 0.01
 
 
 def test_types_that_fit(header: Header) -> None:

@@ -255,6 +255,23 @@ def test_another_models_sensitivities_are_refused(tiny: Header, nano_table: Sens
         solve(nano_table, tiny, budget=Budget(bits_per_weight=4))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"type": "q9_k"},
+        {"probe": 10_000},
+        {"probe": -1},
+    ],
+)
+def test_sensitivities_that_contradict_themselves_are_refused(tiny: Header, change: dict[str, object]) -> None:
+    sens = table(tiny)
+    broken = replace(sens, cells=(replace(sens.cells[0], **change), *sens.cells[1:]))  # type: ignore[arg-type]
+    with pytest.raises(EdgekitError, match="contradict"):
+        solve(broken, tiny, budget=Budget(bits_per_weight=4))
+    with pytest.raises(EdgekitError, match="contradict"):
+        solve(replace(sens, base=(0.0,)), tiny, budget=Budget(bits_per_weight=4))
+
+
 # ---- speed --------------------------------------------------------------------------------------------------------
 
 

@@ -14,8 +14,11 @@ from typing import Literal
 
 from pydantic import ConfigDict
 
+from edgekit.errors import EdgekitError
+from edgekit.header.container import clean
+from edgekit.header.ggml import BLOCK
 from edgekit.intervals import mean_interval
-from edgekit.records import Estimate, Figure, Unknown
+from edgekit.records import Estimate, Figure, Header, Unknown
 
 MIN_CHUNKS = 3
 """Fewer chunks of text give no range."""
@@ -81,6 +84,22 @@ class Sensitivities:
 
 for _record in (Probe, Cell, Sensitivities):  # as `edgekit.storage` does for the records of the floor
     _record.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[union-attr]
+
+
+def check(found: Sensitivities, header: Header) -> None:
+    """Raises EdgekitError where the record contradicts itself or is of another model than `header`'s."""
+    tensors = {tensor.name: tensor for tensor in header.tensors}
+    sound = found.cells and found.base and all(len(probe.kld) == len(found.base) for probe in found.probes)
+    for cell in found.cells:
+        if cell.tensor not in tensors:
+            raise EdgekitError(
+                f"the sensitivities are of another model, it has no tensor: `{clean(cell.tensor)}`",
+                hint="measure again",
+            )
+        fits = cell.type in BLOCK and tensors[cell.tensor].shape[0] % BLOCK[cell.type][0] == 0
+        sound = sound and fits and 0 <= cell.probe < len(found.probes)
+    if not sound:
+        raise EdgekitError("the sensitivities contradict themselves", hint="delete their file and measure again")
 
 
 def total_kld(found: Sensitivities, cells: Iterable[Cell]) -> Figure:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgekit.errors import EdgekitError
@@ -86,52 +87,75 @@ def degraded(rows: Rows, kind: str, importance: Rows | None, pool: ThreadPoolExe
     return np.concatenate(list(pool.map(there_and_back, parts)))
 
 
-def relative_errors(
-    matrices: Sequence[tuple[Rows, Rows | None]], types: Sequence[str], pool: ThreadPoolExecutor
-) -> dict[str, float]:
-    """Σ h·(w − w')² ÷ Σ h·w² of a tensor for each type, with h the columns' importance: the mean squared error of its
-    outputs relative to their mean square, for inputs whose columns are uncorrelated.
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A tensor, or one of its experts: `stored` are its rows as in the file, (rows, bytes of a row)."""
 
-    `matrices` are its (rows, importance): one, or one for each expert.
-    """
-    import numpy as np
+    stored: Bytes
+    type: str
+    importance: Rows | None
 
-    sampled = [(_sample(rows, SAMPLED_VALUES // len(matrices)), importance) for rows, importance in matrices]
-    signal = sum(float(np.einsum("ij,ij,j->", r, r, _weights(r, h), dtype=np.float64)) for r, h in sampled)
-    errors = {}
-    for kind in types:
-        lost = 0.0
-        for rows, importance in sampled:
-            gone = rows - degraded(rows, kind, importance, pool)
-            lost += float(np.einsum("ij,ij,j->", gone, gone, _weights(rows, importance), dtype=np.float64))
-        errors[kind] = lost / signal if signal > 0 else 0.0
-    return errors
+    def values(self, rows: slice | NDArray[np.intp] = slice(None)) -> Rows:
+        """Some of the rows as float32."""
+        import numpy as np
 
+        chosen = np.ascontiguousarray(self.stored[rows])
+        columns = chosen.shape[1] // BLOCK[self.type][1] * BLOCK[self.type][0]
+        return dequantize_rows(chosen.data.cast("B"), self.type, (len(chosen), columns))
 
-def _weights(rows: Rows, importance: Rows | None) -> Rows:
-    import numpy as np
+    def rewritten(self, kind: str, pool: ThreadPoolExecutor) -> Iterator[tuple[int, bytes]]:
+        """(first row, bytes) of part after part as it would be stored after it had been of type `kind`."""
+        columns = self.stored.shape[1] // BLOCK[self.type][1] * BLOCK[self.type][0]
+        step = max(1, PART_VALUES // columns)
+        starts = range(0, len(self.stored), step)
 
-    return np.ones(rows.shape[1], np.float32) if importance is None else importance
+        def part(start: int) -> bytes:
+            rows = self.values(slice(start, start + step))
+            back = dequantize_rows(quantize_rows(rows, kind, self.importance), kind, rows.shape)
+            return quantize_rows(back, self.type)
 
-
-def _sample(rows: Rows, values: int) -> Rows:
-    import numpy as np
-
-    count = max(64, values // rows.shape[1])
-    if len(rows) <= count:
-        return rows
-    return np.ascontiguousarray(rows[np.linspace(0, len(rows) - 1, count).astype(int)])
+        return zip(starts, pool.map(part, starts), strict=True)
 
 
-def matrices_of(tensor: TensorInfo, raw: Bytes, importance: Mapping[str, Rows]) -> list[tuple[Rows, Rows | None]]:
-    """(rows, importance of the columns) of a tensor's stored bytes: one pair, or one for each expert.
-
-    Raises EdgekitError where the importance is of another width.
-    """
+def matrices_of(tensor: TensorInfo, raw: Bytes, importance: Mapping[str, Rows]) -> list[Matrix]:
+    """A tensor's stored bytes as one matrix, or one for each expert, with the importance of its columns."""
     columns, rows, experts = (*tensor.shape, 1, 1)[:3]
     weighed = importance.get(tensor.name)
     if weighed is not None and weighed.size != columns * experts:
         weighed = None  # as llama-quantize does for the token table; other tensors were checked when the file was read
-    values = dequantize_rows(raw.data, tensor.type, (experts, rows, columns))
-    per_expert = [None] * experts if weighed is None else list(weighed.reshape(experts, columns))
-    return list(zip(values, per_expert, strict=True))
+    stored = raw.reshape(experts, rows, -1)
+    return [
+        Matrix(stored[index], tensor.type, None if weighed is None else weighed.reshape(experts, columns)[index])
+        for index in range(experts)
+    ]
+
+
+def relative_errors(matrices: Sequence[Matrix], types: Sequence[str], pool: ThreadPoolExecutor) -> dict[str, float]:
+    """Σ h·(w − w')² ÷ Σ h·w² of a tensor for each type, with h the columns' importance: the mean squared error of its
+    outputs relative to their mean square, for inputs whose columns are uncorrelated.
+    """
+    sampled = [(_sample(matrix, SAMPLED_VALUES // len(matrices)), matrix.importance) for matrix in matrices]
+    signal = sum(_weighed(rows, importance) for rows, importance in sampled)
+    errors = {}
+    for kind in types:
+        lost = sum(_weighed(rows - degraded(rows, kind, weights, pool), weights) for rows, weights in sampled)
+        errors[kind] = lost / signal if signal > 0 else 0.0
+    return errors
+
+
+def _weighed(rows: Rows, importance: Rows | None) -> float:
+    """Σ h·w²."""
+    import numpy as np
+
+    weights = np.ones(rows.shape[1], np.float32) if importance is None else importance
+    return float(np.einsum("ij,ij,j->", rows, rows, weights, dtype=np.float64))
+
+
+def _sample(matrix: Matrix, values: int) -> Rows:
+    """Evenly spaced rows of about so many values."""
+    import numpy as np
+
+    rows, row_bytes = matrix.stored.shape
+    columns = row_bytes // BLOCK[matrix.type][1] * BLOCK[matrix.type][0]
+    count = max(64, values // columns)
+    return matrix.values(slice(None) if rows <= count else np.linspace(0, rows - 1, count).astype(np.intp))

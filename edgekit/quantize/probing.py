@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.errors import EdgekitError
 from edgekit.header import tensor_offsets
 from edgekit.progress import Progress, silent
-from edgekit.quantize.degrading import degraded, matrices_of
-from edgekit.quantize.ggml_types import quantize_rows
+from edgekit.quantize.degrading import matrices_of
 from edgekit.quantize.outputs import check_space
 from edgekit.records import Header, Settings, TensorInfo
 from edgekit.runtimes import llamacpp, sandbox, worker
@@ -95,11 +94,12 @@ class Prober:
             if kind == tensor.type:
                 self.restore([name])
                 continue
-            parts = matrices_of(tensor, self._scratch.original(name), self._importance)
-            data = b"".join(
-                quantize_rows(degraded(rows, kind, weighed, self._pool), tensor.type) for rows, weighed in parts
-            )
-            self._scratch.write(name, data)
+            start = 0
+            for matrix in matrices_of(tensor, self._scratch.original(name), self._importance):
+                row_bytes = matrix.stored.shape[1]
+                for row, data in matrix.rewritten(kind, self._pool):
+                    self._scratch.write(name, data, start + row * row_bytes)
+                start += matrix.stored.nbytes
 
     def restore(self, names: Iterable[str]) -> None:
         """Make the tensors what they are in the source again."""
@@ -133,11 +133,13 @@ class _Scratch:
     def original(self, name: str) -> NDArray[np.uint8]:
         return self._source[self._places[name]]
 
-    def write(self, name: str, data: bytes | NDArray[np.uint8]) -> None:
+    def write(self, name: str, data: bytes | NDArray[np.uint8], offset: int = 0) -> None:
+        """Write `data` into a tensor, from its byte `offset` on."""
         import numpy as np
 
-        place = self._places[name]
-        self._copy[place] = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
+        begin = self._places[name].start + offset
+        assert begin + len(data) <= self._places[name].stop
+        self._copy[begin : begin + len(data)] = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
 
     def hide(self) -> None:
         self.path.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from typing import Literal
 
 from edgekit.errors import EdgekitError
 from edgekit.memory.tensors import retyped, streamed
-from edgekit.quantize.cells import Cell, Sensitivities, total_kld
+from edgekit.quantize.cells import Cell, Sensitivities, check, total_kld
 from edgekit.quantize.knapsack import choose
 from edgekit.quantize.pricing import Place, TimeCut, offered_types, places_of, planned_header, time_cut
 from edgekit.records import (
@@ -82,6 +82,7 @@ def solve(
     `types` narrows what is offered. Raises EdgekitError, with the smallest or fastest that works, when there is no
     such plan.
     """
+    check(sens, header)
     budget = budget or Budget()
     places = places_of(device, budget.memory_bytes, settings, isa)
     if not places and budget == Budget():
@@ -104,10 +105,6 @@ def _problem(
     offered = offered_types(places, header, [cell.tensor for cell in sens.cells], known)
     by_tensor: dict[str, list[Cell]] = {}
     for cell in sens.cells:
-        if cell.tensor not in by_name:
-            raise EdgekitError(
-                f"the sensitivities are of another model, it has no tensor: `{cell.tensor}`", hint="measure again"
-            )
         if cell.type in offered:
             by_tensor.setdefault(cell.tensor, []).append(cell)
     missing = next((cell.tensor for cell in sens.cells if cell.tensor not in by_tensor), None)
@@ -239,8 +236,10 @@ def _nothing_fits(
         problem.groups,
         [([float(cost) for cost in limit.costs], float(limit.most)) for limit in problem.limits],
     )
+    if fastest is None:
+        return EdgekitError("the limits of the budget contradict each other", hint="give one of them")
     place = next(place for place in places if place.name == slowest.place)
-    reach = place.decode(planned_header(header, _types(problem, fastest or [])))
+    reach = place.decode(planned_header(header, _types(problem, fastest)))
     reached = f"at least {format_rate(reach.low)}" if isinstance(reach, Estimate) else "no known speed"
     return EdgekitError(
         f"no plan surely decodes {format_rate(min_decode)} on `{place.name}`; the fastest reaches {reached}",
