@@ -185,6 +185,7 @@ class _Export:
         return found
 
     def _run(self, job: str, arguments: Mapping[str, Any], *, python: str = "") -> dict[str, Any]:
+        self.progress("loading libraries", 0, 0)
         result = run_job(job, arguments, threads=self.options.threads, python=python, progress=self.progress)
         self.peaks[job] = max(self.peaks.get(job, 0), result["peak_bytes"])
         return result
