@@ -199,7 +199,7 @@ def test_memory_beyond_the_last_position(folder: Path) -> None:
 
 
 def test_memory_of_a_cache_that_is_copied_is_unknown(tmp_path: Path) -> None:
-    with pytest.raises(EdgekitError, match="shared"):
+    with pytest.raises(EdgekitError, match="copied for every token"):
         predict_memory(read_header(write_model(tmp_path / "m", shared=False)), SETTINGS, "x86_64+avx2")
 
 

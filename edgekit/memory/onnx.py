@@ -95,7 +95,7 @@ def _refuse_unmeasured(header: Header, isa: str) -> None:
         "matrices of type": "" if kinds <= set(_MEASURED_MATRICES) else ", ".join(sorted(kinds)),
         "a KV cache of type": "" if facts.get("onnx.kv_type") == "f32" else facts.get("onnx.kv_type", "unknown"),
         "logits of type": "" if facts.get("onnx.logits_type") == "f32" else facts.get("onnx.logits_type", "unknown"),
-        "a KV cache that is shared": "" if facts.get("onnx.kv_shared") == "true" else "false",
+        "a KV cache copied for every token, `past_present_share_buffer`": "" if facts.get("onnx.kv_shared") == "true" else "false",
         "`accuracy_level`": "" if facts.get("onnx.accuracy_level", "4") == "4" else facts["onnx.accuracy_level"],
         "zero points": "" if facts.get("onnx.zero_points", "false") == "false" else "true",
     }
