@@ -79,6 +79,21 @@ def test_evaluate_says_what_quantizing_cost(cli: Cli, models: Path, tmp_path: Pa
     assert len(quality["chunks"]) == 12
 
 
+def test_a_gate_on_quality_is_judged_by_the_record(cli: Cli, models: Path, tmp_path: Path) -> None:
+    """Unknown without a record, judged with the file's own, and unknown again with another file's."""
+    (q4,), (f16,) = models.glob("*q4_k_m.gguf"), models.glob("*f16.gguf")
+    (tmp_path / "gates.toml").write_text("[gates]\nkld_mean = { max = 0.05 }\n")
+    bench = ("bench", q4, "-d", "pixel-8", "--quick", "--max-repetitions", "10", "--gates", tmp_path / "gates.toml")
+    assert cli(*bench, "--threads", "2", "--out", tmp_path / "bench", "-q").returncode == 3
+    for model in (q4, f16):
+        out = tmp_path / f"{model.stem}.json"
+        done = cli("evaluate", model, "-r", f16, "--chunks", "6", "--threads", "2", "--out", out, "-q")
+        assert done.returncode == 0, done.stderr
+    gate = ("gate", tmp_path / "bench" / "evidence.json", "-d", "pixel-8", "--gates", tmp_path / "gates.toml")
+    assert cli(*gate, "--quality", tmp_path / f"{q4.stem}.json").returncode == 0
+    assert cli(*gate, "--quality", tmp_path / f"{f16.stem}.json").returncode == 3
+
+
 def test_a_model_agrees_with_itself(cli: Cli, models: Path) -> None:
     (f16,) = models.glob("*f16.gguf")
     done = cli("parity", f16, f16, "--chunks", "3", "--threads", "2", "--json")

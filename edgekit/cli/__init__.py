@@ -23,6 +23,7 @@ from edgekit.cli.options import (
     JsonOption,
     KvOption,
     MmapOption,
+    QualityOption,
     QuietOption,
     RepackOption,
     RowsOption,
@@ -57,6 +58,7 @@ def bench(
         int | None, typer.Option("--max-repetitions", min=10, help="Stop adding repetitions here.  [default: 60]")
     ] = None,
     gates: GatesOption = None,
+    quality: QualityOption = None,
     context: ContextOption = None,
     batch: BatchOption = None,
     ubatch: UbatchOption = None,
@@ -87,7 +89,7 @@ def bench(
     workload = reading.workload(
         quick=quick, thorough=thorough, sustained=sustained, timeout=timeout, max_repetitions=max_repetitions
     )
-    loaded_gates = reading.gates(gates)
+    loaded_gates, judged_quality = reading.gates(gates), reading.quality(quality)
     pipeline.load_targets(device)
     pipeline.host_device(on_device, device)
     if dry_run:
@@ -103,6 +105,7 @@ def bench(
             overrides=overrides,
             gates=loaded_gates,
             on_device=on_device,
+            quality=judged_quality,
             progress=told,
         ):
             reports.append(report)
@@ -146,6 +149,7 @@ def gate(
     evidence: Annotated[Path, typer.Argument(help="An `evidence.json` or `report.json` that bench wrote.")],
     device: DeviceOption = [],  # noqa: B006
     gates: GatesOption = None,
+    quality: QualityOption = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the reports into this folder.")] = None,
     json: JsonOption = False,
     junit: Annotated[Path | None, typer.Option("--junit", help="Also write JUnit XML here.")] = None,
@@ -158,9 +162,9 @@ def gate(
     from edgekit.cli.places import Places
 
     pipeline.load_targets(device)
-    loaded_gates = reading.gates(gates)
+    loaded_gates, judged_quality = reading.gates(gates), reading.quality(quality)
     places = Places.prepare(out, junit=junit, markdown=markdown, html=html, wanted=out is not None)
-    reports = pipeline.regate(reading.load_evidence(evidence), device, loaded_gates)
+    reports = pipeline.regate(reading.load_evidence(evidence), device, loaded_gates, judged_quality)
     written = [path for report in reports for path in places.write(report, among=len(reports))]
     showing.show(reports, written, as_json=json)
     return pipeline.overall(reports)

@@ -13,6 +13,9 @@ DeviceOption = Annotated[
 GatesOption = Annotated[
     Path | None, typer.Option("--gates", help="Judge by this gates file instead of the profile's [gates].")
 ]
+QualityOption = Annotated[
+    Path | None, typer.Option("--quality", help="Quality of this very file, as `edgekit evaluate --out` wrote it.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout; one document a line for several devices.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 ContextOption = Annotated[int | None, typer.Option("--context", min=1, help="Context in tokens.")]

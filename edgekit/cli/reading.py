@@ -10,7 +10,7 @@ from pathlib import Path
 from edgekit.errors import EdgekitError
 from edgekit.gate.gates import load_gates
 from edgekit.pipeline import Overrides
-from edgekit.records import Evidence, Gates, Report, Workload
+from edgekit.records import Evidence, Gates, Quality, Report, Workload
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
 _SECONDS = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -86,6 +86,13 @@ def one_device(names: Sequence[str]) -> str:
 def gates(path: Path | None) -> Gates | None:
     """The gates file of `--gates`, if any."""
     return load_gates(path) if path else None
+
+
+def quality(path: Path | None) -> Quality | None:
+    """The record of `--quality`, if any. The judge takes it for the file it was measured on alone."""
+    from edgekit.storage import load_record
+
+    return load_record(path, Quality) if path else None
 
 
 def load_evidence(path: Path) -> Evidence:

@@ -221,7 +221,8 @@ def quality(field: Literal["kld_mean", "top1_agreement", "perplexity", "retentio
 
 
 _NO_QUALITY = Unknown(
-    reason="quality was not measured", settle="`edgekit sweep CHECKPOINT --device NAME` evaluates what it makes"
+    reason="quality was not measured",
+    settle="`edgekit evaluate ARTIFACT --reference REF --out quality.json`, then `--quality quality.json`",
 )
 _NO_RETENTION = Unknown(
     reason="retention was not measured: no tasks were put to the teacher",

@@ -314,12 +314,15 @@ def broke(evidence: Evidence) -> bool:
     return measurement is not None and any(finding.level == "fault" for finding in measurement.findings)
 
 
-def regate(evidence: Evidence, devices: Sequence[str], gates: Gates | None = None) -> list[Report]:
+def regate(
+    evidence: Evidence, devices: Sequence[str], gates: Gates | None = None, quality: Quality | None = None
+) -> list[Report]:
     """Judge recorded evidence again, without the model.
 
     What was measured is kept. What was computed is computed anew from the recorded header and settings, by this version
     and today's profiles: a stored projection is nobody's proof, and an old one may hold a mended fault.
     """
+    evidence = replace(evidence, quality=quality or evidence.quality)
     recorded = {case.device: case.settings for case in evidence.cases}
     reports = []
     for device in load_targets(devices):

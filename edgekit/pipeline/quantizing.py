@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgekit.devices import load_device
 from edgekit.errors import EdgekitError
-from edgekit.files import read_text
+from edgekit.files import read_text, replacing
 from edgekit.pipeline.gating import Overrides, open_artifact
 from edgekit.progress import Progress, silent
 from edgekit.quantize import foreseeing, workshop
@@ -213,10 +213,11 @@ def _make_planned(
         plan, front = _solve(source, base, matrix, wanted, device, out, making, progress)
         plan_file = wanted.save or out / f"{source.name}-{wanted.label}.plan.toml"
         plans.write_plan(plan_file, plan)
+    place = planned_place(source, wanted, out)
     export = workshop.quantize_to(
         source,
         base,
-        planned_place(source, wanted, out),
+        place,
         plans.file_type(plan, header),
         replace(making, tensor_types=plans.tensor_types(plan), pure=False, output_type=None, embedding_type=None),
         matrix,
@@ -226,7 +227,16 @@ def _make_planned(
     quality = evaluate(
         Path(export.path), base, text_of(None), chunks=CHECKED_CHUNKS, threads=making.threads, progress=progress
     )
-    return Made(export=export, plan=replace(plan, kld_joint=quality.kld_mean), front=front, quality=quality)
+    measured = replace(plan, kld_joint=quality.kld_mean)
+    _write_page(place, measured, front)
+    return Made(export=export, plan=measured, front=front, quality=quality)
+
+
+def _write_page(place: Path, plan: QuantPlan, front: tuple[ParetoPoint, ...]) -> None:
+    from edgekit.report import render_plan
+
+    with replacing(place.with_name(f"{place.stem}.plan.html")) as temporary:
+        temporary.write_text(render_plan(plan, front, "html"), encoding="utf-8")
 
 
 def _solve(

@@ -29,7 +29,7 @@ from edgekit.storage import load_record, write_record
 CLASSIC = ("gguf:f16", "gguf:q8_0", "gguf:q4_k_m", "onnx:int8", "onnx:int4")
 """What a sweep makes when no target is named: the precisions of the classic quantization exercise."""
 
-REPORT_FILES = {"html": "sweep.html", "markdown": "sweep.md"}
+REPORT_FILES = {"html": "sweep.html", "markdown": "sweep.md", "junit": "sweep.junit.xml"}
 
 T = TypeVar("T", Quality, Report)
 
