@@ -365,6 +365,7 @@ def test_a_plan_reads_back_as_written(nano: Header, nano_table: Sensitivities, t
         (("[tensors]", "[tensors]\nextra = 3"), "must be text"),
         (('source_sha256 = "a', 'source_sha256 = "z'), "no sha256"),
         (("[tensors]", "[tensors"), "not valid TOML"),
+        (('"blk.0.attn_q.weight"', '# "blk.0.attn_q.weight"'), "leaves out a tensor"),
     ],
 )
 def test_plans_of_strangers(
@@ -377,6 +378,12 @@ def test_plans_of_strangers(
     path.write_text(text.replace(change[0], change[1], 1), encoding="utf-8")
     with pytest.raises(EdgekitError, match=message):
         read_plan(path, nano)
+
+
+def test_a_plan_without_quantized_types_has_no_patterns(tiny: Header) -> None:
+    plan = solve(table(tiny, types=("q8_0", "f16")), tiny, budget=Budget(bits_per_weight=16.5))
+    assert set(types_of(plan).values()) == {"f16"}
+    assert (file_type(plan, tiny), tensor_types(plan)) == ("f16", ())
 
 
 def test_rows_that_do_not_divide_are_refused(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from edgekit.errors import EdgekitError
 from edgekit.files import replacing
 from edgekit.header.ggml import BLOCK
 from edgekit.memory.tensors import retyped
-from edgekit.quantize.ggml_types import check_tensor_type
+from edgekit.quantize.degrading import quantizable
+from edgekit.quantize.ggml_types import PLAIN, check_tensor_type
 from edgekit.quantize.llama_quantize import exactly
 from edgekit.quantize.pricing import base_file_type, planned_header
 from edgekit.records import Budget, Estimate, Figure, Header, PlannedTensor, QuantPlan, Unknown
@@ -95,7 +96,11 @@ def file_type(plan: QuantPlan, header: Header) -> str:
 
 
 def tensor_types(plan: QuantPlan) -> tuple[tuple[str, str], ...]:
-    """The plan as `quantize_gguf` takes it: a pattern for each tensor's whole name."""
+    """The plan as `quantize_gguf` takes it beside `file_type`: a pattern for each tensor's whole name. Empty for a plan
+    without quantized types, which llama.cpp has no patterns for and needs none.
+    """
+    if all(tensor.type in PLAIN for tensor in plan.tensors):
+        return ()
     return tuple((exactly(tensor.name), tensor.type) for tensor in plan.tensors)
 
 
@@ -122,6 +127,9 @@ def _checked_types(table: Mapping[str, Any], header: Header) -> dict[str, str]:
                 hint="choose a type with blocks of 32, such as `q8_0` or `q5_0`",
             )
         kinds[name] = retyped(tensor, kind).type
+    left_out = next((tensor.name for tensor in quantizable(header) if tensor.name not in kinds), None)
+    if left_out is not None:  # llama.cpp would choose a type for it that the plan's size does not know
+        raise EdgekitError(f"the plan leaves out a tensor: `{left_out}`", hint="give every tensor a type")
     return kinds
 
 
