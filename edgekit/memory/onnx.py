@@ -9,6 +9,8 @@ the range.
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from edgekit.errors import EdgekitError
 from edgekit.memory.buffers import MAX_BATCH, MAX_CONTEXT
 from edgekit.records import Estimate, Header, MemoryBreakdown, Settings, TensorInfo
@@ -91,19 +93,25 @@ def _refuse_unmeasured(header: Header, isa: str) -> None:
         )
     facts = dict(header.metadata)
     kinds = {tensor.type for tensor in header.tensors if tensor.role == "matrix"}
-    doubts = {
-        "matrices of type": "" if kinds <= set(_MEASURED_MATRICES) else ", ".join(sorted(kinds)),
-        "a KV cache of type": "" if facts.get("onnx.kv_type") == "f32" else facts.get("onnx.kv_type", "unknown"),
-        "logits of type": "" if facts.get("onnx.logits_type") == "f32" else facts.get("onnx.logits_type", "unknown"),
-        "a KV cache copied for every token, `past_present_share_buffer`": "" if facts.get("onnx.kv_shared") == "true" else "false",
-        "`accuracy_level`": "" if facts.get("onnx.accuracy_level", "4") == "4" else facts["onnx.accuracy_level"],
-        "zero points": "" if facts.get("onnx.zero_points", "false") == "false" else "true",
-    }
-    for what, found in doubts.items():
-        if found:
-            raise EdgekitError(
-                f"nobody has measured what onnxruntime takes with {what}: `{found}`", hint="measure on the device"
-            )
+    if not kinds <= set(_MEASURED_MATRICES):
+        _unmeasured("matrices of type", ", ".join(sorted(kinds)))
+    for key, wanted, what in (
+        ("kv_type", "f32", "a KV cache of type"),
+        ("kv_shared", "true", "a KV cache copied for every token, `past_present_share_buffer`"),
+        ("logits_type", "f32", "logits of type"),
+        ("accuracy_level", "4", "`accuracy_level`"),
+        ("zero_points", "false", "zero points"),
+    ):
+        optional = key in ("accuracy_level", "zero_points")  # of block-quantized matrices only
+        found = facts.get(f"onnx.{key}", wanted if optional else "unknown")
+        if found != wanted:
+            _unmeasured(what, found)
+
+
+def _unmeasured(what: str, found: str) -> NoReturn:
+    raise EdgekitError(
+        f"nobody has measured what onnxruntime takes with {what}: `{found}`", hint="measure on the device"
+    )
 
 
 def _packed_bytes(tensor: TensorInfo) -> int:
