@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgekit.errors import EdgekitError
+from edgekit.units import format_bytes
 
 _ABANDONED_S = 3600.0
 """Nobody writes for so long without touching anything."""
@@ -73,6 +74,24 @@ def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
             old.replace(path)
         for leftover in (temporary, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def check_space(out: Path, needed_bytes: float, what: str, *, hint: str = "") -> None:
+    """Refuse before gigabytes are written, not after. Counts what `replacing` needs beside an old file. Raises
+    EdgekitError.
+    """
+    try:
+        place = next(parent for parent in out.absolute().parents if parent.exists())
+        free = shutil.disk_usage(place).free
+    except (OSError, StopIteration) as error:
+        reason = (getattr(error, "strerror", None) or "failed").lower()
+        raise EdgekitError(f"cannot write ({reason}): `{out}`", hint="choose a writable place with `--out`") from None
+    if free < needed_bytes:
+        raise EdgekitError(
+            f"not enough free space for {what}: {format_bytes(needed_bytes)} needed, {format_bytes(free)} free"
+            f" at `{place}`",
+            hint=hint or "free some space, or choose another disk with `--out`",
+        )
 
 
 MAX_TEXT_BYTES = 256 * 2**20

@@ -14,12 +14,12 @@ import pytest
 from peer_tools import TEXT, peer, run_peer
 from routed import write_routed
 
-from edgekit import __version__
+from edgekit import __version__, files
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.header import read_header
 from edgekit.header.container import Container, parse
 from edgekit.header.provenance import read_provenance
-from edgekit.quantize import llama_quantize, outputs
+from edgekit.quantize import llama_quantize
 from edgekit.quantize.ggml_types import FILE_TYPES, quantize_rows
 from edgekit.quantize.imatrix import compute_imatrix, read_imatrix
 from edgekit.quantize.llama_quantize import exactly, planned_types, quantize_gguf
@@ -284,7 +284,7 @@ def test_too_little_space_is_told_before_anything_is_written(
     class Usage:
         free = 100_000
 
-    monkeypatch.setattr(outputs.shutil, "disk_usage", lambda _: Usage)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: Usage)
     assert "not enough free space" in refused(source, folder / "out.gguf").message
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from students import random_student, tiny_student
 
+from edgekit import files
 from edgekit.errors import EdgekitError, ExitCode
-from edgekit.quantize.onnx import Options, export_onnx, exporting, parity, plan_export, preflight, read_source
+from edgekit.quantize.onnx import Options, export_onnx, exporting, parity, plan_export, read_source
 from edgekit.quantize.onnx.jobs import run_job
 from edgekit.quantize.onnx.source import old_style_config
 from edgekit.records import OnnxExport
@@ -216,7 +217,7 @@ def test_an_existing_folder_is_kept_without_force(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_seen_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 10**6})
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda place: usage)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda place: usage)
     with pytest.raises(EdgekitError, match=r"not enough free space for the export: .* needed, 1 MB free"):
         export_onnx(random_student("llama"), "int4", tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from gguf import quants as gguf_quants
 
+from edgekit import files
 from edgekit.errors import EdgekitError
 from edgekit.quantize.llama_quantize import planned_types
 from edgekit.shapes import (
@@ -331,7 +332,7 @@ def test_no_space_is_said_before_anything_is_written(tmp_path: Path, monkeypatch
     class Usage:
         free = 10**6
 
-    monkeypatch.setattr(stand_in_module.shutil, "disk_usage", lambda path: Usage)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: Usage)
     with refused("not enough free space", "1 MB free"):
         write_stand_in(TINY, "q4_0", tmp_path / "sub" / "tiny.gguf")
     assert list(tmp_path.iterdir()) == []

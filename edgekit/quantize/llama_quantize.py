@@ -17,7 +17,7 @@ from typing import Any
 
 from edgekit import __version__
 from edgekit.errors import EdgekitError, ExitCode
-from edgekit.files import replacing
+from edgekit.files import check_space, replacing
 from edgekit.header import read_header
 from edgekit.header.provenance import PROVENANCE_KEYS, read_provenance
 from edgekit.progress import Progress, silent
@@ -32,7 +32,7 @@ from edgekit.quantize.ggml_types import (
     row_bytes,
 )
 from edgekit.quantize.imatrix import ImportanceMatrix, check_against, open_imatrix
-from edgekit.quantize.outputs import check_output, check_space, sha256_of
+from edgekit.quantize.outputs import check_output, sha256_of
 from edgekit.records import Header, Provenance, TensorInfo
 from edgekit.runtimes.death import WorkerDied
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from edgekit.errors import EdgekitError
 from edgekit.progress import Progress, silent
-from edgekit.units import format_bytes
 
 CHUNK_BYTES = 4 * 2**20
 
@@ -29,21 +27,6 @@ def _same(out: Path, source: Path) -> bool:
         return out.samefile(source)
     except OSError:
         return False
-
-
-def check_space(out: Path, needed_bytes: int, what: str) -> None:
-    """Refuse before gigabytes are written, not after. Counts what `replacing` needs beside an old file."""
-    try:
-        place = next(parent for parent in out.absolute().parents if parent.exists())
-        free = shutil.disk_usage(place).free
-    except (OSError, StopIteration):
-        raise EdgekitError(f"cannot write: `{out}`", hint="choose a writable place with `--out`") from None
-    if free < needed_bytes:
-        raise EdgekitError(
-            f"not enough free space for {what}: {format_bytes(needed_bytes)} needed, {format_bytes(free)} free"
-            f" at `{place}`",
-            hint="free some space, or choose another disk with `--out`",
-        )
 
 
 def sha256_of(paths: Sequence[Path], *, progress: Progress = silent) -> str:

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import EdgekitError
+from edgekit.files import check_space
 from edgekit.header import tensor_offsets
 from edgekit.progress import Progress, silent
 from edgekit.quantize.degrading import matrices_of
-from edgekit.quantize.outputs import check_space
 from edgekit.records import Header, Settings, TensorInfo
 from edgekit.runtimes import llamacpp, sandbox, worker
 from edgekit.runtimes.handle import start_child, worker_limits

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import sys
 import time
 from collections import deque
@@ -15,13 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.errors import EdgekitError
-from edgekit.files import replacing
+from edgekit.files import check_space, replacing
 from edgekit.progress import Progress, silent
 from edgekit.records import TensorInfo
 from edgekit.shapes.gguf_header import header_bytes, padded
 from edgekit.shapes.mix import BLOCKS, check_quant, plan_tensors
 from edgekit.shapes.shape import Shape, load_shape
-from edgekit.units import format_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +48,12 @@ def write_stand_in(shape: Shape, quant: str, out: Path, *, seed: int = 1, progre
     if out.is_dir():
         raise EdgekitError(f"the output is a directory: `{out}`", hint="name the file to write, e.g. `model.gguf`")
     total = sum(padded(tensor.size_bytes) for tensor in tensors)
-    _check_space(out, total + _HEADER_ROOM_BYTES)
+    check_space(
+        out,
+        total + _HEADER_ROOM_BYTES,
+        "the stand-in",
+        hint="free some space, or choose another disk with `XDG_CACHE_HOME` or a smaller shape",
+    )
     stage, written = f"writing stand-in {shape.name} {quant}", 0
     # not "wb": after a truncation ext4 allocates every block at close, half a second for this file
     with replacing(out) as temporary, temporary.open("r+b", buffering=0) as file:
@@ -111,21 +114,6 @@ def _unwritable(place: Path, reason: str) -> EdgekitError:
         f"cannot write to the cache of stand-ins ({reason.lower()}): `{place}`",
         hint="set `XDG_CACHE_HOME` to a writable place",
     )
-
-
-def _check_space(out: Path, needed: int) -> None:
-    """Refuse before gigabytes are written, not after. Counts what `replacing` needs beside an old file."""
-    place = next(parent for parent in [*out.absolute().parents] if parent.exists())
-    try:
-        free = shutil.disk_usage(place).free
-    except OSError as error:
-        raise EdgekitError(f"cannot write ({(error.strerror or 'failed').lower()}): `{out}`") from None
-    if free < needed:
-        raise EdgekitError(
-            f"not enough free space for the stand-in: {format_bytes(needed)} needed, {format_bytes(free)} free"
-            f" at `{place}`",
-            hint="free some space, or choose another disk with `XDG_CACHE_HOME` or a smaller shape",
-        )
 
 
 def _pieces(tensors: tuple[TensorInfo, ...], seed: int) -> Iterator[NDArray[np.uint8]]:

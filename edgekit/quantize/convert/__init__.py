@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,14 +12,14 @@ from typing import Any, BinaryIO, get_args
 from edgekit import __version__
 from edgekit.checkpoint import Checkpoint, hash_checkpoint, shown
 from edgekit.errors import EdgekitError, import_extra
-from edgekit.files import replacing
+from edgekit.files import check_space, replacing
 from edgekit.header.provenance import PROVENANCE_KEYS
 from edgekit.progress import Progress, silent
 from edgekit.quantize.convert.plan import Planned, Type, plan_tensors
 from edgekit.quantize.convert.settings import Model, read_model
 from edgekit.quantize.convert.stream import ALIGNMENT_BYTES, padded, write_tensors
 from edgekit.quantize.convert.vocabulary import Vocabulary, read_vocabulary
-from edgekit.units import format_bytes
+from edgekit.quantize.outputs import check_output
 
 TYPES: tuple[Type, ...] = get_args(Type)
 _FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32}  # llama_ftype in llama.h
@@ -48,12 +47,12 @@ def convert(
     """
     if type not in TYPES:
         raise EdgekitError(f"unknown type: `{shown(type, 40)}`", hint=f"choose one of {', '.join(TYPES)}")
-    _check_out(out, force)
+    check_output(out, checkpoint.shards, force=force)
     progress("reading the checkpoint", 0, 0)
     model = read_model(checkpoint)
     tensors = plan_tensors(checkpoint, model, type)
     vocabulary = read_vocabulary(checkpoint, model.rows)
-    _check_space(out, sum(padded(tensor.size_bytes) for tensor in tensors) + _HEADER_ROOM_BYTES)
+    check_space(out, sum(padded(tensor.size_bytes) for tensor in tensors) + _HEADER_ROOM_BYTES, "the GGUF")
     with replacing(out) as temporary, _hashing(checkpoint, sha256) as hashed:
         _write_header(temporary, checkpoint, model, vocabulary, tensors, type)
         with temporary.open("r+b", buffering=0) as file:
@@ -195,28 +194,6 @@ def _add_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
     if vocabulary.specials.templates:
         named = [{"name": name, "template": text} for name, text in vocabulary.specials.templates]
         writer.add_chat_template(named)
-
-
-def _check_out(out: Path, force: bool) -> None:
-    if out.is_dir():
-        raise EdgekitError(f"the output is a directory: `{out}`", hint="name the file to write, e.g. `model-f16.gguf`")
-    if out.exists() and not force:
-        raise EdgekitError(f"the output exists: `{out}`", hint="choose another place with `--out`, or add `--force`")
-
-
-def _check_space(out: Path, needed: int) -> None:
-    """Refuse before gigabytes are written, not after. An existing `out` still stands until the new one does."""
-    place = next(parent for parent in out.absolute().parents if parent.exists())
-    try:
-        free = shutil.disk_usage(place).free
-    except OSError as error:
-        raise EdgekitError(f"cannot write ({(error.strerror or 'failed').lower()}): `{out}`") from None
-    if free < needed:
-        raise EdgekitError(
-            f"not enough free space for the GGUF: {format_bytes(needed)} needed, {format_bytes(free)} free"
-            f" at `{place}`",
-            hint="free some space or choose another disk with `--out`",
-        )
 
 
 __all__ = ["TYPES", "conversion_notes", "convert", "write_hollow"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.errors import EdgekitError
+from edgekit.files import check_space
 from edgekit.quantize.onnx.options import Options
 from edgekit.quantize.onnx.source import Source
 from edgekit.records import Estimate
@@ -64,17 +64,7 @@ def refuse_what_cannot_fit(plan: ExportPlan, out: Path) -> None:
     """Raise EdgekitError when disk or memory do not suffice now, before anything is written."""
     import psutil  # type: ignore[import-untyped]
 
-    place = next(parent for parent in out.absolute().parents if parent.exists())
-    try:
-        free = shutil.disk_usage(place).free
-    except OSError as error:
-        raise EdgekitError(f"cannot write ({(error.strerror or 'failed').lower()}): `{out}`") from None
-    if free < plan.disk_bytes:
-        raise EdgekitError(
-            f"not enough free space for the export: {format_bytes(plan.disk_bytes)} needed, {format_bytes(free)} free"
-            f" at `{place}`",
-            hint="free some space, or choose another disk with `--out`",
-        )
+    check_space(out, plan.disk_bytes, "the export")
     available = psutil.virtual_memory().available
     if available < plan.memory.low:
         raise EdgekitError(
