@@ -8,13 +8,20 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-MUST_HOLD = ("edgekit/py.typed", "edgekit/data/shapes.toml", "edgekit/data/projection.json")
+MUST_HOLD = ("edgekit/py.typed", "edgekit/data/projection.json")
+DATA = ("*.toml", "*.json", "*.csv", "*.j2", "*.css")
+"""Of the package: whatever stands beside the code must be beside it in the wheel."""
 
 
 def main(wheel: str) -> int:
     checkout = Path(__file__).resolve().parent.parent
     names = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {*MUST_HOLD, *(f"edgekit/data/devices/{file.name}" for file in (checkout / "devices").glob("*.toml"))}
+    package = [path for pattern in DATA for path in (checkout / "edgekit").rglob(pattern)]
+    wanted = {
+        *MUST_HOLD,
+        *(str(path.relative_to(checkout)) for path in package),
+        *(f"edgekit/data/devices/{file.name}" for file in (checkout / "devices").glob("*.toml")),
+    }
     missing = sorted(wanted - names)
     if missing or not any(name.endswith("licenses/LICENSE") for name in names):
         print(f"the wheel lacks: {', '.join(missing) or 'LICENSE'}")
