@@ -228,4 +228,4 @@ def peak(working_set: float, unevictable: float = 1.7e8) -> MemoryPeak:
 
 def quality(kld: Figure) -> Quality:
     unknown = Unknown(reason="not measured")
-    return Quality(reference="teacher", perplexity=unknown, kld_mean=kld, top1_agreement=unknown)
+    return Quality(reference="teacher", perplexity=unknown, kld_mean=kld, top1_agreement=unknown, artifact_sha256=SHA)

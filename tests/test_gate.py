@@ -117,6 +117,36 @@ def test_quality_not_measured_and_stand_ins_are_unknown() -> None:
 
 
 @pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"artifact_sha256": "00" * 32}, "another file"),
+        ({"artifact_sha256": ""}, "does not say of which file"),
+        ({"reference_sha256": r.SHA}, "compared with itself"),
+        ({"settings": replace(r.SETTINGS, kv_type="q8_0")}, "KV cache of `q8_0`"),
+    ],
+)
+def test_quality_of_something_else_passes_nothing(changed: dict[str, object], says: str) -> None:
+    good = replace(r.quality(exact(0.0, "measured-here")), **changed)
+    check = check_of(r.evidence(quality=good), Gate(metric="kld_mean", max=0.1))
+    assert (check.status, says in check.reason) == ("unknown", True), check.reason
+
+
+def test_quality_with_a_plain_cache_says_nothing_of_a_quantized_one() -> None:
+    """Nor does a record that names no settings: llama.cpp's own are an f16 cache."""
+    settings = replace(r.SETTINGS, kv_type="q4_0")
+    evidence = r.evidence(r.case(settings=settings), quality=r.quality(exact(0.0, "measured-here")))
+    check = check_of(evidence, Gate(metric="kld_mean", max=0.1))
+    assert (check.status, "KV cache of `f16`" in check.reason) == ("unknown", True), check.reason
+
+
+def test_the_full_precision_build_is_its_own_reference() -> None:
+    plain = replace(r.evidence().artifact, header=replace(r.HEADER, quant="f16"))
+    good = replace(r.quality(exact(0.0, "measured-here")), reference_sha256=r.SHA)
+    check = check_of(r.evidence(artifact=plain, quality=good), Gate(metric="kld_mean", max=0.1))
+    assert check.status == "pass"
+
+
+@pytest.mark.parametrize(
     "changed",
     [
         {"device_title": "x", "device_sha256": ""},

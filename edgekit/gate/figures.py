@@ -24,6 +24,7 @@ from edgekit.records import (
     MemoryBreakdown,
     Projection,
     Quality,
+    Settings,
     Unknown,
     exact,
     weakest,
@@ -214,10 +215,34 @@ def quality(field: Literal["kld_mean", "top1_agreement", "perplexity", "retentio
         known = quality_of(subject.evidence)
         if field == "retention" and known in (_NO_QUALITY, subject.evidence.quality):
             return _NO_RETENTION
-        found: Figure = known if isinstance(known, Unknown) else getattr(known, field)
+        if isinstance(known, Unknown):
+            return known
+        found: Figure = _unlike_judged(known, subject, field) or getattr(known, field)
         return found
 
     return figure
+
+
+def _unlike_judged(quality: Quality, subject: Subject, field: str) -> Unknown | None:
+    """Why a figure of this very artifact is not the one judged: another KV cache, or no reference but itself."""
+    measured, judged = (quality.settings or Settings()).kv_type, subject.case.settings.kv_type
+    if measured != judged:
+        return Unknown(
+            reason=f"quality was measured with a KV cache of `{measured}`, and `{judged}` is judged",
+            settle=f"judge with `--kv-type {measured}`",
+        )
+    artifact = subject.evidence.artifact
+    itself = bool(artifact.sha256) and quality.reference_sha256 == artifact.sha256
+    if itself and field in ("kld_mean", "top1_agreement") and artifact.header.quant not in _FULL_PRECISION:
+        return Unknown(
+            reason=f"this {artifact.header.quant} artifact was compared with itself",
+            settle="`edgekit evaluate ARTIFACT --reference REF` with the full-precision build",
+        )
+    return None
+
+
+_FULL_PRECISION = ("f32", "f16", "bf16", "fp32", "fp16")
+"""What `Header.quant` says of GGUF and of ONNX models of floats."""
 
 
 _NO_QUALITY = Unknown(
@@ -236,7 +261,9 @@ def quality_of(evidence: Evidence) -> Quality | Unknown:
         return Unknown(reason="stand-in weights: random numbers have no quality", settle="judge the real student")
     if evidence.quality is None:
         return _NO_QUALITY
-    if evidence.quality.artifact_sha256 not in ("", evidence.artifact.sha256):
+    if not evidence.quality.artifact_sha256:
+        return Unknown(reason="the quality record does not say of which file it is", settle="evaluate this one")
+    if evidence.quality.artifact_sha256 != evidence.artifact.sha256:
         return Unknown(reason="quality was measured on another file", settle="evaluate this one")
     return evidence.quality
 
