@@ -33,7 +33,7 @@ WANT_IMATRIX = ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs")
 PART_VALUES = 2**16
 """Values worked on by one thread at a time."""
 
-SAMPLED_VALUES = 2**19
+SAMPLED_VALUES = 2**18
 """The error of larger tensors is taken from evenly spaced rows of about so many values: it is a mean over rows, known
 to a per cent from a few hundred.
 """
