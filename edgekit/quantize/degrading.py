@@ -34,8 +34,8 @@ PART_VALUES = 2**16
 """Values worked on by one thread at a time."""
 
 SAMPLED_VALUES = 2**18
-"""The error of larger tensors is taken from evenly spaced rows of about so many values: it is a mean over rows, known
-to a per cent from a few hundred.
+"""The error of larger tensors is taken from evenly spaced rows of about so many values: it is a mean over rows, and a
+hundred or more of them tell it within a few per cent.
 """
 
 _NEVER = ("_norm.weight", "ffn_gate_inp.weight")
