@@ -21,15 +21,20 @@ from edgekit.pipeline.gating import bench, conclude, open_artifact
 from edgekit.pipeline.quantizing import Text, evaluate, text_of
 from edgekit.progress import Progress, silent
 from edgekit.quantize import workshop
+from edgekit.quantize.outputs import sha256_of
 from edgekit.quantize.targets import Target, parse_target
 from edgekit.quantize.workshop import Making
 from edgekit.records import Artifact, Device, Gates, Quality, Report, Sweep, SweepRow, Unknown, Workload
+from edgekit.runtimes.handle import model_files
 from edgekit.storage import load_record, write_record
 
 CLASSIC = ("gguf:f16", "gguf:q8_0", "gguf:q4_k_m", "onnx:int8", "onnx:int4")
 """What a sweep makes when no target is named: the precisions of the classic quantization exercise."""
 
 REPORT_FILES = {"html": "sweep.html", "markdown": "sweep.md", "junit": "sweep.junit.xml"}
+
+CONTEXT_TOKENS = 512
+"""Of a chunk of text that quality is measured on."""
 
 T = TypeVar("T", Quality, Report)
 
@@ -56,9 +61,11 @@ def sweep(
     parsed = [parse_target(one) for one in dict.fromkeys(targets)]
     device, judged_on = load_device(device_name), text_of(text)
     source = workshop.open_source(path, progress=progress)
+    base = workshop.full_precision(source, folder, making, progress=progress)
     job = _Job(
         source=source,
-        base=workshop.full_precision(source, folder, making, progress=progress),
+        base=base,
+        base_sha256=sha256_of(model_files(base), progress=progress) if source.checkpoint else source.sha256,
         folder=folder,
         device_name=device_name,
         device=device,
@@ -104,6 +111,7 @@ class _Job:
 
     source: workshop.Source
     base: Path
+    base_sha256: str
     folder: Path
     device_name: str
     device: Device
@@ -121,8 +129,16 @@ def _row(job: _Job, target: Target, progress: Progress) -> SweepRow:
     quality = _kept(
         place.with_name(f"{place.name}.quality.json"),
         Quality,
-        lambda old: old.artifact_sha256 == artifact.sha256 and _same_text(old, job.text, job.chunks),
-        lambda: evaluate(place, job.base, job.text, chunks=job.chunks, threads=job.making.threads, progress=progress),
+        lambda old: old.artifact_sha256 == artifact.sha256 and _same_text(old, job.text, job.chunks, job.base_sha256),
+        lambda: evaluate(
+            place,
+            job.base,
+            job.text,
+            context_tokens=CONTEXT_TOKENS,
+            chunks=job.chunks,
+            threads=job.making.threads,
+            progress=progress,
+        ),
     )
     report = _kept(
         place.with_name(f"{place.name}.{job.device.name}.report.json"),
@@ -149,9 +165,15 @@ def _kept(place: Path, kind: type[T], fits: Callable[[T], bool], work: Callable[
     return found
 
 
-def _same_text(old: Quality, text: Text, chunks: int) -> bool:
-    same = old.text_sha256 == hashlib.sha256(text.content.encode()).hexdigest()
-    return same and (len(old.chunks) == chunks or (len(old.chunks) < chunks and bool(old.chunks)))
+def _same_text(old: Quality, text: Text, chunks: int, reference_sha256: str) -> bool:
+    """Whether `old` is what evaluating would find: the same chunks, as many as are asked for or the text fills."""
+    if old.context_tokens != CONTEXT_TOKENS or not old.chunks:
+        return False
+    return (
+        old.reference_sha256 == reference_sha256
+        and old.text_sha256 == hashlib.sha256(text.content.encode()).hexdigest()
+        and len(old.chunks) == min(chunks, old.text_tokens // old.context_tokens)
+    )
 
 
 def _same_run(old: Report, artifact: Artifact, device: Device, workload: Workload) -> bool:

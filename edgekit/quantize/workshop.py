@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 BASE_TYPE = "f16"
 """What is quantized from, and what quality is held against: half the bytes of f32, and 1e-8 away from it in KLD."""
 
+_UNFINISHED = (("unfinished", "yes"),)
+"""Options in the record of what is being made: a job that is killed leaves it, and no finished artifact has them."""
+
 _NO_MATRIX = (*PLAIN, "q8_0", "q4_0", "q4_1", "q5_0", "q5_1")
 
 
@@ -118,6 +121,14 @@ def made_before(place: Path, source: Source, options: Sequence[tuple[str, str]])
     return found if same and size == found.size_bytes and found.edgekit_version == __version__ else None
 
 
+def _left_by(source: Source, place: Path) -> bool:
+    """Whether the record beside `place` says that edgekit made it of this source, in whatever way."""
+    try:
+        return from_json(record_of(place).read_bytes(), Export, origin=str(place)).source_sha256 == source.sha256
+    except (OSError, EdgekitError):
+        return False
+
+
 def make(
     place: Path,
     source: Source,
@@ -133,7 +144,7 @@ def make(
     before = made_before(place, source, options) if resume else None
     if before is not None:
         return before
-    record_of(place).unlink(missing_ok=True)
+    _disown(place, source, target)
     started = time.monotonic()
     work()
     files = [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.is_file())
@@ -153,6 +164,25 @@ def make(
     return made
 
 
+def _disown(place: Path, source: Source, target: str) -> None:
+    """Let nobody take what is at `place` for finished while it is replaced, and a killed job know it again."""
+    if not place.exists():
+        record_of(place).unlink(missing_ok=True)
+        return
+    begun = Export(
+        edgekit_version=__version__,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        source=str(source.path),
+        source_sha256=source.sha256,
+        target=target,
+        options=_UNFINISHED,
+        path=str(place),
+        size_bytes=0,
+        elapsed_s=0.0,
+    )
+    write_record(record_of(place), begun)
+
+
 # ---- the steps ------------------------------------------------------------------------------------------------------
 
 
@@ -163,11 +193,10 @@ def full_precision(source: Source, folder: Path, making: Making, *, progress: Pr
     return Path(_converted(source, Target(format="gguf", type=BASE_TYPE), folder, making, progress).path)
 
 
-def _free(place: Path, source: Source, options: Sequence[tuple[str, str]], making: Making) -> None:
-    """Make room for an intermediate: one that this source left is used or replaced, anything else is the user's."""
-    if not place.exists() or made_before(place, source, options) is not None:
-        return
-    refuse_existing(place, force=making.force)
+def _free(place: Path, source: Source, making: Making) -> None:
+    """Refuse to replace what is not edgekit's: what it made of this source is used or made anew."""
+    if not _left_by(source, place):
+        refuse_existing(place, force=making.force)
 
 
 def _converted(source: Source, target: Target, folder: Path, making: Making, progress: Progress) -> Export:
@@ -175,7 +204,7 @@ def _converted(source: Source, target: Target, folder: Path, making: Making, pro
 
     checkpoint, place = source.checkpoint, place_of(source, target, folder)
     assert checkpoint is not None
-    _free(place, source, (), making)
+    _free(place, source, making)
 
     def work() -> Path:
         return convert(
@@ -200,7 +229,7 @@ def importance(source: Source, base: Path, folder: Path, making: Making, *, prog
     text = making.calibration or default_calibration()
     place = folder / f"{source.name}.imatrix.gguf"
     options = (("calibration_sha256", hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()),)
-    _free(place, source, options, making)
+    _free(place, source, making)
 
     def work() -> Path:
         return compute_imatrix(
@@ -273,7 +302,9 @@ def quantize_to(
             progress=progress,
         )
 
-    if not resume:
+    if resume:
+        _free(place, source, making)
+    else:
         refuse_existing(place, force=making.force)
     return make(place, source, f"gguf:{kind}", [one for one in options if one[1]], work, resume=resume)
 
@@ -315,6 +346,8 @@ def _make_onnx(
             progress=progress,
         )
 
-    if not resume:
+    if resume:
+        _free(place, source, making)
+    else:
         refuse_existing(place, force=making.force)
     return make(place, source, str(target), options, work, resume=resume)

@@ -1,0 +1,113 @@
+"""What a sweep that goes on may take from the one before: only what is the same as it would find now."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from report_records import header, quality
+
+from edgekit.errors import EdgekitError
+from edgekit.pipeline import sweeping
+from edgekit.pipeline.quantizing import Text
+from edgekit.quantize import workshop
+from edgekit.quantize.targets import parse_target
+from edgekit.quantize.workshop import Making, Source
+
+TEXT = Text(content="the heron waits", origin="a test")
+OLD = replace(quality(0.01), text_sha256=hashlib.sha256(TEXT.content.encode()).hexdigest())
+FILLED = OLD.text_tokens // OLD.context_tokens
+
+
+def kept(asked: int = FILLED, **changes: object) -> bool:
+    return sweeping._same_text(replace(OLD, **changes), TEXT, asked, OLD.reference_sha256)  # type: ignore[arg-type]
+
+
+def test_quality_of_the_same_chunks_is_kept() -> None:
+    assert len(OLD.chunks) == FILLED
+    assert kept()
+    assert kept(asked=FILLED + 100), "the text fills no more"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"chunks": OLD.chunks[:2]},
+        {"reference_sha256": "00" * 32},
+        {"reference_sha256": ""},
+        {"text_sha256": "00" * 32},
+        {"context_tokens": 256},
+        {"context_tokens": 0},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_quality_of_anything_else_is_measured_anew(changes: dict[str, object]) -> None:
+    assert not kept(**changes)
+
+
+def test_fewer_chunks_than_before_are_measured_anew() -> None:
+    assert not kept(asked=FILLED - 1)
+
+
+def quantizing(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    def write(base: Path, out: Path, *_: object, **__: object) -> Path:
+        out.write_bytes(content)
+        return out
+
+    monkeypatch.setattr("edgekit.quantize.llama_quantize.quantize_gguf", write)
+
+
+def test_only_what_edgekit_left_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of the user's that has the same name stands; an own one that was made in another way is made anew."""
+    source = Source(path=tmp_path / "m.gguf", name="m", sha256="aa" * 32, header=header())
+    target, place = parse_target("gguf:q8_0"), tmp_path / "m-q8_0.gguf"
+    place.write_bytes(b"the user's")
+    quantizing(monkeypatch, b"first")
+    with pytest.raises(EdgekitError, match="exists"):
+        workshop.make_target(source, target, tmp_path, Making(), resume=True)
+    assert place.read_bytes() == b"the user's"
+    place.unlink()
+    workshop.make_target(source, target, tmp_path, Making(), resume=True)
+    quantizing(monkeypatch, b"second")
+    workshop.make_target(source, target, tmp_path, Making(), resume=True)
+    assert place.read_bytes() == b"first"
+    workshop.make_target(source, target, tmp_path, Making(pure=True), resume=True)
+    assert place.read_bytes() == b"second"
+
+
+def test_an_intermediate_of_this_source_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another calibration text in the same folder: there is no `--force` that a sweep could be told."""
+
+    def compute(base: Path, text: str, out: Path, **_: object) -> Path:
+        out.write_text(text)
+        return out
+
+    monkeypatch.setattr("edgekit.quantize.imatrix.compute_imatrix", compute)
+    source = Source(path=tmp_path / "m.gguf", name="m", sha256="aa" * 32, header=header())
+    for text in ("one", "another"):
+        place = workshop.importance(source, source.path, tmp_path, Making(calibration=text))
+        assert place is not None
+        assert place.read_text() == text
+    other = replace(source, sha256="bb" * 32)
+    with pytest.raises(EdgekitError, match="exists"):
+        workshop.importance(other, other.path, tmp_path, Making(calibration="a third"))
+
+
+def test_a_job_killed_while_it_replaces_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old file is neither taken for the new one nor for the user's."""
+    source = Source(path=tmp_path / "m.gguf", name="m", sha256="aa" * 32, header=header())
+    target, place = parse_target("gguf:q8_0"), tmp_path / "m-q8_0.gguf"
+    quantizing(monkeypatch, b"first")
+    workshop.make_target(source, target, tmp_path, Making(), resume=True)
+
+    def stopped(*_: object, **__: object) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgekit.quantize.llama_quantize.quantize_gguf", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        workshop.make_target(source, target, tmp_path, Making(pure=True), resume=True)
+    quantizing(monkeypatch, b"again")
+    workshop.make_target(source, target, tmp_path, Making(), resume=True)
+    assert place.read_bytes() == b"again"
