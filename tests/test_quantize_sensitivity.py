@@ -287,6 +287,23 @@ def test_every_tensor_has_every_type_and_more_bits_lose_less(sens: Sensitivities
     assert len(sens.scored_tokens) >= 4
 
 
+def test_groups_of_tensors_lose_what_their_members_do(sens: Sensitivities, source: Path, imatrix: Path) -> None:
+    """With fewer probes than tensors. Which member loses how much the error table cannot tell: the first and the last
+    of two layers differ eightfold here.
+    """
+    found = measure(source, imatrix=imatrix, text=CALIBRATION, types=("q4_k", "q6_k"), probes=10, threads=THREADS)
+    alone = {(cell.tensor, cell.type): cell.kld for cell in sens.cells}
+    grouped = {(cell.tensor, cell.type): cell.kld for cell in found.cells}
+    assert {name for name, _ in grouped} == {name for name, _ in alone}
+    pairs = [probe.tensors for probe in found.probes if len(probe.tensors) == 2 and probe.type == "q4_k"]
+    assert len(pairs) == 7
+    for pair in pairs:
+        assert sum(grouped[name, "q4_k"] for name in pair) == pytest.approx(
+            sum(alone[name, "q4_k"] for name in pair), rel=0.35
+        )
+        assert all(0 < grouped[name, "q6_k"] < grouped[name, "q4_k"] for name in pair)
+
+
 def test_parts_add_up_to_the_whole(sens: Sensitivities, source: Path, imatrix: Path, header: Header) -> None:
     """Errors of different tensors are all but independent: the sum of their KLD is the joint one within a quarter."""
     chosen = [cell for cell in sens.cells if cell.type == "q4_k"]
