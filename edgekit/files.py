@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_abandoned(path)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".partial")
     except OSError as error:
         raise EdgekitError(
@@ -120,10 +122,15 @@ def read_text(path: Path) -> str:
 
 def _clear_abandoned(path: Path) -> None:
     """Remove what killed writers of `path` left beside it: gigabytes that nothing else would free."""
-    for folder in [*path.parent.glob(f".{path.name[:80]}.*.partial"), *path.parent.glob(f".{path.name[:80]}.*.work")]:
-        newest = max((file.stat().st_mtime for file in [folder, *folder.rglob("*")]), default=0.0)
-        if folder.is_dir() and time.time() - newest > _ABANDONED_S:
-            shutil.rmtree(folder, ignore_errors=True)
+    stem = glob.escape(f".{path.name[:80]}.")
+    for left in [*path.parent.glob(f"{stem}*.partial"), *path.parent.glob(f"{stem}*.work")]:
+        newest = max((file.lstat().st_mtime for file in [left, *left.rglob("*")]), default=0.0)
+        if time.time() - newest <= _ABANDONED_S:
+            continue
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -36,6 +36,8 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
 def test_a_dry_run_foresees_the_sizes(cli: Cli, student: Path, models: Path) -> None:
     """Before anything is made; what is made next must be of that size."""
     done = cli("quantize", student, "--to", "gguf:q4_k_m", "--to", "gguf:f16", "--dry-run", "--json", "--out", models)
+    needy = cli("quantize", student, "--to", "gguf:iq2_xs", "--dry-run", "--out", models)
+    assert needy.returncode == 0, needy.stderr
     assert done.returncode == 0, done.stderr
     assert not list(models.iterdir())
     foreseen = [json.loads(line) for line in done.stdout.splitlines()]
@@ -87,11 +89,16 @@ def test_a_gate_on_quality_is_judged_by_the_record(cli: Cli, models: Path, tmp_p
     assert cli(*bench, "--threads", "2", "--out", tmp_path / "bench", "-q").returncode == 3
     for model in (q4, f16):
         out = tmp_path / f"{model.stem}.json"
-        done = cli("evaluate", model, "-r", f16, "--chunks", "6", "--threads", "2", "--out", out, "-q")
+        done = cli("evaluate", model, "-r", f16, "--chunks", "12", "--threads", "2", "--out", out, "-q")
         assert done.returncode == 0, done.stderr
     gate = ("gate", tmp_path / "bench" / "evidence.json", "-d", "pixel-8", "--gates", tmp_path / "gates.toml")
     assert cli(*gate, "--quality", tmp_path / f"{q4.stem}.json").returncode == 0
     assert cli(*gate, "--quality", tmp_path / f"{f16.stem}.json").returncode == 3
+    few = tmp_path / "few.json"
+    assert cli("evaluate", q4, "-r", f16, "--chunks", "4", "--threads", "2", "--out", few, "-q").returncode == 0
+    done = cli(*gate, "--quality", few)
+    assert done.returncode == 3
+    assert "4 chunks" in done.stdout
 
 
 def test_a_model_agrees_with_itself(cli: Cli, models: Path) -> None:

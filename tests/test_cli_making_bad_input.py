@@ -179,6 +179,12 @@ CASES: dict[str, tuple[Damage, tuple[str, ...], str]] = {
     "unknown format": (untouched, ("quantize", "{checkpoint}", "--to", "tflite:int8", "--out", "{out}"), "tflite"),
     "no target": (untouched, ("quantize", "{checkpoint}", "--out", "{out}"), "--to"),
     "output exists": (occupied, ("quantize", "{checkpoint}", "--to", "gguf:q8_0", "--out", "{out}"), "--force"),
+    "dry run of what exists": (
+        occupied,
+        ("quantize", "{checkpoint}", "--to", "gguf:q8_0", "--out", "{out}", "--dry-run"),
+        "--force",
+    ),
+    "adapter": (lambda f: (f.checkpoint / "adapter_config.json").write_text("{}"), QUANTIZE, "adapter"),
     "output folder is a file": (out_is_a_file, QUANTIZE, "out"),
     "quantized already": (
         untouched,

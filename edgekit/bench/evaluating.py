@@ -14,13 +14,12 @@ from typing import Protocol
 from edgekit import runtimes
 from edgekit.bench.host import probe_host
 from edgekit.errors import EdgekitError
-from edgekit.intervals import mean_interval, share_interval
+from edgekit.intervals import ENOUGH, mean_interval, share_interval
 from edgekit.progress import Progress, silent
 from edgekit.records import Artifact, Estimate, Figure, Finding, Parity, Quality, ScoredChunk, Settings, Unknown
 from edgekit.runtimes import Scorer
 
 STAGE = "scoring"
-ENOUGH_CHUNKS = 10
 _MAX_NATS = 690.0
 """e⁶⁹⁰ is about the largest float."""
 
@@ -157,7 +156,7 @@ def _doubts(artifact: Artifact, reference: Artifact | None, chunks: Sequence[Sco
     if any(model is not None and model.header.stand_in for model in (artifact, reference)):
         message = "stand-in weights are random numbers: these figures time the tool and say nothing of a model"
         doubts.append(Finding(level="warning", code="stand-in-quality", message=message))
-    if len(chunks) < ENOUGH_CHUNKS:
+    if len(chunks) < ENOUGH:
         message = f"{len(chunks)} chunks of text are few: the ranges are wide or unknown"
         doubts.append(Finding(level="note", code="few-chunks", message=message, hint="a longer text"))
     return doubts

@@ -18,7 +18,20 @@ MAX_CONFIG_BYTES, MAX_INDEX_BYTES, MAX_SHARDS = 16 * 2**20, 64 * 2**20, 1024
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _HASH_STEP_BYTES = 2**20
-_HASHED = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja", INDEX)
+_HASHED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    INDEX,
+)
+"""Whatever besides the weights an artifact is made of."""
 
 TokenizerFiles = Literal["tokenizer.json", "tokenizer.model", "none"]
 
@@ -78,6 +91,11 @@ def _open(path: Path) -> Checkpoint:
         reason = "no such folder" if not path.exists() else "not a folder"
         raise EdgekitError(
             f"cannot open the checkpoint ({reason}): `{path}`", hint="give the folder that holds `config.json`"
+        )
+    if (path / "adapter_config.json").exists():
+        raise EdgekitError(
+            f"the checkpoint is an adapter, or has one beside it: `{path}`",
+            hint="merge it into its base first (`merge_and_unload`, then `save_pretrained`), or remove it",
         )
     config_bytes = read_small(path / "config.json", MAX_CONFIG_BYTES)
     config = parse_json(path / "config.json", config_bytes)

@@ -16,7 +16,9 @@ GatesOption = Annotated[
 QualityOption = Annotated[
     Path | None, typer.Option("--quality", help="Quality of this very file, as `edgekit evaluate --out` wrote it.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout; one document a line for several devices.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="JSON on stdout; one document a line where there are several.")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 ContextOption = Annotated[int | None, typer.Option("--context", min=1, help="Context in tokens.")]
 BatchOption = Annotated[int | None, typer.Option("--batch", min=1, help="Batch in tokens.")]

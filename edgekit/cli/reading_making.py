@@ -27,9 +27,9 @@ def size_bytes(text: str, option: str) -> float:
     if match is None:
         raise EdgekitError(f"not a size for `{option}`: `{text[:40]}`", hint="write it as `1.2GB`, `900MB` or `1GiB`")
     found = float(match[1]) * _BYTES[(match[2] or "").lower()]
-    if found < 1e6:
+    if not match[2]:
         raise EdgekitError(
-            f"`{option}` is smaller than any model: `{text[:40]}`", hint="write the unit too, e.g. `1.2GB`"
+            f"a size needs its unit: `{option} {text[:40]}`", hint="write it as `1.2GB`, `900MB` or `1GiB`"
         )
     return found
 

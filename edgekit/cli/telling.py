@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from edgekit.progress import Progress, silent
+
+_LINE_EVERY_S = 30.0
 
 
 @contextmanager
@@ -28,15 +31,18 @@ def progress(*, quiet: bool) -> Iterator[Progress]:
 
 
 class _StageLines:
-    """One line when a stage begins: what a CI log wants."""
+    """One line when a stage begins and one every half minute while it lasts: what a CI log wants."""
 
     def __init__(self) -> None:
-        self.stage = ""
+        self.stage, self.told_s = "", 0.0
 
     def __call__(self, stage: str, done: float, total: float, detail: str = "") -> None:
-        if stage != self.stage:
-            self.stage = stage
-            print(f"{stage} …", file=sys.stderr, flush=True)  # noqa: T201
+        now = time.monotonic()
+        if stage == self.stage and now - self.told_s < _LINE_EVERY_S:
+            return
+        share = f" {done / total:.0%}" if stage == self.stage and total > 0 else ""
+        self.stage, self.told_s = stage, now
+        print(f"{stage} …{share}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 class _StageBars:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from edgekit.energy import estimate_battery, measured_battery
 from edgekit.gate.onsite import Subject, checked_prediction, here_trusted, on_target, peaks_of
+from edgekit.intervals import ENOUGH
 from edgekit.memory import process_budget
 from edgekit.records import (
     Battery,
@@ -230,6 +231,11 @@ def _unlike_judged(quality: Quality, subject: Subject, field: str) -> Unknown | 
         return Unknown(
             reason=f"quality was measured with a KV cache of `{measured}`, and `{judged}` is judged",
             settle=f"judge with `--kv-type {measured}`",
+        )
+    if 0 < len(quality.chunks) < ENOUGH:
+        return Unknown(
+            reason=f"quality was scored on {len(quality.chunks)} chunks of text, too few for a range to be trusted",
+            settle=f"evaluate {ENOUGH} chunks or more",
         )
     artifact = subject.evidence.artifact
     itself = bool(artifact.sha256) and quality.reference_sha256 == artifact.sha256

@@ -89,7 +89,9 @@ def _decode(subject: Subject, metric: Metric, gate: Gate, figure: Figure) -> Adv
         return Advice()
     return Advice(
         physics=_bandwidth_limit(subject, projection, gate),
-        remedy="; ".join(part for part in (_smaller(subject, metric, gate), _speedup(subject, figure, gate)) if part),
+        remedy="; ".join(
+            part for part in (_smaller(subject, metric, gate, figure), _speedup(subject, figure, gate)) if part
+        ),
     )
 
 
@@ -111,15 +113,15 @@ def _bandwidth_limit(subject: Subject, projection: Projection, gate: Gate) -> st
     return text
 
 
-def _smaller(subject: Subject, metric: Metric, gate: Gate) -> str:
+def _smaller(subject: Subject, metric: Metric, gate: Gate, figure: Figure) -> str:
     """The largest quantization that clears, or else the largest smaller student that does, or that none does."""
     header, settings = subject.evidence.artifact.header, subject.case.settings
     quants = list(smaller_quants(header, settings))
     found = first_clearing(subject, metric, gate, iter(quants))
     if found:
         return _would_clear(found, metric)
-    if header.format == "onnx":
-        return ""  # what is unknown is the runtime's speed, and no other export would tell it
+    if isinstance(figure, Unknown):
+        return ""  # what keeps this figure from being known keeps theirs: none of them can be said to miss
     tried = f"no quantization down to `{quants[-1].header.quant}` clears it" if quants else "it is as small as it gets"
     student = _student_that_clears(subject, metric, gate)
     return f"{tried}; " + (_would_clear(student, metric) if student else "no smaller reference student does either")
@@ -202,7 +204,7 @@ def _battery(subject: Subject, metric: Metric, gate: Gate, figure: Figure) -> Ad
     model = power_model(subject.device)
     if not isinstance(model, Unknown):
         physics += f"; idle alone draws {model.idle.low:.1f} to {model.idle.high:.1f} W"
-    remedy = "; ".join(part for part in (_rate_cap(subject, hours), _smaller(subject, metric, gate)) if part)
+    remedy = "; ".join(part for part in (_rate_cap(subject, hours), _smaller(subject, metric, gate, figure)) if part)
     return Advice(physics=physics, remedy=remedy)
 
 

@@ -17,7 +17,7 @@ from edgekit.devices import class_members, load_device
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.files import replacing
 from edgekit.gate.recommending import recommend
-from edgekit.pipeline.gating import bench, conclude, open_artifact
+from edgekit.pipeline.gating import Overrides, bench, conclude, gather, open_artifact
 from edgekit.pipeline.quantizing import Text, evaluate, text_of
 from edgekit.progress import Progress, silent
 from edgekit.quantize import workshop
@@ -144,10 +144,20 @@ def _row(job: _Job, target: Target, progress: Progress) -> SweepRow:
         place.with_name(f"{place.name}.{job.device.name}.report.json"),
         Report,
         lambda old: _same_run(old, artifact, job.device, job.workload),
-        lambda: next(bench(place, [job.device_name], workload=job.workload, gates=job.gates, progress=progress)),
+        lambda: next(
+            bench(
+                place,
+                [job.device_name],
+                workload=job.workload,
+                overrides=Overrides(threads=job.making.threads or None),
+                gates=job.gates,
+                progress=progress,
+            )
+        ),
     )
-    # judged anew, by today's gates and with this quality: what was measured is kept, the verdict is not
-    judged = conclude(replace(report.evidence, quality=quality), job.device, job.gates)
+    # judged anew, by today's profile, gates and predictions and with this quality: only what was measured is kept
+    evidence = gather(artifact, job.device, measurement=report.evidence.measurement, quality=quality)
+    judged = conclude(evidence, job.device, job.gates)
     return SweepRow(target=str(target), artifact=artifact, report=judged)
 
 

@@ -11,6 +11,9 @@ from edgekit.quantize.targets import Target
 from edgekit.quantize.workshop import BASE_TYPE, Making, Source, place_of
 from edgekit.records import Estimate, TensorInfo
 
+NEED_MATRIX = ("iq1", "iq2", "q2_k_s")
+"""llama.cpp refuses these without an importance matrix (`tensor_requires_imatrix` of `src/llama-quant.cpp`)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intention:
@@ -80,24 +83,33 @@ def _base_bytes(source: Source, kind: str) -> int:
 
 
 def _quantized_bytes(source: Source, target: Target, making: Making) -> int:
-    """By the quantizer's own dry run, on a file whose weights are a hole."""
+    """By the quantizer's own dry run, on a file whose weights are a hole; types that it makes by an importance matrix
+    alone, which there is not yet, by the type that most of their tensors get.
+    """
     from edgekit.header import read_header
     from edgekit.quantize.convert import write_hollow
+    from edgekit.quantize.ggml_types import FILE_TYPES, fits
     from edgekit.quantize.llama_quantize import planned_types
 
     with tempfile.TemporaryDirectory() as name:
         path = source.path
         if source.checkpoint is not None:
             path = write_hollow(source.checkpoint, Path(name) / "hollow.gguf")
-        types = dict(
-            planned_types(
-                path,
-                target.type,
-                tensor_types=making.tensor_types,
-                output_type=making.output_type,
-                embedding_type=making.embedding_type,
-                pure=making.pure,
-            )
-        )
         tensors: tuple[TensorInfo, ...] = read_header(path).tensors
+        if target.type.startswith(NEED_MATRIX):
+            kind = FILE_TYPES[target.type]
+            wide = [len(tensor.shape) > 1 and fits(kind, tensor.shape[0]) for tensor in tensors]
+            types = {t.name: kind if one else t.type for t, one in zip(tensors, wide, strict=True)}
+        else:
+            types = dict(
+                planned_types(
+                    path,
+                    target.type,
+                    imatrix=making.imatrix,
+                    tensor_types=making.tensor_types,
+                    output_type=making.output_type,
+                    embedding_type=making.embedding_type,
+                    pure=making.pure,
+                )
+            )
     return sum(retyped(tensor, types[tensor.name]).size_bytes for tensor in tensors)

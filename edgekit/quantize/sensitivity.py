@@ -43,6 +43,10 @@ FEWEST_CHUNKS, MOST_CHUNKS = 4, 16
 STAGE = "measuring sensitivity"
 
 
+_WORTH_ANEW = 4.0
+"""So many times the time that a table took is worth measuring anew."""
+
+
 def load_or_measure(
     kept: Path,
     source: Path,
@@ -59,7 +63,7 @@ def load_or_measure(
     """
     keys = _hashes(source, imatrix, text, progress)
     if kept.is_file():
-        found = _usable(kept, keys, types)
+        found = _usable(kept, keys, types, minutes)
         if found is not None:
             return found
     sens = measure(source, imatrix=imatrix, text=text, types=types, minutes=minutes, threads=threads, progress=progress)
@@ -67,14 +71,16 @@ def load_or_measure(
     return sens
 
 
-def _usable(kept: Path, keys: tuple[str, str, str], types: Sequence[str]) -> Sensitivities | None:
+def _usable(kept: Path, keys: tuple[str, str, str], types: Sequence[str], minutes: float) -> Sensitivities | None:
     try:
         found = from_json(read_bounded(kept), Sensitivities, origin=str(kept))
     except EdgekitError:
         return None  # of an older edgekit, or cut off: measured anew
     own = (found.source_sha256, found.imatrix_sha256, found.text_sha256)
     complete = set(types) <= {cell.type for cell in found.cells} | set(found.left_out)
-    return found if own == keys and complete and not found.point else None
+    # a hasty table is not kept for one who gives much more time; a complete one cannot get better
+    thorough = all(cell.measured for cell in found.cells) or found.seconds * _WORTH_ANEW >= minutes * 60
+    return found if own == keys and complete and thorough and not found.point else None
 
 
 def measure(

@@ -38,7 +38,8 @@ BASE_TYPE = "f16"
 _UNFINISHED = (("unfinished", "yes"),)
 """Options in the record of what is being made: a job that is killed leaves it, and no finished artifact has them."""
 
-_NO_MATRIX = (*PLAIN, "q8_0", "q4_0", "q4_1", "q5_0", "q5_1")
+_NO_MATRIX = (*PLAIN, "q8_0")
+"""File types that ggml rounds the same with and without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,6 +343,7 @@ def _make_onnx(
             place,
             exporter=making.exporter,  # type: ignore[arg-type]  # checked there, with the known ones listed
             options=chosen,
+            source_sha256=source.sha256,
             force=making.force or resume,
             progress=progress,
         )

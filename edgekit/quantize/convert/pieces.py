@@ -14,6 +14,10 @@ from typing import NoReturn
 from edgekit.checkpoint import shown
 from edgekit.quantize.convert.tokenizer_json import BYTE, NORMAL, SPACE, UNKNOWN, TokenizerJson
 
+MAX_JOINED = 128
+MAX_CUTS = 50_000_000
+"""Characters squared over all pieces; Gemma's 262 144 have 14 million."""
+
 
 def is_sentencepiece(tokenizer: TokenizerJson) -> bool:
     """Whether the tokenizer falls back on bytes, as SentencePiece does; byte-level BPE needs no fallback."""
@@ -44,6 +48,7 @@ def scores(tokenizer: TokenizerJson) -> tuple[float, ...]:
     A piece that the merges never make gets its spaces written as plain spaces, which llama.cpp never looks up and
     prints alike. Raises EdgekitError where no scores say what the merges say.
     """
+    _check_lengths(tokenizer)
     order: dict[str, int] = {}
     for left, right in tokenizer.merges:
         order.setdefault(left + right, len(order))
@@ -51,6 +56,16 @@ def scores(tokenizer: TokenizerJson) -> tuple[float, ...]:
     _check_cuts(tokenizer, order)
     bottom = -float(len(order) + 1)
     return tuple(-float(order[token]) if token in order else bottom for token in tokenizer.tokens)
+
+
+def _check_lengths(tokenizer: TokenizerJson) -> None:
+    """The checks below cut every piece everywhere and join runs three times as long: a stranger's list must not keep
+    them at it for hours. The longest piece of published lists has 31 characters, joined ones included.
+    """
+    total = sum(len(piece) ** 2 for piece in tokenizer.pieces)
+    longest = max((len(left) + len(right) for left, right in tokenizer.merges), default=0)
+    if longest > MAX_JOINED or total > MAX_CUTS:
+        tokenizer.refuse(f"its pieces are too long to be checked: one of `{longest}` characters is joined")
 
 
 def _check_order(tokenizer: TokenizerJson, order: Mapping[str, int]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import __version__
+from edgekit.checkpoint import hash_checkpoint
 from edgekit.errors import import_extra
 from edgekit.files import replacing_folder
 from edgekit.progress import Progress, silent
@@ -36,13 +37,15 @@ def export_onnx(
     *,
     exporter: Exporter = "genai",
     options: Options = Options(),  # noqa: B008  (frozen)
+    source_sha256: str = "",
     force: bool = False,
     progress: Progress = silent,
 ) -> Path:
     """Write the folder `out_dir` with `model.onnx`, its data, `genai_config.json`, tokenizer files, `config.json` and
     `edgekit.json` (an `OnnxExport`); gives `out_dir`. It appears whole or not at all.
 
-    Every export is built in float32 first and compared with torch (KLD ≤ 1e-5 at every position), then quantized and
+    `source_sha256` is what `hash_checkpoint` gave, where the caller knows it; else it is computed. Every export is
+    built in float32 first and compared with torch (KLD ≤ 1e-5 at every position), then quantized and
     compared again at loose bounds (`parity.QUANTIZED_BOUNDS`). Raises EdgekitError for unknown names, a checkpoint
     that is damaged or that the exporter would misread, too little disk or memory, and (exit code 1) a wrong model.
     """
@@ -56,7 +59,8 @@ def export_onnx(
         replacing_folder(out_dir, force=force) as folder,
         tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{out_dir.name[:80]}.", suffix=".work") as work,
     ):
-        export = _Export(source, precision, exporter, options, Path(work), progress)
+        digest = source_sha256 or hash_checkpoint(source.checkpoint, progress=progress)
+        export = _Export(source, precision, exporter, options, Path(work), progress, digest)
         export.into(folder)
     return out_dir
 
@@ -65,8 +69,16 @@ class _Export:
     """One export under way: its figures gather while it runs."""
 
     def __init__(
-        self, source: Source, precision: str, exporter: str, options: Options, work: Path, progress: Progress
+        self,
+        source: Source,
+        precision: str,
+        exporter: str,
+        options: Options,
+        work: Path,
+        progress: Progress,
+        source_sha256: str,
     ) -> None:
+        self.source_sha256 = source_sha256
         self.source = source
         self.precision = precision
         self.exporter = exporter
@@ -206,7 +218,7 @@ class _Export:
             architecture=self.source.architecture,
             parameters=self.source.parameters,
             source=self.source.checkpoint.path.name,
-            source_sha256=self.source.checkpoint.sha256,
+            source_sha256=self.source_sha256,
             block_size=self.options.block_size if in_blocks else 0,
             head_bits=8 if quantized else 32,
             embedding_bits=found.get("embedding_bits", 32),

@@ -27,8 +27,14 @@ def build(*, report: Report, checkpoint: str, out: str, cache: str, shared: bool
     import builder  # type: ignore[import-not-found]
 
     report("building the graph", 0, 0)
+    # never a stranger's code (`hf_remote`: trust_remote_code, on by default in older builders);
     # a cache bounded to the window (gemma 3) needs a runtime that rolls it; a growing one runs anywhere
-    options: dict[str, Any] = {"hf_token": "false", "shared_embeddings": shared, "windowed_kv_cache": False}
+    options: dict[str, Any] = {
+        "hf_token": "false",
+        "hf_remote": False,
+        "shared_embeddings": shared,
+        "windowed_kv_cache": False,
+    }
     try:
         builder.check_extra_options(None, checkpoint, out, "fp32", "cpu", cache, options)
         _flatten_rope(options["hf_details"]["hf_config"])
