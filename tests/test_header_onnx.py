@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx_models import CONTEXT, LAYERS, genai_config, make_graph, make_weights, save_graph, write_model
 
 from edgekit.bench import hash_artifact
 from edgekit.errors import EdgekitError
@@ -21,7 +22,6 @@ from edgekit.header import read_header
 from edgekit.header.onnx_folder import folder_files
 from edgekit.memory import predict_memory, streamed_bytes
 from edgekit.records import Settings
-from tests.onnx_models import CONTEXT, LAYERS, genai_config, make_graph, make_weights, save_graph, write_model
 
 SETTINGS = Settings(context_tokens=CONTEXT)
 

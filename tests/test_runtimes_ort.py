@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx_models import make_weights, reference_logits, write_model
 
 from edgekit.errors import EdgekitError
 from edgekit.header import read_header
@@ -17,7 +18,6 @@ from edgekit.memory import predict_memory
 from edgekit.records import Settings
 from edgekit.runtimes import WorkerDied, open_worker, ort
 from edgekit.runtimes.protocol import SessionRefused, Step
-from tests.onnx_models import make_weights, reference_logits, write_model
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'edgekit[onnx]'")
 
