@@ -13,19 +13,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from edgekit import __version__
+from edgekit.bench import evaluate
 from edgekit.devices import class_members, load_device
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.files import replacing
 from edgekit.gate.recommending import recommend
 from edgekit.pipeline.gating import Overrides, bench, conclude, gather, open_artifact
-from edgekit.pipeline.quantizing import Text, evaluate, text_of
+from edgekit.pipeline.quantizing import Text, text_of
 from edgekit.progress import Progress, silent
 from edgekit.quantize import workshop
-from edgekit.quantize.outputs import sha256_of
 from edgekit.quantize.targets import Target, parse_target
 from edgekit.quantize.workshop import Making
 from edgekit.records import Artifact, Device, Gates, Quality, Report, Sweep, SweepRow, Unknown, Workload
-from edgekit.runtimes.handle import model_files
 from edgekit.storage import load_record, write_record
 
 CLASSIC = ("gguf:f16", "gguf:q8_0", "gguf:q4_k_m", "onnx:int8", "onnx:int4")
@@ -64,8 +63,7 @@ def sweep(
     base = workshop.full_precision(source, folder, making, progress=progress)
     job = _Job(
         source=source,
-        base=base,
-        base_sha256=sha256_of(model_files(base), progress=progress) if source.checkpoint else source.sha256,
+        base=open_artifact(base, progress=progress),
         folder=folder,
         device_name=device_name,
         device=device,
@@ -110,8 +108,7 @@ class _Job:
     """What is the same for every row."""
 
     source: workshop.Source
-    base: Path
-    base_sha256: str
+    base: Artifact
     folder: Path
     device_name: str
     device: Device
@@ -129,14 +126,15 @@ def _row(job: _Job, target: Target, progress: Progress) -> SweepRow:
     quality = _kept(
         place.with_name(f"{place.name}.quality.json"),
         Quality,
-        lambda old: old.artifact_sha256 == artifact.sha256 and _same_text(old, job.text, job.chunks, job.base_sha256),
+        lambda old: old.artifact_sha256 == artifact.sha256 and _same_text(old, job.text, job.chunks, job.base.sha256),
         lambda: evaluate(
-            place,
+            artifact,
             job.base,
-            job.text,
+            job.text.content,
             context_tokens=CONTEXT_TOKENS,
             chunks=job.chunks,
             threads=job.making.threads,
+            origin=job.text.origin,
             progress=progress,
         ),
     )

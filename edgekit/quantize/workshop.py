@@ -27,7 +27,7 @@ from edgekit.quantize.outputs import sha256_of
 from edgekit.quantize.targets import Target
 from edgekit.records import Export, Header, Provenance
 from edgekit.runtimes.handle import model_files
-from edgekit.storage import from_json, write_record
+from edgekit.storage import load_record, write_record
 
 if TYPE_CHECKING:
     from edgekit.quantize.onnx.options import Options
@@ -113,21 +113,31 @@ def refuse_existing(place: Path, *, force: bool) -> None:
 
 def made_before(place: Path, source: Source, options: Sequence[tuple[str, str]]) -> Export | None:
     """The record of what is at `place` if it is whole and was made of these bytes with these options."""
-    try:
-        found = from_json(record_of(place).read_bytes(), Export, origin=str(place))
-        size = sum(file.stat().st_size for file in ([place] if place.is_file() else place.rglob("*")) if file.is_file())
-    except (OSError, EdgekitError):
+    found = _recorded(place)
+    if found is None or not place.exists():
         return None
+    size = sum(file.stat().st_size for file in _files(place))
     same = found.source_sha256 == source.sha256 and found.options == tuple(options)
     return found if same and size == found.size_bytes and found.edgekit_version == __version__ else None
 
 
 def _left_by(source: Source, place: Path) -> bool:
     """Whether the record beside `place` says that edgekit made it of this source, in whatever way."""
+    found = _recorded(place)
+    return found is not None and found.source_sha256 == source.sha256
+
+
+def _recorded(place: Path) -> Export | None:
+    """The record beside `place`; `None` where there is none that can be read."""
     try:
-        return from_json(record_of(place).read_bytes(), Export, origin=str(place)).source_sha256 == source.sha256
-    except (OSError, EdgekitError):
-        return False
+        return load_record(record_of(place), Export)
+    except EdgekitError:
+        return None
+
+
+def _files(place: Path) -> list[Path]:
+    """The files of an artifact, a file itself or a folder."""
+    return [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.is_file())
 
 
 def make(
@@ -148,16 +158,10 @@ def make(
     _disown(place, source, target)
     started = time.monotonic()
     work()
-    files = [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.is_file())
-    made = Export(
-        edgekit_version=__version__,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        source=str(source.path),
-        source_sha256=source.sha256,
-        target=target,
+    made = replace(
+        _unfinished(place, source, target),
         options=options,
-        path=str(place),
-        size_bytes=sum(file.stat().st_size for file in files),
+        size_bytes=sum(file.stat().st_size for file in _files(place)),
         notes=tuple(notes),
         elapsed_s=time.monotonic() - started,
     )
@@ -170,7 +174,11 @@ def _disown(place: Path, source: Source, target: str) -> None:
     if not place.exists():
         record_of(place).unlink(missing_ok=True)
         return
-    begun = Export(
+    write_record(record_of(place), _unfinished(place, source, target))
+
+
+def _unfinished(place: Path, source: Source, target: str) -> Export:
+    return Export(
         edgekit_version=__version__,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         source=str(source.path),
@@ -181,7 +189,6 @@ def _disown(place: Path, source: Source, target: str) -> None:
         size_bytes=0,
         elapsed_s=0.0,
     )
-    write_record(record_of(place), begun)
 
 
 # ---- the steps ------------------------------------------------------------------------------------------------------
