@@ -1,12 +1,11 @@
-"""What was measured on this host: speed and memory, and quality against a reference."""
+"""What was measured on this host: speed, memory and energy, and the circumstances."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from edgekit.records.numbers import Figure, Unknown
-from edgekit.records.run import Settings, Workload
+from edgekit.records.run import Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,67 +158,3 @@ class Measurement:
     findings: tuple[Finding, ...] = ()
     on_device: str = ""
     """Name of the profile this host *is* (`--on-device`): basis becomes `measured`. Empty otherwise."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoredChunk:
-    """Raw scores of one chunk of text: sums over its scored `tokens`, in nats.
-
-    `kld` is KL(reference ‖ artifact), `top1` the number of tokens on which both have the same likeliest one; `None`
-    without a reference. `broken` tokens got logits that are no numbers: they count in `tokens` and disagree, and the
-    sums leave them out.
-    """
-
-    tokens: int
-    nll: float
-    reference_nll: float | None = None
-    kld: float | None = None
-    top1: int | None = None
-    broken: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quality:
-    """Quality of the artifact against a reference, on one text; the raw scores are in `chunks`, in the text's order.
-
-    The text is cut into chunks of `context_tokens`, the second half of each is scored (`llama-perplexity`'s way).
-    `kld_mean` is nats per token, `perplexity_ratio` the artifact's ÷ the reference's, from the same chunks.
-    """
-
-    kind: Literal["quality"] = "quality"
-    version: Literal[1] = 1
-    reference: str
-    """Name of the reference artifact; empty without one."""
-    perplexity: Figure
-    kld_mean: Figure
-    top1_agreement: Figure
-    reference_perplexity: Figure = Unknown(reason="not recorded")
-    perplexity_ratio: Figure = Unknown(reason="not recorded")
-    chunks: tuple[ScoredChunk, ...] = ()
-    context_tokens: int = 0
-    text_tokens: int = 0
-    """Of the whole text, scored or not."""
-    text_sha256: str = ""
-    text_origin: str = ""
-    artifact_sha256: str = ""
-    reference_sha256: str = ""
-    settings: Settings | None = None
-    runtime: Runtime | None = None
-    reference_runtime: Runtime | None = None
-    host: Host | None = None
-    started_at: str = ""
-    findings: tuple[Finding, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parity:
-    """Two builds of one model on one text, such as a GGUF and an ONNX folder: `b` judged with `a` as its reference.
-
-    `quality.perplexity` is b's, `quality.reference_perplexity` a's, `quality.kld_mean` KL(a ‖ b).
-    """
-
-    kind: Literal["parity"] = "parity"
-    version: Literal[1] = 1
-    a: str
-    b: str
-    quality: Quality

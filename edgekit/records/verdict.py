@@ -8,9 +8,10 @@ from typing import Literal
 from edgekit.records.artifact import Artifact
 from edgekit.records.computed import Battery, MemoryBreakdown, Projection
 from edgekit.records.device import Level, Waiver
-from edgekit.records.measured import Measurement, Quality
+from edgekit.records.measured import Measurement
 from edgekit.records.numbers import Figure, Unknown
 from edgekit.records.plan import ParetoPoint
+from edgekit.records.quality import Quality
 from edgekit.records.run import Settings
 
 Status = Literal["pass", "fail", "unknown"]
