@@ -12,6 +12,8 @@ from functools import partial
 from itertools import count, islice
 
 from edgekit.corpus import coding, facts, reasoning
+from edgekit.corpus.bank import NAME, VERSION, Bank, items_for, spread
+from edgekit.corpus.bank_file import read_bank
 from edgekit.corpus.item import Item, Split, split_of
 from edgekit.errors import EdgekitError
 
@@ -55,6 +57,22 @@ def items(split: Split, domain: str, *, count: int, seed: int = 1) -> tuple[Item
     return found
 
 
+def task_bank(*, items: int = 2000, domains: Sequence[str] = DOMAINS, seed: int = 1) -> Bank:
+    """`items` questions of the evaluation split, spread evenly over `domains` and, within them, over templates; fewer
+    are the beginning of more.
+
+    Raises EdgekitError for an unknown domain, and when there are not so many.
+    """
+    _known("evaluation", domains)
+    if items < 1:
+        raise EdgekitError(f"a bank needs at least one item: `{items}`")
+    streams = [_templates(domain, seed) for domain in dict.fromkeys(domains)]
+    found = tuple(islice(spread(streams), items))
+    if len(found) < items:
+        raise EdgekitError(f"there are only {len(found)} items in {', '.join(domains)}, fewer than `{items}`")
+    return Bank(name=f"{NAME}-{VERSION}", items=found)
+
+
 def text(split: Split, *, domains: Sequence[str] = DOMAINS, seed: int = 1, characters: int = 200_000) -> str:
     """At most `characters` of documents with a blank line between them, every domain getting the same share; whole
     lines, and at most one line short of `characters`.
@@ -85,6 +103,13 @@ def default_calibration() -> str:
     return text("calibration", characters=DEFAULT_CALIBRATION_CHARACTERS)
 
 
+def _templates(domain: str, seed: int) -> list[Iterator[Item]]:
+    groups: dict[str, list[Item]] = {}
+    for item in _ITEMS[domain](split="evaluation", seed=seed):
+        groups.setdefault(item.template, []).append(item)
+    return [iter(group) for group in groups.values()]
+
+
 def _passes(split: Split, domain: str, seed: int) -> Iterator[str]:
     yield from documents(split, domain, seed=seed)
     if split == "train":
@@ -100,4 +125,18 @@ def _known(split: str, domains: Sequence[str]) -> None:
         raise EdgekitError(f"unknown domain (known: {', '.join(DOMAINS)}): `{', '.join(unknown)}`")
 
 
-__all__ = ["DOMAINS", "SPLITS", "Item", "Split", "default_calibration", "documents", "items", "split_of", "text"]
+__all__ = [
+    "DOMAINS",
+    "SPLITS",
+    "Bank",
+    "Item",
+    "Split",
+    "default_calibration",
+    "documents",
+    "items",
+    "items_for",
+    "read_bank",
+    "split_of",
+    "task_bank",
+    "text",
+]

@@ -14,7 +14,8 @@ Split = Literal["train", "calibration", "evaluation"]
 class Item:
     """`prompt` ends without a space and `answer` begins without one: the whole line is `f"{prompt} {answer}"`.
 
-    `choices` holds the answer among wrong ones, in a fixed order; guessing scores 1 / len(choices).
+    `choices` holds the answer among wrong ones, in a fixed order; an item of mode `generate` has none, and the model's
+    own words up to the end of the line must be the answer.
     """
 
     id: str
@@ -22,7 +23,13 @@ class Item:
     template: str
     prompt: str
     answer: str
-    choices: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+    mode: Literal["choice", "generate"] = "choice"
+
+    @property
+    def chance(self) -> float:
+        """What guessing scores: 1 ÷ choices, nothing where there are none to guess among."""
+        return 1 / len(self.choices) if self.choices else 0.0
 
     @property
     def line(self) -> str:
