@@ -122,6 +122,32 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Weighed:
+    """What the continuations of a prompt cost the model, one entry for each: billionths of a nat over `tokens` of them,
+    1 in `greedy` where each token was the likeliest, 1 in `broken` where logits were no numbers (its nats are then 0).
+    """
+
+    question: int
+    nano: tuple[int, ...]
+    tokens: tuple[int, ...]
+    greedy: tuple[int, ...]
+    broken: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """A generated text: its UTF-8, byte by byte, as no other field could carry line ends. `stopped` is 1 where the
+    model or a stop word ended it, `broken` where logits that are no numbers did.
+    """
+
+    question: int
+    text: tuple[int, ...]
+    tokens: int
+    stopped: int
+    broken: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
     """The runtime declined in good order. `stage` is `model`, `context`, `step`, `text` or `worker`."""
 
@@ -129,7 +155,7 @@ class Refused:
     message: str
 
 
-Message = Ready | Loaded | Timed | Done | Advanced | Counted | Scored | Refused
+Message = Ready | Loaded | Timed | Done | Advanced | Counted | Scored | Weighed | Written | Refused
 
 _MESSAGES: dict[str, type[Any]] = {
     "ready": Ready,
@@ -139,6 +165,8 @@ _MESSAGES: dict[str, type[Any]] = {
     "advanced": Advanced,
     "counted": Counted,
     "scored": Scored,
+    "weighed": Weighed,
+    "written": Written,
     "refused": Refused,
 }
 _KINDS = {kind: name for name, kind in _MESSAGES.items()}
