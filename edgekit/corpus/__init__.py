@@ -15,6 +15,7 @@ from edgekit.corpus import coding, facts, reasoning
 from edgekit.corpus.bank import NAME, VERSION, Bank, items_for, spread
 from edgekit.corpus.bank_file import read_bank
 from edgekit.corpus.item import Item, Split, split_of
+from edgekit.corpus.prompts import Prompt, identity_patterns, identity_prompts, open_prompts
 from edgekit.errors import EdgekitError
 
 DOMAINS = ("factual", "reasoning", "coding", "conservation")
@@ -130,11 +131,15 @@ __all__ = [
     "SPLITS",
     "Bank",
     "Item",
+    "Prompt",
     "Split",
     "default_calibration",
     "documents",
+    "identity_patterns",
+    "identity_prompts",
     "items",
     "items_for",
+    "open_prompts",
     "read_bank",
     "split_of",
     "task_bank",

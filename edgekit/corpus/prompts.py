@@ -25,7 +25,7 @@ OPEN_STOP = ("\n\n", "\nQuestion:", "\nUser:")
 """Where a model would begin to ask itself the next question."""
 
 LINE_STOP = ("\n",)
-_KEYS = ("domain", "prompt", "max_tokens", "final")
+_KEYS = ("domain", "prompt", "lead", "max_tokens", "final")
 _MOST_TOKENS = 512
 
 
@@ -39,6 +39,8 @@ class Prompt:
     max_tokens: int
     final: Final = ""
     stop: tuple[str, ...] = OPEN_STOP
+    lead: str = ""
+    """The end of `prompt` that the answer goes on from: part of what the model says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,8 @@ class Family:
     name: str
     names: tuple[str, ...]
     makers: tuple[str, ...]
+    common: bool
+    """Whether its names mean something else too, such as an animal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,17 +66,23 @@ class Patterns:
     after: tuple[str, ...]
     """After either: `created me`."""
     labels: tuple[str, ...]
-    """Right before either: `name`, `developer`."""
+    """Right before either: `developer`."""
     denials: tuple[str, ...]
     """Words that take a claim back: `not`, `unlike`."""
+    neutral: tuple[str, ...]
+    """Phrases that hold such a word and take nothing back: `like to`."""
+    detours: tuple[str, ...]
+    """Words after which `i am` speaks of something else: `about`."""
     selves: tuple[str, ...]
-    """Words for oneself: `i`, `my`."""
+    """Words for oneself: `my`."""
     others: tuple[str, ...]
-    """Words for something named before: `it`, `they`."""
+    """Words for what was named before: `it`."""
+    strangers: tuple[str, ...]
+    """Words for what is never oneself: `people`."""
     breaks: tuple[str, ...]
-    """Words after which a new clause begins: `but`."""
+    """Words that begin a new clause: `but`."""
     fillers: tuple[str, ...]
-    """Words that make no name of a bare one: `model`, `by`."""
+    """Words that a bare name may stand with: `model`."""
 
 
 @cache
@@ -92,7 +102,12 @@ def identity_patterns() -> Patterns:
     """The known families of models, and how models say what they are."""
     table = _table("identity.toml")
     families = tuple(
-        Family(name=entry["name"], names=tuple(entry["names"]), makers=tuple(entry["makers"]))
+        Family(
+            name=entry["name"],
+            names=tuple(entry["names"]),
+            makers=tuple(entry["makers"]),
+            common=entry.get("common", False),
+        )
         for entry in table["family"]
     )
     phrases = {name: tuple(words) for name, words in table["phrases"].items()}
@@ -111,16 +126,19 @@ def _prompt(entry: dict[str, Any], where: str) -> Prompt:
     domain = text_at(entry, "domain", where=where, default=IDENTITY)
     final: Any = choice_at(entry, "final", get_args(Final), where=where, default="")
     tokens = whole_at(entry, "max_tokens", where=where, default=64, low=1, high=_MOST_TOKENS)
+    lead = text_at(entry, "lead", where=where, default="")
+    whole = " ".join(part for part in (entry.get("prompt", ""), lead) if part)
     stop = LINE_STOP if final else OPEN_STOP
-    asked = [entry["prompt"], tokens, final, *stop]
-    digest = hashlib.sha256(json.dumps(asked, ensure_ascii=False).encode()).hexdigest()
+    asked = json.dumps([whole, tokens, final, *stop], ensure_ascii=False)
+    digest = hashlib.sha256(asked.encode()).hexdigest()
     return Prompt(
-        id=f"{domain}-open-{digest[:12]}" if domain != IDENTITY else f"{IDENTITY}-{digest[:12]}",
+        id=f"{domain}-prompt-{digest[:12]}",
         domain=domain,
-        prompt=entry["prompt"],
+        prompt=whole,
         max_tokens=tokens,
         final=final,
         stop=stop,
+        lead=lead,
     )
 
 
