@@ -68,6 +68,17 @@ def _read_header(path: Path) -> Header:
     )
 
 
+def read_texts(path: Path, prefix: str) -> dict[str, str]:
+    """The keys of the GGUF file at `path` that begin with `prefix` and hold a text, whole: a stranger's words, as they
+    are. Raises EdgekitError as `read_header` does.
+    """
+    try:
+        shard, _, _ = _read_shard(path, 0)
+    except Unusable as reason:
+        raise EdgekitError(f"not a usable model file ({reason}): `{path}`", hint=HINT) from None
+    return {key: value for key, value in shard.keys.items() if key.startswith(prefix) and isinstance(value, str)}
+
+
 def tensor_offsets(path: Path) -> tuple[int, ...]:
     """The byte of the GGUF file at `path` where each tensor's data begins, in its header's order. Raises EdgekitError
     as `read_header` does.
