@@ -165,6 +165,8 @@ class LayerShare:
     suggestion: str = ""
     """A type that would take most of it away; empty where nothing stands out."""
     suggested_extra_bytes: int = 0
+    suggested_kld: Figure = _NOT_RECORDED
+    """The group's KLD in the suggested type, measured the same way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +178,9 @@ class Layers:
     sum: Figure
     """Of the groups' KLDs; differs from the artifact's own where errors compound or cancel."""
     whole: Figure
-    """KLD of the artifact on the same text."""
+    """KLD of the artifact on the same text, by its own kernels."""
+    weights: Figure = _NOT_RECORDED
+    """KLD of all groups at once in the reference: what `whole` has more, the kernels round off what they multiply."""
     chunks: int
     text_sha256: str
     reference_sha256: str
