@@ -18,7 +18,8 @@ from edgekit.header.container import clean, refuse
 
 MAX_FILES, MAX_CONFIG_BYTES = 1024, 16 * 2**20
 MAX_LAYERS, MAX_LENGTH = 512, 2**31 - 1
-GENAI, TRANSFORMERS = "genai_config.json", "config.json"
+GENAI, TRANSFORMERS, GENERATION = "genai_config.json", "config.json", "generation_config.json"
+MAX_ENDS = 64
 
 
 def is_onnx(path: Path) -> bool:
@@ -83,6 +84,8 @@ class Config:
     """The tokenizer is told to put it in front of a text."""
     shares_cache: bool
     """Past and present keys and values are one buffer of the full context."""
+    ends: frozenset[int] = frozenset()
+    """Tokens with which the model ends a text."""
 
 
 def read_config(path: Path) -> Config:
@@ -114,7 +117,15 @@ def read_config(path: Path) -> Config:
         bos=facts.number("bos_token_id", default=-1, low=-1) if facts.states("bos_token_id") else None,
         adds_bos=_read_json(folder / "tokenizer_config.json").get("add_bos_token") is True,
         shares_cache=_table(genai, "search").get("past_present_share_buffer") is True,
+        ends=frozenset().union(*map(_ends, (model, text, _read_json(folder / GENERATION)))),
     )
+
+
+def _ends(table: Mapping[str, Any]) -> frozenset[int]:
+    """Its end tokens: a number, or a list of some."""
+    stated = table.get("eos_token_id")
+    listed = stated[:MAX_ENDS] if isinstance(stated, list) else [stated]
+    return frozenset(token for token in listed if type(token) is int and 0 <= token < MAX_LENGTH)
 
 
 @dataclass(frozen=True, slots=True)

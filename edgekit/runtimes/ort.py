@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from edgekit.header.onnx_folder import Config
 
 PROVIDER = "CPUExecutionProvider"
+_ENDS = ("</s>", "<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>", "<eos>")
+"""What llama.cpp takes for an end, too, whatever the metadata say."""
+
 _CONTEXT_INPUTS = ("input_ids", "attention_mask", "position_ids")
 _KV_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 _ERRORS_ONLY = 3  # ORT_LOGGING_LEVEL_ERROR
@@ -60,6 +63,7 @@ class Session:
         self._session, self._folder, self._config = session, folder, config
         self.vocabulary = config.vocabulary
         self.first_token = config.bos if config.adds_bos else None
+        self.opener = config.bos if config.bos is not None else min(config.ends, default=None)
         self.context_tokens = settings.context_tokens
         self.batch_tokens = settings.batch_tokens
         self.ubatch_tokens = min(settings.ubatch_tokens, settings.batch_tokens, settings.context_tokens)
@@ -84,25 +88,33 @@ class Session:
         for start in range(0, len(tokens), self.ubatch_tokens):
             self._evaluate(tokens[start : start + self.ubatch_tokens])
 
-    def feed(self, tokens: Sequence[int], want: Literal["last", "all"] = "last") -> NDArray[np.float32]:
-        """Evaluate `tokens` after what is in the context; logits as float32, (len(tokens), vocabulary) for `all`,
-        (1, vocabulary) for `last`. Raises SessionRefused when they do not fit, or the graph gives the last row alone.
+    def feed(
+        self, tokens: Sequence[int], want: Literal["last", "all"] | int = "last", *, copy: bool = True
+    ) -> NDArray[np.float32]:
+        """Evaluate `tokens` after what is in the context; logits as float32, (rows, vocabulary), of them `all`, of the
+        `last` one, or of the last so many. Raises SessionRefused when they do not fit; a graph that gives the last row
+        alone evaluates rows one by one.
+
+        Without `copy`, rows of one ubatch may be the buffer that the next evaluation overwrites.
         """
         import numpy as np
 
         if not tokens:
             raise SessionRefused("step", f"context of {self.context_tokens} tokens was given `0` more")
-        if want == "all" and not self.all_rows:
-            rows = [self.feed([token])[0] for token in tokens]
-            return np.stack(rows)
+        rows = want if isinstance(want, int) else len(tokens) if want == "all" else 1
+        silent = len(tokens) - rows if rows > 1 else 0
+        if silent:
+            self.decode(tokens[:silent])
+        if rows > 1 and not self.all_rows:
+            return np.concatenate([self.feed([token]) for token in tokens[silent:]])
         parts = []
-        for start in range(0, len(tokens), self.ubatch_tokens):
+        for start in range(silent, len(tokens), self.ubatch_tokens):
             count = self._evaluate(tokens[start : start + self.ubatch_tokens])
-            if want == "all":
-                parts.append(self._logits[:count].astype(np.float32))
-        if want == "all":
+            if rows > 1:
+                parts.append(self._logits[:count].astype(np.float32, copy=copy or rows > count))
+        if rows > 1:
             return np.concatenate(parts) if len(parts) > 1 else parts[0]
-        return self._logits[count - 1 : count].astype(np.float32)
+        return self._logits[count - 1 : count].astype(np.float32, copy=copy)
 
     def _evaluate(self, tokens: Sequence[int]) -> int:
         """Run the graph on at most a ubatch; how many rows of logits stand."""
@@ -159,6 +171,15 @@ class Session:
         """The tokens of `text` as plain text: no special token is added, and none is read from it."""
         ids: list[int] = self._text().encode(text, add_special_tokens=False).ids
         return ids
+
+    def text_of(self, tokens: Sequence[int]) -> bytes:
+        """The UTF-8 that `tokens` stand for, control tokens left out; a cut-off character is written as `�`."""
+        text: str = self._text().decode([int(token) for token in tokens], skip_special_tokens=True)
+        return text.encode()
+
+    def ends(self, token: int) -> bool:
+        """Whether the model ends a text with `token`: as its configuration says, or by the name it has everywhere."""
+        return token in self._config.ends or self._text().id_to_token(token) in _ENDS
 
     def token_texts(self) -> list[str | None]:
         """What each token stands for, as the tokenizer's file writes it; `None` for padding."""

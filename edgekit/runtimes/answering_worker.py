@@ -1,0 +1,264 @@
+"""The child process that answers questions: as `scoring_worker`, with one model. Likelihoods of given continuations,
+and texts that it generates greedily; logits never leave it.
+
+What is asked for is asked after what is still in the context: consecutive prompts share what they have in common.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from edgekit.runtimes import RUNTIMES, llamacpp, sandbox
+from edgekit.runtimes import worker as worker_module
+from edgekit.runtimes.protocol import WORST_NATS, Done, Message, Ready, SessionRefused, Weighed, Written
+from edgekit.runtimes.scoring_worker import ScoringSession, _open
+from edgekit.runtimes.worker import Send
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_SHOWN = 60
+MAX_WRITTEN_BYTES = 2**16
+
+
+class AnsweringSession(ScoringSession, Protocol):
+    """What answering needs of a runtime."""
+
+    opener: int | None
+    """A token that a text can follow where the model wants none in front: beginning-of-text, else end-of-text."""
+
+    def ends(self, token: int) -> bool:
+        """Whether the model ends a text with `token`."""
+        ...
+
+    def text_of(self, tokens: Sequence[int]) -> bytes:
+        """The UTF-8 that `tokens` stand for, control tokens left out."""
+        ...
+
+
+def serve(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send) -> None:
+    """Open one model and answer what is asked of it, `ask` after `ask`."""
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    model = start["model"]
+    if RUNTIMES[model["runtime"]] is llamacpp:
+        llamacpp.import_bindings_alone()
+    if start["amx"] == "denied":
+        sandbox.deny_amx()
+    build, features = RUNTIMES[model["runtime"]].describe_build()
+    isolation = sandbox.fence_in([Path(name) for name in start["readable"]], sandbox.Limits(**start["limits"]))
+    send(Ready(build=build, cpu_features=features, isolation=", ".join(isolation)))
+    if next(commands, {"op": "quit"})["op"] != "load":
+        return
+    session: Any = _open(model, send, try_amx=start["amx"] == "allowed" and "AMX" in features)
+    reader = Reader(session, start["block_rows"])
+    for command in commands:
+        if command["op"] != "ask":
+            break
+        reader.forget()  # what an answer follows from does not depend on which were asked before
+        for index, question in enumerate(command["questions"]):
+            send(_ANSWERS[question["kind"]](reader, index, question))
+        send(Done())
+
+
+class Reader:
+    """A session, and the tokens that it holds."""
+
+    def __init__(self, session: AnsweringSession, block_rows: int) -> None:
+        self.session, self.block_rows = session, block_rows
+        self.held: list[int] = []
+
+    def forget(self) -> None:
+        """Start from nothing."""
+        self.session.reset()
+        self.held = []
+
+    def read(self, text: str) -> list[int]:
+        """The tokens of `text`, what the model wants in front of a text included."""
+        tokens = self.session.tokenize(text)
+        return tokens if self.session.first_token is None else [self.session.first_token, *tokens]
+
+    def stand_at(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Hold exactly `tokens`; a copy of the logits of what follows them, (vocabulary,). What is held of them
+        already is not evaluated again.
+        """
+        kept = min(_common(self.held, tokens), len(tokens) - 1)
+        self._rewind(kept)
+        return self._feed(tokens[len(self.held) :], "last")[-1].copy()
+
+    def rows_after(self, held: Sequence[int], tokens: Sequence[int]) -> Iterator[NDArray[np.float32]]:
+        """Logits of what follows each of `tokens` after `held`, (some, vocabulary) at a time; the context holds `held`
+        already, or is made to.
+        """
+        self._rewind(len(held))
+        if len(self.held) < len(held):  # a memory that cannot be cut was emptied
+            self.stand_at(held)
+        for begin in range(0, len(tokens), self.block_rows):
+            yield self._feed(tokens[begin : begin + self.block_rows], "all")
+
+    def _rewind(self, tokens: int) -> None:
+        self.session.rewind(tokens)
+        del self.held[self.session.position :]
+
+    def _feed(self, tokens: Sequence[int], want: Literal["last", "all"]) -> NDArray[np.float32]:
+        logits = self.session.feed(tokens, want)
+        self.held += tokens
+        return logits
+
+
+def _weigh(reader: Reader, index: int, question: dict[str, Any]) -> Message:
+    """What each continuation costs after the prompt. Tokens are those of the whole line (lm-evaluation-harness's
+    `_encode_pair` takes them so, too): where a line's begin to differ from the prompt's own, before the prompt's end
+    perhaps, there every continuation is weighed from.
+    """
+    prompt = reader.read(question["prompt"])
+    wholes = [reader.read(question["prompt"] + continuation) for continuation in question["continuations"]]
+    shared = min(min(_common(prompt, whole), len(whole) - 1) for whole in wholes)
+    if shared < 1:
+        opener = _opener(reader.session)
+        wholes, shared = [[opener, *whole] for whole in wholes], shared + 1
+    longest = max(map(len, wholes))
+    if question["cut"]:  # the last token is never fed
+        wholes, shared = _cut(wholes, shared, reader.session.context_tokens + 1)
+    elif longest > reader.session.context_tokens + 1:
+        raise _too_long(question["prompt"], longest - 1, reader.session.context_tokens)
+    first = reader.stand_at(wholes[0][:shared])[None]
+    return _weighed(index, [_cost(reader, first, wholes[0][:shared], whole[shared:]) for whole in wholes])
+
+
+def _cut(wholes: list[list[int]], shared: int, room: int) -> tuple[list[list[int]], int]:
+    """The lines without the beginning of what they share, as far as the longest has no room."""
+    drop = max(map(len, wholes)) - room
+    if drop <= 0:
+        return wholes, shared
+    if drop >= shared:
+        raise SessionRefused("text", f"a continuation does not fit into the context: `{room - 1}` tokens")
+    return [whole[drop:] for whole in wholes], shared - drop
+
+
+def _roll(reader: Reader, index: int, question: dict[str, Any]) -> Message:
+    """What a whole text costs, each token predicted once. A text longer than the context is read in windows: each
+    begins anew after one known token, the last one reaches back as far as it can (`get_rolling_token_windows` of
+    lm-evaluation-harness with a context of 1).
+    """
+    session = reader.session
+    tokens = [_opener(session), *session.tokenize(question["text"])]
+    room = session.context_tokens
+    costs = []
+    for begin in range(1, len(tokens), room):
+        end = min(begin + room, len(tokens))
+        opening = max(0, end - 1 - room) if begin > 1 else 0
+        first = reader.stand_at(tokens[opening:begin])[None]
+        costs.append(_cost(reader, first, tokens[opening:begin], tokens[begin:end]))
+    return _weighed(index, [tuple(map(sum, zip(*costs, strict=True)))], parts=len(costs))
+
+
+def _cost(
+    reader: Reader, first: NDArray[np.float32], held: Sequence[int], tokens: Sequence[int]
+) -> tuple[float, int, int, int]:
+    """(nats, tokens, 1 if each was the likeliest, 1 if logits were no numbers) of `tokens` after `held`, whose last
+    row of logits is `first`.
+    """
+    nats, greedy, done, sound = 0.0, True, 1, True
+    nats, greedy, sound = _row_costs(first, tokens[:1])
+    if len(tokens) > 1:
+        for rows in reader.rows_after(held, tokens[:-1]):
+            part, likeliest, fine = _row_costs(rows, tokens[done : done + len(rows)])
+            nats, greedy, sound, done = nats + part, greedy and likeliest, sound and fine, done + len(rows)
+    return nats if sound else 0.0, len(tokens), int(greedy and sound), int(not sound)
+
+
+def _row_costs(rows: NDArray[np.float32], targets: Sequence[int]) -> tuple[float, bool, bool]:
+    """(−log-likelihood of `targets`, whether each is the likeliest of its row, whether all are numbers)."""
+    import numpy as np
+
+    if max(targets) >= rows.shape[1]:
+        raise SessionRefused("text", f"the tokenizer gives a token without logits: `{max(targets)}`")
+    with np.errstate(all="ignore"):
+        top = rows.max(axis=1, keepdims=True)
+        total = np.log(np.exp(rows - top).sum(axis=1, dtype=np.float64))
+        said = rows[np.arange(len(rows)), targets]
+        nats = total + (top[:, 0] - said).astype(np.float64)
+    sound = bool(np.all(nats <= WORST_NATS))  # False for NaN
+    return float(nats.sum()) if sound else 0.0, sound and bool(np.all(said >= top[:, 0])), sound
+
+
+def _weighed(index: int, costs: Sequence[tuple[float, ...]], *, parts: int = 1) -> Weighed:
+    nats, tokens, greedy, broken = zip(*costs, strict=True)
+    return Weighed(
+        question=index,
+        # rounding can leave certainty a hair below nothing
+        nano=tuple(round(max(0.0, one) * 1e9) for one in nats),
+        tokens=tuple(int(one) for one in tokens),
+        greedy=tuple(int(one == parts) for one in greedy),
+        broken=tuple(int(one > 0) for one in broken),
+    )
+
+
+def _write(reader: Reader, index: int, question: dict[str, Any]) -> Message:
+    """What the model writes after the prompt: always the likeliest token (the first of equals), up to a stop word,
+    the end it sets itself, `max_tokens`, or a full context.
+    """
+    import numpy as np
+
+    session = reader.session
+    prompt = reader.read(question["prompt"]) or [_opener(session)]
+    if len(prompt) >= session.context_tokens:
+        raise _too_long(question["prompt"], len(prompt), session.context_tokens)
+    stops = [stop.encode() for stop in question["stop"]]
+    row = reader.stand_at(prompt)
+    tokens: list[int] = []
+    text, stopped, broken = b"", False, False
+    while True:
+        token = int(row.argmax())
+        broken = not np.isfinite(row[token])
+        if broken or session.ends(token):
+            stopped = not broken
+            break
+        tokens.append(token)
+        text = session.text_of(tokens)
+        ended = min((at for at in map(text.find, stops) if at >= 0), default=-1)
+        if ended >= 0:
+            text, stopped = text[:ended], True
+            break
+        full = len(text) > MAX_WRITTEN_BYTES or session.position >= session.context_tokens
+        if len(tokens) >= question["max_tokens"] or full:
+            break
+        row = reader.stand_at([*prompt, *tokens])
+    return Written(
+        question=index,
+        text=tuple(text[:MAX_WRITTEN_BYTES]),
+        tokens=len(tokens),
+        stopped=int(stopped),
+        broken=int(broken),
+    )
+
+
+def _opener(session: AnsweringSession) -> int:
+    if session.first_token is not None:
+        return session.first_token
+    if session.opener is None:
+        raise SessionRefused("text", "nothing can stand in front of the text: the model has no token to begin with")
+    return session.opener
+
+
+def _too_long(prompt: str, tokens: int, room: int) -> SessionRefused:
+    message = f"a prompt takes {tokens} tokens, more than the context of {room}: `{prompt[:_SHOWN]}`"
+    return SessionRefused("text", message)
+
+
+def _common(some: Sequence[int], others: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    most = min(len(some), len(others))
+    return next((place for place in range(most) if some[place] != others[place]), most)
+
+
+_ANSWERS = {"weigh": _weigh, "roll": _roll, "write": _write}
+
+
+def run() -> None:
+    """Serve one model."""
+    worker_module.run(serve)
