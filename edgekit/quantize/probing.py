@@ -262,17 +262,18 @@ def _score(session: llamacpp.Session, index: int, chunk: list[int], reference: R
 
     half = len(chunk) // 2
     logits = _logits(session, chunk)
-    kld, nll, reference_nll, top1 = score_rows(logits, reference, chunk[half + 1 :], threads=session.threads)
+    rows = score_rows(logits, reference, chunk[half + 1 :], threads=session.threads)
     # a model degraded beyond use may give logits that are no numbers: as bad as can be
-    sums = (float(np.nan_to_num(part, nan=WORST_NATS, posinf=WORST_NATS).sum()) for part in (nll, reference_nll, kld))
+    columns = (rows.nll, rows.reference_nll, rows.kld)
+    sums = (float(np.nan_to_num(column, nan=WORST_NATS, posinf=WORST_NATS).sum()) for column in columns)
     nll_nano, reference_nano, kld_nano = (round(max(0.0, total) * 1e9) for total in sums)
     return Scored(
         chunk=index,
-        tokens=len(kld),
+        tokens=len(rows.kld),
         nll_nano=nll_nano,
         reference_nll_nano=reference_nano,
         kld_nano=kld_nano,
-        top1=int(top1.sum()),
+        top1=int(rows.top1.sum()),
         broken=0,
     )
 

@@ -108,31 +108,47 @@ class Session:
         self._c.llama_synchronize(self._context)
         self.position += count
 
-    def feed(self, tokens: Sequence[int], want: Literal["last", "all"] = "last") -> NDArray[np.float32]:
-        """Evaluate `tokens` after what is in the context; logits as float32, (len(tokens), vocabulary) for `all`,
-        (1, vocabulary) for `last`. Raises SessionRefused when they do not fit.
+    def feed(
+        self, tokens: Sequence[int], want: Literal["last", "all"] | int = "last", *, copy: bool = True
+    ) -> NDArray[np.float32]:
+        """Evaluate `tokens` after what is in the context; logits as float32, (rows, vocabulary), of them `all`, of the
+        `last` one, or of the last so many. Raises SessionRefused when they do not fit.
+
+        Without `copy`, rows of one ubatch are llama.cpp's own memory, which the next evaluation overwrites.
         """
         import numpy as np
 
+        rows = want if isinstance(want, int) else len(tokens) if want == "all" else 1
         if not tokens or self.position + len(tokens) > self.context_tokens:
             raise SessionRefused("step", f"context of {self.context_tokens} tokens cannot take `{len(tokens)}` more")
-        if want == "all" and 0 < self.output_rows < min(len(tokens), self.ubatch_tokens):
-            raise SessionRefused("step", f"all logits need `output_rows = 0`, not `{self.output_rows}`")
-        size = self.ubatch_tokens if want == "all" else self.batch_tokens
-        rows = []
-        for start in range(0, len(tokens), size):
-            part = tokens[start : start + size]
-            count = self._feed_part(part, every=want == "all", begin=self.position)
-            pointer = self._c.llama_get_logits(self._context)
-            rows.append(np.ctypeslib.as_array(pointer, shape=(count, self.vocabulary)).copy())
-        return np.concatenate(rows) if len(rows) > 1 and want == "all" else rows[-1]
+        if 0 < self.output_rows < min(rows, self.ubatch_tokens):
+            raise SessionRefused("step", f"{rows} rows of logits need `output_rows = 0`, not `{self.output_rows}`")
+        parts = []
+        for part, outputs in self._parts(tokens, rows):
+            self._feed_part(part, outputs=outputs or 1, begin=self.position)
+            if outputs:
+                pointer = self._c.llama_get_logits(self._context)
+                part_rows = np.ctypeslib.as_array(pointer, shape=(outputs, self.vocabulary))
+                parts.append(part_rows.copy() if copy or outputs < rows else part_rows)
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def _parts(self, tokens: Sequence[int], rows: int) -> Iterator[tuple[Sequence[int], int]]:
+        """`tokens` in batches, and how many of each batch's last ones give logits: at most a ubatch of them."""
+        begin, silent = 0, len(tokens) - rows
+        while begin < len(tokens):
+            outputs = min(rows, self.ubatch_tokens)
+            ahead = max(0, silent - begin)
+            if ahead + outputs > self.batch_tokens:
+                ahead, outputs = min(ahead, self.batch_tokens), 0
+            yield tokens[begin : begin + ahead + outputs], outputs
+            begin, rows = begin + ahead + outputs, rows - outputs
 
     def evaluate(self, tokens: Sequence[int]) -> None:
         """Evaluate one batch with outputs for every token and leave the logits where they are: for `on_node`."""
-        self._feed_part(tokens, every=True, begin=self.position)
+        self._feed_part(tokens, outputs=len(tokens), begin=self.position)
 
-    def _feed_part(self, tokens: Sequence[int], *, every: bool, begin: int) -> int:
-        """Evaluate one batch with outputs for `every` token or the last; the number of output rows."""
+    def _feed_part(self, tokens: Sequence[int], *, outputs: int, begin: int) -> None:
+        """Evaluate one batch with outputs for the last so many tokens."""
         c = self._c
         batch = c.llama_batch_init(len(tokens), 0, 1)
         try:
@@ -142,11 +158,10 @@ class Session:
                 batch.pos[index] = begin + index
                 batch.n_seq_id[index] = 1
                 batch.seq_id[index][0] = 0
-                batch.logits[index] = every or index == len(tokens) - 1
+                batch.logits[index] = index >= len(tokens) - outputs
             self._evaluate(batch, len(tokens))
         finally:
             c.llama_batch_free(batch)
-        return len(tokens) if every else 1
 
     def rewind(self, tokens: int) -> None:
         """Forget all but the first `tokens` tokens; everything where the model's memory cannot be cut."""

@@ -7,6 +7,7 @@ fields with known types, and its numbers are integers. Times are nanoseconds. Ne
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -17,6 +18,8 @@ MAX_MESSAGE_BYTES = 2**20
 
 MAX_TEXT = 2000
 MAX_COUNT = 2**53
+_INFINITE_BITS = 0x7F800000
+"""Of float32: from here on there are infinity, what is no number, and what is below zero."""
 
 
 class ProtocolError(Exception):
@@ -110,7 +113,9 @@ WORST_NATS = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """A `records.ScoredChunk` on the wire: sums in billionths of a nat. Without a reference its three are 0."""
+    """A `records.ScoredChunk` on the wire: sums in billionths of a nat, what may be smaller as the bits of a float32
+    (`to_bits`). Without a reference all of its figures are 0, and `token_kld_bits` is empty.
+    """
 
     chunk: int
     tokens: int
@@ -119,6 +124,10 @@ class Scored:
     kld_nano: int
     top1: int
     broken: int
+    top5: int = 0
+    dp2_bits: int = 0
+    kld_lower_nano: int = 0
+    token_kld_bits: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +229,20 @@ def _check(name: str, value: Any, wanted: str) -> Any:
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < MAX_COUNT
+
+
+def to_bits(number: float) -> int:
+    """A float32 as the whole number that its bits are: seven digits at any size. What is below zero becomes it."""
+    bits: int = struct.unpack("<I", struct.pack("<f", max(0.0, number)))[0]
+    return bits
+
+
+def from_bits(bits: int) -> float:
+    """The number that `to_bits` was given, to seven digits. Raises ProtocolError on what it never gives."""
+    if bits >= _INFINITE_BITS:
+        raise ProtocolError("bits that are no number")
+    number: float = struct.unpack("<f", struct.pack("<I", bits))[0]
+    return float(f"{number:.7g}")
 
 
 def printable(text: str) -> str:

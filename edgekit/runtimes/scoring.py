@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,9 +26,11 @@ from edgekit.runtimes.handle import (
 )
 from edgekit.runtimes.log_parse import LogDigest
 from edgekit.runtimes.process import Child, worker_command
-from edgekit.runtimes.protocol import WORST_NATS, Counted, Done, Loaded, Ready, Scored
+from edgekit.runtimes.protocol import WORST_NATS, Counted, Done, Loaded, ProtocolError, Ready, Scored, from_bits
 
-MIN_CONTEXT = 16
+MIN_CONTEXT, MAX_CONTEXT = 16, 2**17
+"""Tokens of a chunk. A message holds a number for each that is scored, and has to be small."""
+
 LOGITS_BYTES = 80 * 2**20
 """Logits of one model held at a time, 128 rows of Qwen's vocabulary. llama.cpp keeps two such buffers of its own for
 each model. With half of it nano-0.6b took about 7 % more CPU time.
@@ -55,9 +57,10 @@ class Scorer:
         self._child, self._timeout_s = child, timeout_s
         context_tokens = start["context_tokens"]
         self._scored_tokens = context_tokens - 1 - context_tokens // 2
-        self._has_reference = len(opened) > 1
+        self._estimated = bool(start["reference_file"])
+        self._has_reference = len(opened) > 1 or self._estimated
         self.runtime = opened[0].runtime
-        self.reference_runtime = opened[1].runtime if self._has_reference else None
+        self.reference_runtime = opened[1].runtime if len(opened) > 1 else None
         self.findings: tuple[Finding, ...] = amx_findings()
         child.command({"op": "score"})
         counted = self._expect(Counted, doing="tokenizing the text")
@@ -89,21 +92,34 @@ class Scorer:
     def _chunk(self, index: int, scored: Scored) -> ScoredChunk:
         """The record of a message that can be true."""
         sound = scored.tokens - scored.broken
-        most = WORST_NATS * 10**9 * sound
-        nats = (scored.nll_nano, scored.reference_nll_nano, scored.kld_nano)
-        if (scored.chunk, scored.tokens) != (index, self._scored_tokens) or not 0 <= scored.top1 <= sound:
+        nats = (scored.nll_nano, scored.reference_nll_nano, scored.kld_nano, scored.kld_lower_nano)
+        if (scored.chunk, scored.tokens) != (index, self._scored_tokens):
             raise self._child.distrust("a chunk that was not asked for")
-        if max(nats) > most or (not self._has_reference and any((*nats[1:], scored.top1))):
+        if max(nats) > WORST_NATS * 10**9 * sound or not 0 <= scored.top1 <= scored.top5 <= sound:
             raise self._child.distrust("scores that cannot be")
         if not self._has_reference:
+            if any((*nats[1:], scored.top5, scored.dp2_bits, scored.token_kld_bits)):
+                raise self._child.distrust("scores against a reference that there is not")
             return ScoredChunk(tokens=scored.tokens, nll=scored.nll_nano / 1e9, broken=scored.broken)
+        try:
+            dp2, *token_kld = map(from_bits, (scored.dp2_bits, *scored.token_kld_bits))
+        except ProtocolError as error:
+            raise self._child.distrust(str(error)) from None
+        kld = scored.kld_nano / 1e9
+        # what lies below zero by a rounding counts as nothing in a token and not in the sum
+        if len(token_kld) != sound or dp2 > sound or sum(token_kld) < kld - 1e-5 * (kld + sound):
+            raise self._child.distrust("scores that contradict each other")
         return ScoredChunk(
             tokens=scored.tokens,
             nll=scored.nll_nano / 1e9,
             reference_nll=scored.reference_nll_nano / 1e9,
-            kld=scored.kld_nano / 1e9,
+            kld=kld,
             top1=scored.top1,
             broken=scored.broken,
+            top5=scored.top5,
+            dp2=dp2,
+            kld_lower=scored.kld_lower_nano / 1e9 if self._estimated else None,
+            token_kld=tuple(token_kld),
         )
 
 
@@ -116,19 +132,21 @@ def open_scorer(
     text: str,
     vocabulary: int,
     chunks: int = 0,
+    reference_file: Mapping[str, Any] | None = None,
     timeout_s: float = 900.0,
     command: Sequence[str] | None = None,
 ) -> Iterator[Scorer]:
     """A fresh process with `artifact` and `reference` loaded and `text` tokenized; it is gone when the block ends.
 
     A chunk is `settings.context_tokens` long; `chunks = 0` scores all of them. The artifact runs under `settings`, the
-    reference with an f16 KV cache. `vocabulary` bounds the logits asked for at a time; `timeout_s` is the longest that
+    reference with an f16 KV cache; `reference_file`, whose `path` the process may read, takes the place of one that
+    runs. `vocabulary` bounds the logits asked for at a time; `timeout_s` is the longest that
     one answer may take. Raises WorkerDied: `finding.code` is `text-rejected` for a text or a pair of models that
     cannot be scored, otherwise as for `open_worker`.
     """
-    if settings.context_tokens < MIN_CONTEXT or chunks < 0:
+    if not MIN_CONTEXT <= settings.context_tokens <= MAX_CONTEXT or chunks < 0:
         raise EdgekitError(
-            f"chunks need {MIN_CONTEXT} tokens or more, and their number cannot be negative: "
+            f"chunks need {MIN_CONTEXT} to {MAX_CONTEXT} tokens, and their number cannot be negative: "
             f"`{settings.context_tokens}` tokens, `{chunks}` chunks"
         )
     rows = _block_rows(vocabulary, settings.context_tokens)
@@ -136,11 +154,16 @@ def open_scorer(
     models = [_model(artifact, judged)]
     if reference is not None:
         models.append(_model(reference, replace(judged, kv_type="f16")))
+    stored = dict(reference_file or {})
     start = {
         "op": "start",
         "parent": os.getpid(),
         "models": models,
-        "readable": [name for path in (artifact, reference) if path for name in readable(path)],
+        "reference_file": stored,
+        "readable": [
+            *(name for path in (artifact, reference) if path for name in readable(path)),
+            *([stored["path"]] if stored else []),
+        ],
         "limits": worker_limits(),
         "text": text,
         "context_tokens": settings.context_tokens,

@@ -1,55 +1,30 @@
 """The child process that scores a text: as `worker`, with one model or two, and numpy. Logits never leave it.
 
 Chunks, the half that is scored, and the first token are those of tools/perplexity/perplexity.cpp. What a runtime's
-session must offer beyond the timed loops' is `ScoringSession`.
+session must offer beyond the timed loops' is `references.ScoringSession`, what rows are held against a `Reference`.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import zip_longest
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
 from edgekit.records import Settings
 from edgekit.runtimes import RUNTIMES, llamacpp, sandbox
 from edgekit.runtimes import worker as worker_module
 from edgekit.runtimes.protocol import WORST_NATS as WORST_NATS
-from edgekit.runtimes.protocol import Counted, Done, Loaded, Message, Ready, Scored, SessionRefused
-from edgekit.runtimes.steps import TimedSession
+from edgekit.runtimes.protocol import Counted, Done, Loaded, Message, Ready, Scored, SessionRefused, to_bits
+from edgekit.runtimes.references import LiveReference, Reference, ScoringSession, check_range, opened
 from edgekit.runtimes.worker import Send
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_SHOWN = 40
-
-
-class ScoringSession(TimedSession, Protocol):
-    """What scoring needs of a runtime."""
-
-    threads: int
-
-    def feed(self, tokens: Sequence[int], want: Literal["last", "all"] = "last") -> NDArray[np.float32]:
-        """Evaluate `tokens` after what is in the context; (len(tokens), vocabulary) logits for `all`."""
-        ...
-
-    def reset(self) -> None:
-        """Forget every token."""
-        ...
-
-    def tokenize(self, text: str) -> list[int]:
-        """Tokens of `text` as plain text: no special token is added (`first_token` says which belongs in front), and
-        none is read from the text.
-        """
-        ...
-
-    def token_texts(self) -> Iterable[str | None]:
-        """What each of `vocabulary` tokens stands for, as the tokenizer's file writes it; `None` for padding."""
-        ...
+    from edgekit.runtimes.scores import RowScores
 
 
 def serve(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send) -> None:
@@ -73,7 +48,10 @@ def serve(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send)
         sessions.append(_open(model, send, try_amx=start["amx"] == "allowed" and "AMX" in features))
     if next(commands, {"op": "quit"})["op"] != "score":
         return
-    for message in score(sessions, start["text"], start["context_tokens"], start["chunks"], start["block_rows"]):
+    reference = LiveReference(sessions[1]) if len(sessions) > 1 else None
+    for message in score(
+        sessions[0], reference, start["text"], start["context_tokens"], start["chunks"], start["block_rows"]
+    ):
         send(message)
 
 
@@ -97,14 +75,16 @@ def _open(model: dict[str, Any], send: Send, *, try_amx: bool) -> ScoringSession
 
 
 def score(
-    sessions: Sequence[ScoringSession], text: str, context_tokens: int, chunks: int, block_rows: int
+    session: ScoringSession, reference: Reference | None, text: str, context_tokens: int, chunks: int, block_rows: int
 ) -> Iterator[Message]:
     """`Counted`, a `Scored` for each chunk, `Done`. `chunks = 0` takes all; `block_rows` bounds the logits held.
 
-    Raises SessionRefused: `text` where it is too short or the two models would not read the same tokens, `step` where
+    Raises SessionRefused: `text` where it is too short or the reference does not read the same tokens, `step` where
     the reference's logits are no numbers.
     """
-    tokens = common_tokens(sessions, text)
+    tokens = _read(session, text)
+    if reference is not None:
+        reference.check(session, text, tokens)
     whole = len(tokens) // context_tokens
     if whole == 0:
         message = f"the text is too short: {len(tokens)} tokens do not fill one chunk of `{context_tokens}`"
@@ -113,117 +93,94 @@ def score(
     yield Counted(tokens=len(tokens), chunks=count)
     for index in range(count):
         chunk = tokens[index * context_tokens : (index + 1) * context_tokens]
-        if sessions[0].first_token is not None:
-            chunk[0] = sessions[0].first_token
-        yield _score_chunk(sessions, index, chunk, block_rows)
+        if session.first_token is not None:
+            chunk[0] = session.first_token
+        blocks = _score_chunk(session, reference, index, chunk, block_rows)
+        yield _summed(index, list(blocks), told=reference is not None)
     yield Done()
 
 
-def _score_chunk(sessions: Sequence[ScoringSession], index: int, chunk: list[int], block_rows: int) -> Scored:
+def _score_chunk(
+    session: ScoringSession, reference: Reference | None, index: int, chunk: list[int], block_rows: int
+) -> Iterator[RowScores]:
     """The first half is context; from there on each token but the last must tell the next. The last is evaluated all
     the same, where that fills a block.
     """
     half, last = len(chunk) // 2, len(chunk) - 1
-    for session in sessions:
-        session.reset()
-        session.feed(chunk[:half])
-    sums = [0.0, 0.0, 0.0]
-    top1 = broken = 0
+    session.reset()
+    if reference is not None:
+        reference.begin(index, chunk)
+    context = chunk[:half]
     for begin in range(half, last, block_rows):
-        end = begin + block_rows
-        parts, agreed, bad = _score_block(sessions, chunk[begin:end], chunk[begin + 1 : end + 1])
-        sums = [total + part for total, part in zip(sums, parts, strict=True)]
-        top1, broken = top1 + agreed, broken + bad
-    # rounding can leave a divergence of nothing a hair below it
-    nll, reference_nll, kld = (round(max(0.0, total) * 1e9) for total in sums)
+        tokens, targets = chunk[begin : begin + block_rows], chunk[begin + 1 : begin + block_rows + 1]
+        logits = session.feed([*context, *tokens], want=len(tokens), copy=False)[: len(targets)]
+        context = []
+        if reference is None:
+            yield _unreferenced(logits, targets, session.threads)
+        else:
+            yield reference.score(tokens, logits, targets, threads=session.threads)
+
+
+def _unreferenced(logits: NDArray[np.float32], targets: list[int], threads: int) -> RowScores:
+    """What can be told of a model alone."""
+    import numpy as np
+
+    from edgekit.runtimes.scores import RowScores, nll_rows
+
+    nll, nothing, never = (
+        nll_rows(logits, targets, threads=threads),
+        np.zeros(len(targets)),
+        np.zeros(len(targets), bool),
+    )
+    return RowScores(kld=nothing, nll=nll, reference_nll=nothing, top1=never, top5=never, kld_lower=nothing)
+
+
+def _summed(index: int, blocks: Sequence[RowScores], *, told: bool) -> Scored:
+    """The message of a chunk; `told` when there was a reference. Rows that are no numbers are counted apart."""
+    import numpy as np
+
+    nll, kld = np.concatenate([rows.nll for rows in blocks]), np.concatenate([rows.kld for rows in blocks])
+    sound = (nll <= WORST_NATS) & (kld <= WORST_NATS)  # False for NaN
+
+    def total(column: str) -> float:
+        values: NDArray[np.float64] = np.concatenate([getattr(rows, column) for rows in blocks])
+        return float(values[sound].sum())
+
+    apart = np.concatenate([rows.p - rows.p_reference for rows in blocks])[sound]
     return Scored(
         chunk=index,
-        tokens=last - half,
-        nll_nano=nll,
-        reference_nll_nano=reference_nll,
-        kld_nano=kld,
-        top1=top1,
-        broken=broken,
+        tokens=len(nll),
+        nll_nano=_nano(total("nll")),
+        reference_nll_nano=_nano(total("reference_nll")),
+        kld_nano=_nano(total("kld")),
+        top1=int(total("top1")),
+        broken=int((~sound).sum()),
+        top5=int(total("top5")),
+        dp2_bits=to_bits(float(apart @ apart)) if told else 0,
+        kld_lower_nano=_nano(total("kld_lower")),
+        token_kld_bits=tuple(map(to_bits, kld[sound].tolist())) if told else (),
     )
 
 
-def _score_block(
-    sessions: Sequence[ScoringSession], tokens: list[int], targets: list[int]
-) -> tuple[tuple[float, float, float], int, int]:
-    """((nll, reference nll, KLD) summed over the sound rows, rows that agree, broken rows)."""
-    import numpy as np
-
-    from edgekit.runtimes.scores import nll_rows, score_rows
-
-    columns = min(session.vocabulary for session in sessions)
-    logits = [session.feed(tokens, want="all")[: len(targets), :columns] for session in sessions]
-    threads = max(session.threads for session in sessions)
-    if len(sessions) == 1:
-        nll = nll_rows(logits[0], targets, threads=threads)
-        sound = nll <= WORST_NATS  # False for NaN
-        return (float(nll[sound].sum()), 0.0, 0.0), 0, int((~sound).sum())
-    kld, nll, reference_nll, top1 = score_rows(logits[0], logits[1], targets, threads=threads)
-    if not np.all(reference_nll <= WORST_NATS):
-        raise SessionRefused("step", "the reference model is broken: its logits are no numbers")
-    sound = (nll <= WORST_NATS) & (kld <= WORST_NATS)
-    sums = float(nll[sound].sum()), float(reference_nll[sound].sum()), float(kld[sound].sum())
-    return sums, int((top1 & sound).sum()), int((~sound).sum())
+def _nano(nats: float) -> int:
+    return round(max(0.0, nats) * 1e9)  # rounding can leave a divergence of nothing a hair below it
 
 
 def common_tokens(sessions: Sequence[ScoringSession], text: str) -> list[int]:
     """The tokens of `text`, which all `sessions` must read alike, over vocabularies that must be the same but for
     padding. Raises SessionRefused with the first token that differs.
     """
-    if len(sessions) > 1:
-        _compare_vocabularies(*(session.token_texts() for session in sessions))
-    read = [_opened(session, session.tokenize(text)) for session in sessions]
-    tokens = read[0]
-    if max(tokens, default=0) >= min(session.vocabulary for session in sessions):
-        raise SessionRefused("text", f"the tokenizer gives a token without logits: `{max(tokens)}`")
-    if len(sessions) > 1 and tokens != read[1]:
-        texts = list(sessions[0].token_texts())
-        place, ours, theirs = _first_difference(tokens, read[1])
-        raise SessionRefused(
-            "text",
-            f"the models read the text differently from its token {place} on: {_quoted(texts, ours)} in the artifact, "
-            f"in the reference {_quoted(texts, theirs)}",
-        )
+    tokens = _read(sessions[0], text)
+    for other in sessions[1:]:
+        LiveReference(other).check(sessions[0], text, tokens)
     return tokens
 
 
-def _opened(session: ScoringSession, tokens: list[int]) -> list[int]:
-    return tokens if session.first_token is None else [session.first_token, *tokens]
-
-
-def _compare_vocabularies(ours: Iterable[str | None], theirs: Iterable[str | None]) -> None:
-    """Qwen pads 151 665 tokens to 151 936 in small models and 152 064 in large ones: padding may differ in length."""
-    place, one, other = _first_difference(ours, theirs)
-    if place < 0:
-        return
-    raise SessionRefused(
-        "text",
-        f"the vocabularies differ first at token {place}: {_quoted([one], 0)} in the artifact, "
-        f"in the reference {_quoted([other], 0)}",
-    )
-
-
-def _first_difference(ours: Iterable[Any], theirs: Iterable[Any]) -> tuple[int, Any, Any]:
-    """(place, ours, theirs), `None` beyond the end of one; place −1 when they are the same."""
-    for place, (one, other) in enumerate(zip_longest(ours, theirs)):
-        if _plain(one) != _plain(other):
-            return place, one, other
-    return -1, None, None
-
-
-def _plain(token: Any) -> Any:
-    """Converters differ in how they write the spaces of added tokens."""
-    return token.replace("▁", " ") if isinstance(token, str) else token
-
-
-def _quoted(texts: Sequence[str | None], token: int | None) -> str:
-    """The token's text, short and in backticks, or that there is none."""
-    text = texts[token] if token is not None and token < len(texts) else None
-    return "`nothing`" if text is None else f"`{text[:_SHOWN]}`"
+def _read(session: ScoringSession, text: str) -> list[int]:
+    """The tokens of `text`, all of which have logits."""
+    tokens = opened(session, session.tokenize(text))
+    check_range(tokens, session.vocabulary)
+    return tokens
 
 
 def run() -> None:
