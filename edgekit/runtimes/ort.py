@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from edgekit.header.onnx_folder import Config
 
 PROVIDER = "CPUExecutionProvider"
+_ENDS = ("</s>", "<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>", "<eos>")
+"""What llama.cpp takes for an end, too, whatever the metadata say."""
+
 _CONTEXT_INPUTS = ("input_ids", "attention_mask", "position_ids")
 _KV_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 _ERRORS_ONLY = 3  # ORT_LOGGING_LEVEL_ERROR
@@ -60,6 +63,7 @@ class Session:
         self._session, self._folder, self._config = session, folder, config
         self.vocabulary = config.vocabulary
         self.first_token = config.bos if config.adds_bos else None
+        self.opener = config.bos if config.bos is not None else min(config.ends, default=None)
         self.context_tokens = settings.context_tokens
         self.batch_tokens = settings.batch_tokens
         self.ubatch_tokens = min(settings.ubatch_tokens, settings.batch_tokens, settings.context_tokens)
@@ -167,6 +171,15 @@ class Session:
         """The tokens of `text` as plain text: no special token is added, and none is read from it."""
         ids: list[int] = self._text().encode(text, add_special_tokens=False).ids
         return ids
+
+    def text_of(self, tokens: Sequence[int]) -> bytes:
+        """The UTF-8 that `tokens` stand for, control tokens left out; a cut-off character is written as `�`."""
+        text: str = self._text().decode([int(token) for token in tokens], skip_special_tokens=True)
+        return text.encode()
+
+    def ends(self, token: int) -> bool:
+        """Whether the model ends a text with `token`: as its configuration says, or by the name it has everywhere."""
+        return token in self._config.ends or self._text().id_to_token(token) in _ENDS
 
     def token_texts(self) -> list[str | None]:
         """What each token stands for, as the tokenizer's file writes it; `None` for padding."""
