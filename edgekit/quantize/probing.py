@@ -3,7 +3,8 @@
 The full-precision file is copied to a scratch file, which llama.cpp in a fenced child maps; edgekit writes into that
 file what a tensor would be after quantization, and the child sees it at the next token: nothing is loaded twice. The
 child keeps the unchanged model's logits for a few chunks of text and tells the KL divergence from them, chunk by
-chunk. The upper half of this module runs in edgekit, `serve` and below in the child.
+chunk; that of another file of the same model too. The upper half of this module runs in edgekit, `serve` and below in
+the child.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,8 @@ from edgekit.errors import EdgekitError
 from edgekit.files import check_space
 from edgekit.header import tensor_offsets
 from edgekit.progress import Progress, silent
-from edgekit.quantize.degrading import matrices_of
+from edgekit.quantize.degrading import PART_VALUES, Matrix, matrices_of
+from edgekit.quantize.ggml_types import quantize_rows
 from edgekit.records import Header, Settings, TensorInfo
 from edgekit.runtimes import llamacpp, sandbox, worker
 from edgekit.runtimes.handle import start_child, worker_limits
@@ -76,7 +78,14 @@ class Prober:
 
     def score(self) -> tuple[float, ...]:
         """Mean KLD of each remembered chunk from the model as it was, nats per token."""
-        self._child.command({"op": "score"})
+        return self._scores("score")
+
+    def score_beside(self) -> tuple[float, ...]:
+        """The same of the file that was opened beside the model, which is closed then: with its own kernels."""
+        return self._scores("score_beside")
+
+    def _scores(self, command: str) -> tuple[float, ...]:
+        self._child.command({"op": command})
         klds = []
         for index in range(self._chunks):
             scored = self._expect(Scored)
@@ -100,6 +109,26 @@ class Prober:
                 for row, data in matrix.rewritten(kind, self._pool):
                     self._scratch.write(name, data, start + row * row_bytes)
                 start += matrix.stored.nbytes
+
+    def swap(self, name: str, other: Matrix) -> None:
+        """Make a tensor what it is in another file: `other` holds its rows as they are stored there. Raises
+        EdgekitError where they are no numbers.
+        """
+        import numpy as np
+
+        own = self._scratch.tensors[name]
+        step = max(1, PART_VALUES // own.shape[0])
+
+        def part(start: int) -> bytes:
+            rows = other.values(slice(start, start + step))
+            if not np.isfinite(rows).all():
+                raise EdgekitError(f"a tensor of the artifact holds values that are no numbers: `{name}`")
+            return quantize_rows(rows, own.type)
+
+        row_bytes = own.size_bytes // len(other.stored)
+        starts = range(0, len(other.stored), step)
+        for start, data in zip(starts, self._pool.map(part, starts), strict=True):
+            self._scratch.write(name, data, start * row_bytes)
 
     def restore(self, names: Iterable[str]) -> None:
         """Make the tensors what they are in the source again."""
@@ -147,11 +176,18 @@ class _Scratch:
 
 @contextmanager
 def open_prober(
-    source: Path, header: Header, importance: Mapping[str, Rows], *, context_tokens: int = 512, threads: int = 0
+    source: Path,
+    header: Header,
+    importance: Mapping[str, Rows],
+    *,
+    beside: Path | None = None,
+    context_tokens: int = 512,
+    threads: int = 0,
 ) -> Iterator[Prober]:
     """A fenced child with a scratch copy of `source` loaded; both are gone when the block ends, Ctrl-C included.
 
-    Raises EdgekitError for shards and for too little disk, WorkerDied when the child cannot load the model.
+    `beside` is another file of the same model, which `read` opens and holds the tokens against. Raises EdgekitError
+    for shards and for too little disk, WorkerDied when the child cannot load a model, or the two differ in tokens.
     """
     if header.shards > 1:
         raise EdgekitError("sensitivity is measured on a model in one file", hint="merge the shards first")
@@ -170,7 +206,8 @@ def open_prober(
             "op": "start",
             "parent": os.getpid(),
             "path": str(path),
-            "readable": [str(path)],
+            "beside": str(beside.absolute()) if beside else "",
+            "readable": [str(path), *([str(beside.absolute())] if beside else [])],
             "settings": asdict(settings),
             "limits": worker_limits(),
             "vocabulary": header.vocabulary,
@@ -224,27 +261,59 @@ def serve(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: worke
             threads=session.threads,
         )
     )
-    tokens: list[int] = []
-    remembered: list[tuple[list[int], Any]] = []
-    length = 0
+    _answer(_Probed(session), start, commands, send)
+
+
+@dataclass(slots=True)
+class _Probed:
+    """What the child holds between commands."""
+
+    session: llamacpp.Session
+    beside: llamacpp.Session | None = None
+    tokens: list[int] = field(default_factory=list)
+    length: int = 0
+    remembered: list[tuple[list[int], Any]] = field(default_factory=list)
+
+
+def _answer(probed: _Probed, start: dict[str, Any], commands: Iterator[dict[str, Any]], send: worker.Send) -> None:
+    """Do as each command says, until one ends it."""
+    session = probed.session
     for command in commands:
         if command["op"] == "read":
-            tokens, length = common_tokens([session], command["text"]), command["context_tokens"]
-            send(Counted(tokens=len(tokens), chunks=len(tokens) // length))
+            if start["beside"]:
+                probed.beside = llamacpp.open_session(Path(start["beside"]), Settings(**start["settings"]))
+            sessions = [one for one in (probed.beside, session) if one is not None]
+            probed.tokens, probed.length = common_tokens(sessions, command["text"]), command["context_tokens"]
+            send(Counted(tokens=len(probed.tokens), chunks=len(probed.tokens) // probed.length))
         elif command["op"] == "remember":
-            remembered = []
-            for index in command["chunks"]:
-                chunk = tokens[index * length : (index + 1) * length]
-                chunk[0] = chunk[0] if session.first_token is None else session.first_token
-                remembered.append((chunk, _logits(session, chunk)))
-                send(Advanced(done=len(remembered), total=len(command["chunks"]), detail="chunk"))
-            send(Done())
+            _remember(probed, command["chunks"], send)
         elif command["op"] == "score":
-            for index, (chunk, reference) in enumerate(remembered):
-                send(_score(session, index, chunk, reference))
-            send(Done())
+            _score_all(session, probed.remembered, send)
+        elif command["op"] == "score_beside" and probed.beside is not None:
+            _score_all(probed.beside, probed.remembered, send)
+            probed.beside.close()
         else:
             break
+
+
+def _remember(probed: _Probed, chunks: Sequence[int], send: worker.Send) -> None:
+    import numpy as np
+
+    session, length = probed.session, probed.length
+    probed.remembered = []
+    for index in chunks:
+        chunk = probed.tokens[index * length : (index + 1) * length]
+        chunk[0] = chunk[0] if session.first_token is None else session.first_token
+        # kept: a session may hand out logits that its next batch overwrites
+        probed.remembered.append((chunk, np.array(_logits(session, chunk))))
+        send(Advanced(done=len(probed.remembered), total=len(chunks), detail="chunk"))
+    send(Done())
+
+
+def _score_all(session: llamacpp.Session, remembered: Sequence[tuple[list[int], Any]], send: worker.Send) -> None:
+    for index, (chunk, reference) in enumerate(remembered):
+        send(_score(session, index, chunk, reference))
+    send(Done())
 
 
 def _logits(session: llamacpp.Session, chunk: list[int]) -> Rows:

@@ -187,18 +187,24 @@ def error_table(
 
 def _affordable(prober: Prober, tensors: int, header: Header, seconds: float) -> tuple[list[int], int]:
     """Which chunks to score, spread over the text, and how many probes `seconds` allow on them."""
-    most = min(MOST_CHUNKS, prober.possible_chunks, LOGITS_BYTES // (4 * prober.scored_tokens * header.vocabulary))
-    if most < MIN_CHUNKS:
-        raise EdgekitError(
-            f"the text is too short to measure on: it fills `{prober.possible_chunks}` chunks",
-            hint=f"give a text of {MIN_CHUNKS} × {CONTEXT_TOKENS} tokens at least; {MOST_CHUNKS} chunks are used",
-        )
+    most = usable_chunks(prober, header, MOST_CHUNKS)
     count, probes = most, 1
     if math.isfinite(seconds):
         chunk_s = prober.remember([0])
         count = max(min(FEWEST_CHUNKS, most), min(most, int(seconds / (chunk_s * tensors * (1 + HELD_OUT)))))
         probes = max(1, int(seconds / (chunk_s * count)) - 1)
     return [index * prober.possible_chunks // count for index in range(count)], probes
+
+
+def usable_chunks(prober: Prober, header: Header, wanted: int) -> int:
+    """As many of the `wanted` chunks as the text fills and as there is memory for. Raises EdgekitError for too few."""
+    most = min(wanted, prober.possible_chunks, LOGITS_BYTES // (4 * prober.scored_tokens * header.vocabulary))
+    if most < MIN_CHUNKS:
+        raise EdgekitError(
+            f"the text is too short to measure on: it fills `{prober.possible_chunks}` chunks",
+            hint=f"give a text of {MIN_CHUNKS} × {CONTEXT_TOKENS} tokens at least; {wanted} chunks are used",
+        )
+    return most
 
 
 def _run(prober: Prober, jobs: Sequence[Job], deadline: float, progress: Progress) -> list[Probe]:
