@@ -149,11 +149,11 @@ def open_scorer(
             f"chunks need {MIN_CONTEXT} to {MAX_CONTEXT} tokens, and their number cannot be negative: "
             f"`{settings.context_tokens}` tokens, `{chunks}` chunks"
         )
-    rows = _block_rows(vocabulary, settings.context_tokens)
+    rows = block_rows(vocabulary, settings.context_tokens)
     judged = replace(settings, output_rows=rows)
-    models = [_model(artifact, judged)]
+    models = [model_start(artifact, judged)]
     if reference is not None:
-        models.append(_model(reference, replace(judged, kv_type="f16")))
+        models.append(model_start(reference, replace(judged, kv_type="f16")))
     stored = dict(reference_file or {})
     start = {
         "op": "start",
@@ -171,27 +171,29 @@ def open_scorer(
         "block_rows": rows,
     }
     program = command or worker_command("edgekit.runtimes.scoring_worker")
-    child, opened = start_child(timeout_s, program, lambda child: _start(child, start, models))
+    child, opened = start_child(timeout_s, program, lambda child: start_models(child, start, models))
     try:
         yield Scorer(child, opened, start, timeout_s)
     finally:
         child.close()
 
 
-def _block_rows(vocabulary: int, context_tokens: int) -> int:
+def block_rows(vocabulary: int, context_tokens: int) -> int:
     """Tokens whose logits are asked for at a time: whole tiles, or all of a chunk."""
     tiles = LOGITS_BYTES // (4 * max(1, vocabulary) * TILE_ROWS)
     return min(max(1, tiles) * TILE_ROWS, context_tokens)
 
 
-def _model(path: Path, settings: Settings) -> dict[str, Any]:
+def model_start(path: Path, settings: Settings) -> dict[str, Any]:
+    """What a worker is told of a model that it is to load."""
     runtime = runtime_of(path)
     if runtime != "llamacpp":  # others hold the logits of a whole ubatch
         settings = replace(settings, ubatch_tokens=min(settings.ubatch_tokens, settings.output_rows))
     return {"runtime": runtime, "path": str(path.absolute()), "settings": asdict(settings)}
 
 
-def _start(child: Child, start: dict[str, Any], models: Sequence[dict[str, Any]]) -> list[Opened]:
+def start_models(child: Child, start: dict[str, Any], models: Sequence[dict[str, Any]]) -> list[Opened]:
+    """Have a new process fence itself in and load the models."""
     child.command({**start, "amx": amx_state()})
     readies = [child.expect(Ready, doing="starting") for _ in models]
     child.sampler.take_baseline()

@@ -29,6 +29,18 @@ if TYPE_CHECKING:
 
 def serve(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send) -> None:
     """Open one model, or two (the second is the reference), and score the text that came with the start command."""
+    sessions = open_models(start, commands, send)
+    if len(sessions) != len(start["models"]) or next(commands, {"op": "quit"})["op"] != "score":
+        return
+    reference = LiveReference(sessions[1]) if len(sessions) > 1 else None
+    for message in score(
+        sessions[0], reference, start["text"], start["context_tokens"], start["chunks"], start["block_rows"]
+    ):
+        send(message)
+
+
+def open_models(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send) -> list[ScoringSession]:
+    """Fence in and open the models of the start command, one at each `load`; fewer where another command comes."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads would starve numpy's between two batches
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     models = start["models"]
@@ -37,22 +49,17 @@ def serve(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send)
     if start["amx"] == "denied":
         sandbox.deny_amx()
     builds = [RUNTIMES[model["runtime"]].describe_build() for model in models]
-    isolation = sandbox.fence_in([Path(name) for name in start["readable"]], sandbox.Limits(**start["limits"]))
+    readable, writable = ([Path(name) for name in start.get(key, ())] for key in ("readable", "writable"))
+    isolation = sandbox.fence_in(readable, sandbox.Limits(**start["limits"]), writable)
     for build, features in builds:
         send(Ready(build=build, cpu_features=features, isolation=", ".join(isolation)))
 
     sessions: list[ScoringSession] = []
     for model, (_, features) in zip(models, builds, strict=True):
         if next(commands, {"op": "quit"})["op"] != "load":
-            return
+            break
         sessions.append(_open(model, send, try_amx=start["amx"] == "allowed" and "AMX" in features))
-    if next(commands, {"op": "quit"})["op"] != "score":
-        return
-    reference = LiveReference(sessions[1]) if len(sessions) > 1 else None
-    for message in score(
-        sessions[0], reference, start["text"], start["context_tokens"], start["chunks"], start["block_rows"]
-    ):
-        send(message)
+    return sessions
 
 
 def _open(model: dict[str, Any], send: Send, *, try_amx: bool) -> ScoringSession:
@@ -82,22 +89,33 @@ def score(
     Raises SessionRefused: `text` where it is too short or the reference does not read the same tokens, `step` where
     the reference's logits are no numbers.
     """
-    tokens = _read(session, text)
+    tokens = read_tokens(session, text)
     if reference is not None:
         reference.check(session, text, tokens)
+    count = count_chunks(tokens, context_tokens, chunks)
+    yield Counted(tokens=len(tokens), chunks=count)
+    for index in range(count):
+        chunk = chunk_of(session, tokens, index, context_tokens)
+        blocks = _score_chunk(session, reference, index, chunk, block_rows)
+        yield _summed(index, list(blocks), told=reference is not None)
+    yield Done()
+
+
+def count_chunks(tokens: list[int], context_tokens: int, chunks: int) -> int:
+    """How many chunks are scored when `chunks` are asked for, 0 for all. Raises SessionRefused where none is filled."""
     whole = len(tokens) // context_tokens
     if whole == 0:
         message = f"the text is too short: {len(tokens)} tokens do not fill one chunk of `{context_tokens}`"
         raise SessionRefused("text", message)
-    count = min(chunks or whole, whole)
-    yield Counted(tokens=len(tokens), chunks=count)
-    for index in range(count):
-        chunk = tokens[index * context_tokens : (index + 1) * context_tokens]
-        if session.first_token is not None:
-            chunk[0] = session.first_token
-        blocks = _score_chunk(session, reference, index, chunk, block_rows)
-        yield _summed(index, list(blocks), told=reference is not None)
-    yield Done()
+    return min(chunks or whole, whole)
+
+
+def chunk_of(session: ScoringSession, tokens: list[int], index: int, context_tokens: int) -> list[int]:
+    """The tokens of a chunk, the first of which gives way to the one that the model wants in front."""
+    chunk = tokens[index * context_tokens : (index + 1) * context_tokens]
+    if session.first_token is not None:
+        chunk[0] = session.first_token
+    return chunk
 
 
 def _score_chunk(
@@ -170,13 +188,13 @@ def common_tokens(sessions: Sequence[ScoringSession], text: str) -> list[int]:
     """The tokens of `text`, which all `sessions` must read alike, over vocabularies that must be the same but for
     padding. Raises SessionRefused with the first token that differs.
     """
-    tokens = _read(sessions[0], text)
+    tokens = read_tokens(sessions[0], text)
     for other in sessions[1:]:
         LiveReference(other).check(sessions[0], text, tokens)
     return tokens
 
 
-def _read(session: ScoringSession, text: str) -> list[int]:
+def read_tokens(session: ScoringSession, text: str) -> list[int]:
     """The tokens of `text`, all of which have logits."""
     tokens = opened(session, session.tokenize(text))
     check_range(tokens, session.vocabulary)
