@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from edgekit.bench.answering import answer
 from edgekit.bench.evaluating import compare_outputs, evaluate
 from edgekit.bench.hashing import hash_artifact
 from edgekit.bench.host import probe_host
 from edgekit.bench.measuring import measure
 from edgekit.bench.plan import PRESETS, plan_run
+from edgekit.bench.retention import judge_answers
 from edgekit.summary import summarize
 
-__all__ = ["PRESETS", "compare_outputs", "evaluate", "hash_artifact", "measure", "plan_run", "probe_host", "summarize"]
+__all__ = [
+    "PRESETS",
+    "answer",
+    "compare_outputs",
+    "evaluate",
+    "hash_artifact",
+    "judge_answers",
+    "measure",
+    "plan_run",
+    "probe_host",
+    "summarize",
+]

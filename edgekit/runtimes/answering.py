@@ -217,7 +217,7 @@ def open_answerer(
     start = {
         "op": "start",
         "parent": os.getpid(),
-        "model": {"runtime": runtime, "path": str(artifact.absolute()), "settings": asdict(judged)},
+        "models": [{"runtime": runtime, "path": str(artifact.absolute()), "settings": asdict(judged)}],
         "readable": readable(artifact),
         "limits": worker_limits(),
         "block_rows": BLOCK_ROWS,

@@ -6,15 +6,13 @@ What is asked for is asked after what is still in the context: consecutive promp
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from edgekit.runtimes import RUNTIMES, llamacpp, sandbox
 from edgekit.runtimes import worker as worker_module
-from edgekit.runtimes.protocol import WORST_NATS, Done, Message, Ready, SessionRefused, Weighed, Written
-from edgekit.runtimes.scoring_worker import ScoringSession, _open
+from edgekit.runtimes.protocol import WORST_NATS, Done, Message, SessionRefused, Weighed, Written
+from edgekit.runtimes.references import ScoringSession
+from edgekit.runtimes.scoring_worker import open_models
 from edgekit.runtimes.worker import Send
 
 if TYPE_CHECKING:
@@ -42,19 +40,10 @@ class AnsweringSession(ScoringSession, Protocol):
 
 def serve(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send) -> None:
     """Open one model and answer what is asked of it, `ask` after `ask`."""
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    model = start["model"]
-    if RUNTIMES[model["runtime"]] is llamacpp:
-        llamacpp.import_bindings_alone()
-    if start["amx"] == "denied":
-        sandbox.deny_amx()
-    build, features = RUNTIMES[model["runtime"]].describe_build()
-    isolation = sandbox.fence_in([Path(name) for name in start["readable"]], sandbox.Limits(**start["limits"]))
-    send(Ready(build=build, cpu_features=features, isolation=", ".join(isolation)))
-    if next(commands, {"op": "quit"})["op"] != "load":
+    sessions: list[Any] = open_models(start, commands, send)
+    if not sessions:
         return
-    session: Any = _open(model, send, try_amx=start["amx"] == "allowed" and "AMX" in features)
-    reader = Reader(session, start["block_rows"])
+    reader = Reader(sessions[0], start["block_rows"])
     for command in commands:
         if command["op"] != "ask":
             break

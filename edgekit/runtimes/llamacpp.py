@@ -82,6 +82,9 @@ class Session:
         self.vocabulary: int = c.llama_vocab_n_tokens(vocabulary)
         bos = c.llama_vocab_bos(vocabulary) if c.llama_vocab_get_add_bos(vocabulary) else -1
         self.first_token: int | None = bos if 0 <= bos < self.vocabulary else None
+        openers = (c.llama_vocab_bos(vocabulary), c.llama_vocab_eos(vocabulary))
+        self.opener: int | None = next((token for token in openers if 0 <= token < self.vocabulary), None)
+        self._window: int = c.llama_model_n_swa(model)
         self.batch_tokens: int = c.llama_n_batch(context)
         self.ubatch_tokens: int = c.llama_n_ubatch(context)
         self.context_tokens: int = c.llama_n_ctx(context)
@@ -167,10 +170,18 @@ class Session:
         """Forget all but the first `tokens` tokens; everything where the model's memory cannot be cut."""
         if tokens >= self.position:
             return
-        if tokens > 0 and self._c.llama_memory_seq_rm(self._memory, 0, tokens, -1):
+        if tokens > 0 and self._c.llama_memory_seq_rm(self._memory, 0, tokens, -1) and self._sees_back(tokens):
             self.position = tokens
             return
         self.reset()
+
+    def _sees_back(self, tokens: int) -> bool:
+        """Whether what follows the first `tokens` tokens still finds all that its sliding window spans: a window's
+        cache drops what it has passed. As llama.cpp's server decides it.
+        """
+        if self._window <= 0:
+            return True
+        return bool(self._c.llama_memory_seq_pos_min(self._memory, 0) <= max(0, tokens - self._window))
 
     def reset(self) -> None:
         """Forget every token."""
@@ -188,6 +199,24 @@ class Session:
                 return list(tokens[:count])
             room = -count
         raise SessionRefused("text", f"the tokenizer could not read the text: `{len(data)} bytes`")
+
+    def text_of(self, tokens: Sequence[int]) -> bytes:
+        """The UTF-8 that `tokens` stand for, control tokens left out; its last character may be cut off."""
+        return b"".join(map(self._piece, tokens))
+
+    def _piece(self, token: int) -> bytes:
+        room = 64
+        for _ in range(2):
+            piece = ctypes.create_string_buffer(room)
+            size = self._c.llama_token_to_piece(self._words, token, piece, room, 0, False)
+            if size >= 0:
+                return piece.raw[:size]
+            room = -size
+        return b""
+
+    def ends(self, token: int) -> bool:
+        """Whether the model ends a text with `token`."""
+        return bool(self._c.llama_vocab_is_eog(self._words, token))
 
     def token_texts(self) -> Iterator[str | None]:
         """What each token stands for, as the vocabulary writes it (`Ġthe`, `▁the`, `<0x0A>`); `None` for padding."""
