@@ -140,7 +140,7 @@ class FakeWorker:
 
     def finish(self, process: int = 0) -> MemoryPeak:
         self.fakes.opened[self.process].finished = True
-        size_bytes = self.fakes.peak_bytes(process)
+        size_bytes = self.fakes.peak_bytes(self.process)
         return MemoryPeak(
             process=process, baseline_bytes=10_000_000, unevictable_bytes=size_bytes, working_set_bytes=size_bytes
         )

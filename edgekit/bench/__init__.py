@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from edgekit.bench.answering import answer
+from edgekit.bench.comparing import compare
+from edgekit.bench.comparing_records import compare_recorded
+from edgekit.bench.doctor import examine
 from edgekit.bench.evaluating import compare_outputs, evaluate
 from edgekit.bench.hashing import hash_artifact
 from edgekit.bench.host import probe_host
@@ -14,8 +17,11 @@ from edgekit.summary import summarize
 __all__ = [
     "PRESETS",
     "answer",
+    "compare",
     "compare_outputs",
+    "compare_recorded",
     "evaluate",
+    "examine",
     "hash_artifact",
     "judge_answers",
     "measure",

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from edgekit import __version__
-from edgekit.cli import making
+from edgekit.cli import comparing, making
 from edgekit.cli.options import (
     BatchOption,
     ContextOption,
@@ -171,6 +171,7 @@ def gate(
 
 
 making.add_to(app)
+comparing.add_to(app)
 
 
 @app.command(short_help="Check claimed figures against physics.")
@@ -197,6 +198,14 @@ def standin(
     from edgekit.cli import verbs
 
     return verbs.write_stand_in(shape, type, out, force=force, quiet=quiet)
+
+
+@app.command(short_help="What this machine can measure, and what it lacks.")
+def doctor(json: JsonOption = False, quiet: QuietOption = False) -> int:
+    """Try every counter, limit and fence that a run would use; say what is lost without one, and how to have it."""
+    from edgekit.cli import verbs
+
+    return verbs.examine(as_json=json, quiet=quiet)
 
 
 @app.command()

@@ -9,9 +9,10 @@ from pathlib import Path
 from rich.console import Console
 
 from edgekit.errors import ExitCode
+from edgekit.files import replacing
 from edgekit.pipeline.quantizing import Made
 from edgekit.quantize.foreseeing import Intention
-from edgekit.records import Parity, Quality, Sweep
+from edgekit.records import Comparison, Parity, Quality, Sweep
 from edgekit.storage import to_json, write_record
 from edgekit.units import format_bytes, format_duration
 
@@ -88,3 +89,19 @@ def show_sweep(sweep: Sweep, folder: Path, *, as_json: bool) -> int:
         print_sweep(sweep, Console())
     print(f"report: {folder / 'sweep.html'}", file=sys.stderr)  # noqa: T201
     return exit_code(sweep)
+
+
+def show_comparison(comparison: Comparison, out: Path | None, markdown: Path | None, *, as_json: bool) -> None:
+    """What became of the new build; its record in `out`, a table for a pull request in `markdown`."""
+    from edgekit.report import print_comparison, render_comparison
+
+    if out is not None:
+        write_record(out, comparison)
+        print(f"record: {out}", file=sys.stderr)  # noqa: T201
+    if markdown is not None:
+        with replacing(markdown) as temporary:
+            temporary.write_text(render_comparison(comparison), encoding="utf-8")
+    if as_json:
+        print(to_json(comparison))  # noqa: T201
+    else:
+        print_comparison(comparison, Console())

@@ -127,3 +127,29 @@ def show_audit(results: Sequence[ClaimResult], *, as_json: bool) -> int:
     for result in results:
         print(result)  # noqa: T201
     return exit_code(results)
+
+
+STATES = {"yes": "ok", "partly": "partly", "no": "no"}
+
+
+def examine(*, as_json: bool, quiet: bool) -> int:
+    """What this machine can measure; what it cannot, with the way to have it."""
+    from edgekit.bench import examine
+
+    with progress(quiet=quiet) as told:
+        found = examine(progress=told)
+    if as_json:
+        print(to_json(found))  # noqa: T201
+        return ExitCode.PASS
+    table = Table(box=None, pad_edge=False)
+    for name in ("area", "what", "", "found"):
+        table.add_column(name, overflow="fold")
+    for ability in found.abilities:
+        table.add_row(*map(_plain, (ability.area, ability.name, STATES[ability.state], ability.found)))
+    console = Console()
+    console.print(table)
+    lost = [ability for ability in found.abilities if ability.without]
+    for ability in lost:
+        enable = f" To have it: {ability.enable}." if ability.enable else ""
+        console.print(f"\n{ability.name}: {ability.without}.{enable}", markup=False, highlight=False)
+    return ExitCode.PASS

@@ -8,8 +8,10 @@ JSON and read back years later. Units are in the names, SI inside. Records that 
 from __future__ import annotations
 
 from edgekit.records.artifact import Artifact, Export, Header, LogitsCheck, OnnxExport, Provenance, TensorInfo
+from edgekit.records.comparison import Change, Comparison, Pair
 from edgekit.records.computed import Battery, DepthPoint, MemoryBreakdown, Projection
 from edgekit.records.device import Anchor, Cluster, Device, Gate, Gates, Level, Sourced, Waiver
+from edgekit.records.machine import Ability, Examination
 from edgekit.records.measured import (
     Buffer,
     EnergyReading,
@@ -45,6 +47,7 @@ from edgekit.records.verdict import Case, Check, Evidence, Report, Status, Sweep
 
 __all__ = [
     "BASES",
+    "Ability",
     "Anchor",
     "Answer",
     "Answers",
@@ -54,15 +57,18 @@ __all__ = [
     "Budget",
     "Buffer",
     "Case",
+    "Change",
     "ChatTemplate",
     "Check",
     "Cluster",
+    "Comparison",
     "DepthPoint",
     "Device",
     "DomainScore",
     "EnergyReading",
     "Estimate",
     "Evidence",
+    "Examination",
     "Export",
     "Figure",
     "Finding",
@@ -83,6 +89,7 @@ __all__ = [
     "MemoryPeak",
     "Noise",
     "OnnxExport",
+    "Pair",
     "ParetoPoint",
     "Parity",
     "PlannedOn",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from edgekit.errors import EdgekitError
 from edgekit.records import Report
+from edgekit.report.changes import print_comparison, render_comparison
 from edgekit.report.comparing import print_parity, print_quality
 from edgekit.report.junit import render_junit
 from edgekit.report.markdown import render_markdown
@@ -42,12 +43,14 @@ __all__ = [
     "FORMATS",
     "PLAN_FORMATS",
     "SWEEP_FORMATS",
+    "print_comparison",
     "print_parity",
     "print_plan",
     "print_quality",
     "print_sweep",
     "print_terminal",
     "render",
+    "render_comparison",
     "render_plan",
     "render_sweep",
 ]

@@ -1,0 +1,129 @@
+"""Two recorded runs side by side: what can still be said of them when they did not run in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from edgekit import __version__, in_turn
+from edgekit.bench.comparing import BETTER, check_limits, first_difference, overall
+from edgekit.errors import EdgekitError
+from edgekit.records import Change, Comparison, Estimate, Evidence, Figure, Finding, Measurement, Unknown
+from edgekit.summary import timed
+
+DRIFT = 1.10
+"""How far a machine drifts between two windows of time (up to 10 % on the machines tried); nothing in two records can
+tell that from a change of the build."""
+
+
+def compare_recorded(base: Evidence, new: Evidence, limits: dict[str, float]) -> Comparison:
+    """Whether `new` is worse than `base` by more than `limits` allow, from their recorded runs. Ranges of times and
+    speeds are wider by `DRIFT` either way, so that small limits stay open: `compare` of the files runs them in turn.
+
+    Raises EdgekitError, naming the field, where host, runtime, settings or device were not alike.
+    """
+    check_limits(limits)
+    ours, theirs = _measured(base, "BASE"), _measured(new, "NEW")
+    _refuse_unlike(ours, theirs)
+    changes = tuple(_change(metric, limits.get(metric), base, new) for metric in BETTER)
+    note = Finding(
+        level="note",
+        code="not-interleaved",
+        message="recorded runs: drift of the machine between them is in the ranges",
+        hint="`edgekit compare BASE.gguf NEW.gguf` runs both in turn",
+    )
+    return Comparison(
+        edgekit_version=__version__,
+        base=base.artifact,
+        new=new.artifact,
+        interleaved=False,
+        settings=ours.workload.settings,
+        host=ours.host,
+        runtime=ours.runtime,
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        changes=changes,
+        pairs=(),
+        status=overall(changes),
+        findings=(note,),
+    )
+
+
+def _measured(evidence: Evidence, which: str) -> Measurement:
+    found = evidence.measurement
+    if found is None:
+        raise EdgekitError(f"{which} holds no measurement", hint="make it with `edgekit bench`")
+    if any(finding.level == "fault" for finding in found.findings):
+        raise EdgekitError(f"the run of {which} broke: there is nothing to compare", hint="run it again")
+    return found
+
+
+def _refuse_unlike(ours: Measurement, theirs: Measurement) -> None:
+    """Raises EdgekitError for rows that must not be joined."""
+    if ours.runtime is None or theirs.runtime is None:
+        raise EdgekitError("a run does not say what ran it")
+    kept: dict[str, Any] = {"backend": "", "repacked_tensors": None, "flash_attention": None, "isolation": ""}
+    pairs = (
+        ("host", replace(ours.host, release="", power_source=""), replace(theirs.host, release="", power_source="")),
+        ("runtime", replace(ours.runtime, **kept), replace(theirs.runtime, **kept)),
+        ("settings", ours.workload.settings, theirs.workload.settings),
+    )
+    for name, one, other in pairs:
+        unlike = first_difference(one, other)
+        if unlike:
+            raise EdgekitError(
+                f"the runs are not alike, {name}: {unlike}", hint="run both in turn: give the model files"
+            )
+    if ours.on_device != theirs.on_device:
+        raise EdgekitError(f"the runs are of different devices: `{ours.on_device}`, `{theirs.on_device}`")
+
+
+def _values(evidence: Evidence, metric: str) -> list[float]:
+    found = evidence.measurement
+    assert found is not None
+    if metric == "size":
+        return [float(evidence.artifact.header.size_bytes)]
+    if metric == "memory":
+        return [float(peak.unevictable_bytes) for peak in found.peaks if peak.unevictable_bytes]
+    if metric == "load":
+        return list(found.load_s)
+    test = {"decode": "tg128", "prefill": "pp512"}[metric]
+    quick = {"decode": "tg32", "prefill": "pp128"}[metric]
+    return [sample.tokens / sample.elapsed_s for sample in timed(found, test) or timed(found, quick)]
+
+
+def _change(metric: str, limit: float | None, base: Evidence, new: Evidence) -> Change:
+    ours, theirs = _values(base, metric), _values(new, metric)
+    ratio = _ratio(ours, theirs, exact=metric in ("size", "memory"))
+    status = _judged(ratio, limit, metric)
+    words = {"pass": "the whole range keeps to the limit", "fail": "the whole range breaks the limit"}
+    return Change(
+        metric=metric,
+        better=BETTER[metric],
+        limit=limit,
+        ratio=ratio,
+        status=status,
+        reason="no limit was set" if limit is None else words.get(status, "inconclusive: the range holds the limit"),
+        mann_whitney_p=in_turn.mann_whitney(ours, theirs),
+    )
+
+
+def _ratio(base: Sequence[float], new: Sequence[float], *, exact: bool) -> Figure:
+    """Median of all NEW ÷ BASE; from the farthest of them on either side where there is no drift to allow for."""
+    if not base or not new or min(*base, *new) <= 0:
+        return Unknown(reason="not measured in both")
+    ratios = sorted(b / a for a in base for b in new)
+    value = ratios[len(ratios) // 2]
+    if exact:
+        return Estimate(value=value, low=ratios[0], high=ratios[-1], basis="measured-here")
+    low, high = ratios[round(0.05 * (len(ratios) - 1))], ratios[round(0.95 * (len(ratios) - 1))]
+    return Estimate(value=value, low=low / DRIFT, high=high * DRIFT, basis="measured-here", note="drift allowed for")
+
+
+def _judged(ratio: Figure, limit: float | None, metric: str) -> Literal["pass", "fail", "unknown"]:
+    if limit is None or isinstance(ratio, Unknown):
+        return "unknown"
+    if BETTER[metric] == "higher":
+        return "pass" if ratio.low >= limit else "fail" if ratio.high < limit else "unknown"
+    return "pass" if ratio.high <= limit else "fail" if ratio.low > limit else "unknown"
