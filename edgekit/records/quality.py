@@ -254,6 +254,48 @@ class Quality:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceFile:
+    """A compact reference: what `model` said of a text, kept in a file that takes its place. The header of the file,
+    and in the last fields what was found at `path`.
+
+    The file holds the text itself, compressed, and of every scored token's distribution as much as `row_bytes` take.
+    """
+
+    kind: Literal["reference-file"] = "reference-file"
+    version: Literal[1] = 1
+    edgekit_version: str
+    created_at: str
+    model: str
+    """Name of the artifact."""
+    quant: str
+    artifact_sha256: str
+    stand_in: bool = False
+    text_sha256: str
+    text_origin: str
+    text_tokens: int
+    """Of the whole text, kept or not."""
+    context_tokens: int
+    chunks: int
+    """That it holds once it is complete."""
+    vocabulary: int
+    """Columns of the model's logits, padding and all."""
+    row_bytes: int
+    seed: int
+    settings: Settings
+    runtime: Runtime
+    host: Host | None = None
+    findings: tuple[Finding, ...] = ()
+    path: str = ""
+    size_bytes: int = 0
+    kept_chunks: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every chunk is there."""
+        return self.kept_chunks == self.chunks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Parity:
     """Two builds of one model on one text, such as a GGUF and an ONNX folder: `b` judged with `a` as its reference.
 

@@ -14,10 +14,10 @@ class WorkerDied(EdgekitError):  # noqa: N818  (named for what happened)
     """The run broke in the worker. `finding` says how; samples already yielded stay valid; `peak` is the memory seen
     up to then, where it was sampled.
 
-    `finding.code` is `model-rejected`, `context-rejected`, `step-rejected` or `text-rejected` when the runtime declined
-    in good order (bad input, exit code 2), else `worker-aborted`, `worker-segfault`, `worker-bus-error`,
-    `worker-illegal-instruction`, `worker-out-of-memory`, `worker-killed`, `worker-timeout`, `worker-protocol` or
-    `worker-exited` (exit code 4).
+    `finding.code` is `model-rejected`, `context-rejected`, `step-rejected`, `text-rejected` or `reference-rejected`
+    when the runtime declined in good order (bad input, exit code 2), else `worker-aborted`, `worker-segfault`,
+    `worker-bus-error`, `worker-illegal-instruction`, `worker-out-of-memory`, `worker-killed`, `worker-timeout`,
+    `worker-protocol` or `worker-exited` (exit code 4).
     """
 
     def __init__(self, finding: Finding, peak: MemoryPeak | None = None) -> None:
@@ -51,16 +51,20 @@ _HINTS = (
      "not enough memory: a smaller context, ubatch, KV type or quant needs less"),
     (r"missing tensor|tensor '.*' not found", "the file lacks a tensor: was it converted completely?"),
     (r"^the vocabularies|^the models read the text", "scores need the same tokens: compare builds of one model"),
+    (r"^the reference file cannot be used", "copy it again, or make it anew from the model it was made of"),
+    (r"^the reference file was made of another text", "leave the text out: the file holds its own"),
     (r"^the text is too short", "a longer text or a smaller `--context`; ten chunks or more give a useful range"),
     (r"not within the file bounds|is corrupted|incomplete|truncat", "the file is truncated: copy or download it again"),
 )  # fmt: skip
 
 
 def explain_refusal(refused: Refused, log: str) -> Finding:
-    """The runtime declined in good order; `log` holds its last words. What it says of a text it says in full."""
-    if refused.stage == "text":
+    """The runtime declined in good order; `log` holds its last words. What it says of a text or of a reference file it
+    says in full.
+    """
+    if refused.stage in ("text", "reference"):
         message = refused.message
-        return Finding(level="fault", code="text-rejected", message=message, hint=_hint(message, ""))
+        return Finding(level="fault", code=f"{refused.stage}-rejected", message=message, hint=_hint(message, ""))
     stage = refused.stage if refused.stage in ("model", "context", "step") else "worker"
     code = f"{stage}-rejected" if stage != "worker" else "worker-exited"
     return Finding(level="fault", code=code, message=_quoting(refused.message, log), hint=_hint(log, ""))

@@ -158,7 +158,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """The runtime declined in good order. `stage` is `model`, `context`, `step`, `text` or `worker`."""
+    """The runtime declined in good order. `stage` is `model`, `context`, `step`, `text`, `reference` or `worker`."""
 
     stage: str
     message: str

@@ -32,11 +32,21 @@ def serve(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send)
     sessions = open_models(start, commands, send)
     if len(sessions) != len(start["models"]) or next(commands, {"op": "quit"})["op"] != "score":
         return
-    reference = LiveReference(sessions[1]) if len(sessions) > 1 else None
+    reference = _reference(start, sessions)
     for message in score(
         sessions[0], reference, start["text"], start["context_tokens"], start["chunks"], start["block_rows"]
     ):
         send(message)
+
+
+def _reference(start: dict[str, Any], sessions: Sequence[ScoringSession]) -> Reference | None:
+    """The second model, or the file in its place."""
+    if start["reference_file"]:
+        from edgekit.runtimes.compact.reference import FileReference
+
+        stored = start["reference_file"]
+        return FileReference(Path(stored["path"]), **{name: stored[name] for name in stored if name != "path"})
+    return LiveReference(sessions[1]) if len(sessions) > 1 else None
 
 
 def open_models(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send) -> list[ScoringSession]:

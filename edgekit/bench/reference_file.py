@@ -1,0 +1,247 @@
+"""A reference kept in a file: what a model says of a text, once, for every artifact that is judged by it later.
+
+A large model then need not run, nor be there, at gate time. What the file holds, and how well it tells, is described
+in `runtimes/compact`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from edgekit import __version__
+from edgekit.bench.host import probe_host
+from edgekit.errors import EdgekitError
+from edgekit.files import check_space
+from edgekit.progress import Progress, silent
+from edgekit.records import Artifact, ReferenceFile, Settings
+from edgekit.runtimes.compact import file as container
+from edgekit.runtimes.compact.chunks import Damaged, largest_chunk
+from edgekit.runtimes.compact.keeping import Keeper, open_keeper, row_bytes_for, scored_rows
+from edgekit.runtimes.scoring import MAX_CONTEXT, MIN_CONTEXT
+from edgekit.storage import from_json, to_json
+
+STAGE = "keeping"
+_DAMAGED_HINT = "copy it again, or make it anew from the model it was made of"
+
+
+def save_reference(
+    artifact: Artifact,
+    text: str,
+    out: Path,
+    *,
+    context_tokens: int = 512,
+    chunks: int | None = None,
+    threads: int = 0,
+    settings: Settings | None = None,
+    origin: str = "",
+    force: bool = False,
+    progress: Progress = silent,
+) -> ReferenceFile:
+    """Keep what `artifact` says of `text` in the file `out`, chunk by chunk as `evaluate` scores them.
+
+    A run that was ended goes on where it stopped: what is unfinished lies beside `out` as `<name>.unfinished`. Raises
+    EdgekitError as `evaluate` does, and where `out` exists and `force` is not given.
+    """
+    if out.exists() and not force:
+        raise EdgekitError(f"the output exists: `{out}`", hint="choose another place with `--out`, or add `--force`")
+    if chunks is not None and chunks < 1:
+        raise EdgekitError(f"at least one chunk must be kept: `{chunks}`")
+    settings = _settings(settings or Settings(), context_tokens, threads)
+    progress(STAGE, 0, 0, "loading")
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    with (
+        _writing(unfinished) as stream,
+        open_keeper(
+            Path(artifact.path),
+            settings,
+            text=text,
+            vocabulary=artifact.header.vocabulary,
+            chunks=chunks or 0,
+            place=unfinished,
+        ) as keeper,
+    ):
+        header = _header(artifact, text, origin, settings, keeper)
+        begin, checksum = _resume(stream, header)
+        _check_room(out, header, begin)
+        progress(STAGE, begin, keeper.chunks, "")
+        kept = keeper.keep(
+            to_json(header, indent=None), begin=begin, checksum=checksum, row_bytes=header.row_bytes, seed=header.seed
+        )
+        for done in kept:
+            progress(STAGE, done, keeper.chunks, "")
+    made = open_reference_file(unfinished)
+    if not made.complete:
+        raise EdgekitError(f"the reference file was not written to its end: `{unfinished}`", hint="is the disk full?")
+    unfinished.replace(out)
+    return replace(made, path=str(out))
+
+
+def open_reference_file(path: Path) -> ReferenceFile:
+    """What the file at `path` says of itself; of its chunks only how many there are. Raises EdgekitError when it is no
+    reference file, of another version, or its beginning is damaged.
+    """
+    with _reading(path) as stream:
+        layout = container.read_layout(stream)
+        record = _read_header(stream, layout, path)
+        kept = min(len(layout.chunks), record.chunks)
+        if not (MIN_CONTEXT <= record.context_tokens <= MAX_CONTEXT and record.chunks > 0 and record.vocabulary > 0):
+            raise Damaged("its header tells of sizes that cannot be")
+        if len(layout.chunks) > record.chunks or (kept == record.chunks and layout.end != layout.size_bytes):
+            raise Damaged("there is something behind its end")
+    return replace(record, path=str(path), size_bytes=layout.size_bytes, kept_chunks=kept)
+
+
+def is_reference_file(path: Path) -> bool:
+    """Whether the file at `path` begins like one."""
+    return container.has_magic(path)
+
+
+def read_reference_text(reference: ReferenceFile) -> str:
+    """The text that a reference was made of: artifacts are judged on it, and it need not be given again. Raises
+    EdgekitError when it is damaged.
+    """
+    with _reading(Path(reference.path)) as stream:
+        layout = container.read_layout(stream)
+        if len(layout.sections) < 3:
+            raise Damaged("its text is cut off")
+        text = container.unpack_text(container.read_section(stream, layout.sections[2], layout.seed))
+        if hashlib.sha256(text.encode()).hexdigest() != reference.text_sha256:
+            raise Damaged("its text is not the one its header tells of")
+    return text
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+
+def _settings(settings: Settings, context_tokens: int, threads: int) -> Settings:
+    """As `evaluate` runs a reference: one batch for a chunk, and keys and values in f16."""
+    return replace(
+        settings,
+        context_tokens=context_tokens,
+        batch_tokens=context_tokens,
+        ubatch_tokens=min(settings.ubatch_tokens, context_tokens),
+        kv_type="f16",
+        threads=threads or settings.threads,
+    )
+
+
+def _header(artifact: Artifact, text: str, origin: str, settings: Settings, keeper: Keeper) -> ReferenceFile:
+    text_sha256 = hashlib.sha256(text.encode()).hexdigest()
+    return ReferenceFile(
+        edgekit_version=__version__,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=Path(artifact.path).name,
+        quant=artifact.header.quant,
+        artifact_sha256=artifact.sha256,
+        stand_in=artifact.header.stand_in,
+        text_sha256=text_sha256,
+        text_origin=origin,
+        text_tokens=keeper.text_tokens,
+        context_tokens=settings.context_tokens,
+        chunks=keeper.chunks,
+        vocabulary=keeper.vocabulary,
+        row_bytes=row_bytes_for(keeper.vocabulary, settings.context_tokens),
+        # the same whenever the same is kept, so that a resumed file is the one that would have been
+        seed=int(hashlib.sha256(f"{artifact.sha256} {text_sha256}".encode()).hexdigest()[:8], 16),
+        settings=settings,
+        runtime=keeper.runtime,
+        host=probe_host(),
+        findings=keeper.findings,
+    )
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[BinaryIO]:
+    """The unfinished file at `path`, this process's alone; it goes when nothing was kept."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a+b")
+    except OSError as error:
+        raise EdgekitError(
+            f"cannot write ({(error.strerror or 'not writable').lower()}): `{path}`",
+            hint="choose a writable place with `--out`",
+        ) from None
+    with stream:
+        _lock(stream, path)
+        try:
+            yield stream
+        finally:
+            if not _holds_chunks(stream):
+                path.unlink(missing_ok=True)
+
+
+def _lock(stream: BinaryIO, path: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows cannot measure either
+        return
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise EdgekitError(
+            f"another edgekit is writing this reference: `{path}`", hint="let it end, or choose another `--out`"
+        ) from None
+
+
+def _holds_chunks(stream: BinaryIO) -> bool:
+    try:
+        return bool(container.read_layout(stream).chunks)
+    except (Damaged, OSError):
+        return False
+
+
+def _resume(stream: BinaryIO, header: ReferenceFile) -> tuple[int, int]:
+    """(chunks kept already, checksum of the header) of an unfinished file of the very same; (0, 0) and an empty file
+    otherwise.
+    """
+    chunks, end, checksum = 0, 0, 0
+    try:
+        layout = container.read_layout(stream)
+        before = _read_header(stream, layout, Path(header.model))
+        if _identity(before) == _identity(header):
+            chunks, end = container.whole_end(stream, layout)
+            checksum = layout.seed
+    except (Damaged, EdgekitError):
+        pass
+    if not chunks:
+        end = 0
+    stream.truncate(end)
+    return chunks, checksum
+
+
+def _identity(header: ReferenceFile) -> ReferenceFile:
+    """All but when and where it was begun."""
+    return replace(header, edgekit_version="", created_at="", host=None, findings=())
+
+
+def _check_room(out: Path, header: ReferenceFile, begin: int) -> None:
+    rows = scored_rows(header.context_tokens)
+    chunk = largest_chunk(header.context_tokens, rows, header.vocabulary, header.row_bytes)
+    check_space(out, (header.chunks - begin) * chunk, "the reference file", hint="keep fewer chunks, or another disk")
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    """The file at `path`; what is wrong with it as EdgekitError."""
+    try:
+        with path.open("rb") as stream:
+            yield stream
+    except Damaged as damage:
+        raise EdgekitError(f"the reference file cannot be used ({damage}): `{path}`", hint=_DAMAGED_HINT) from None
+    except OSError as error:
+        reason = (error.strerror or "unreadable").lower()
+        raise EdgekitError(f"cannot read the reference file ({reason}): `{path}`") from None
+
+
+def _read_header(stream: BinaryIO, layout: container.Layout, path: Path) -> ReferenceFile:
+    data = container.read_section(stream, layout.sections[0], 0)
+    return from_json(data, ReferenceFile, origin=str(path))
