@@ -13,19 +13,16 @@ from typing import Literal
 
 from edgekit.energy import estimate_battery, measured_battery
 from edgekit.gate.onsite import Subject, checked_prediction, here_trusted, on_target, peaks_of
-from edgekit.intervals import ENOUGH
+from edgekit.gate.quality import quality_of as quality_of
 from edgekit.memory import process_budget
 from edgekit.records import (
     Battery,
     Estimate,
-    Evidence,
     Figure,
     Header,
     Measurement,
     MemoryBreakdown,
     Projection,
-    Quality,
-    Settings,
     Unknown,
     exact,
     weakest,
@@ -180,7 +177,7 @@ def here(test: str) -> MetricFunction:
     return figure
 
 
-# ---- energy, quality, file ----------------------------------------------------------------------------------------
+# ---- energy, file -------------------------------------------------------------------------------------------------
 
 
 def battery(subject: Subject) -> Figure:
@@ -207,71 +204,6 @@ def _battery_record(subject: Subject) -> Battery | Unknown:
     if isinstance(metered, Battery) or isinstance(sustained, Unknown) or isinstance(subject.case.projection, Unknown):
         return metered
     return estimate_battery(subject.device, replace(subject.case.projection, sustained=sustained))
-
-
-def quality(field: Literal["kld_mean", "top1_agreement", "perplexity", "retention"]) -> MetricFunction:
-    """A figure of the quality record; unknown for random weights whatever the record says."""
-
-    def figure(subject: Subject) -> Figure:
-        known = quality_of(subject.evidence)
-        if field == "retention" and known in (_NO_QUALITY, subject.evidence.quality):
-            return _NO_RETENTION
-        if isinstance(known, Unknown):
-            return known
-        found: Figure = _unlike_judged(known, subject, field) or getattr(known, field)
-        return found
-
-    return figure
-
-
-def _unlike_judged(quality: Quality, subject: Subject, field: str) -> Unknown | None:
-    """Why a figure of this very artifact is not the one judged: another KV cache, or no reference but itself."""
-    measured, judged = (quality.settings or Settings()).kv_type, subject.case.settings.kv_type
-    if measured != judged:
-        return Unknown(
-            reason=f"quality was measured with a KV cache of `{measured}`, and `{judged}` is judged",
-            settle=f"judge with `--kv-type {measured}`",
-        )
-    if 0 < len(quality.chunks) < ENOUGH:
-        return Unknown(
-            reason=f"quality was scored on {len(quality.chunks)} chunks of text, too few for a range to be trusted",
-            settle=f"evaluate {ENOUGH} chunks or more",
-        )
-    artifact = subject.evidence.artifact
-    itself = bool(artifact.sha256) and quality.reference_sha256 == artifact.sha256
-    if itself and field in ("kld_mean", "top1_agreement") and artifact.header.quant not in _FULL_PRECISION:
-        return Unknown(
-            reason=f"this {artifact.header.quant} artifact was compared with itself",
-            settle="`edgekit evaluate ARTIFACT --reference REF` with the full-precision build",
-        )
-    return None
-
-
-_FULL_PRECISION = ("f32", "f16", "bf16", "fp32", "fp16")
-"""What `Header.quant` says of GGUF and of ONNX models of floats."""
-
-
-_NO_QUALITY = Unknown(
-    reason="quality was not measured",
-    settle="`edgekit evaluate ARTIFACT --reference REF --out quality.json`, then `--quality quality.json`",
-)
-_NO_RETENTION = Unknown(
-    reason="retention was not measured: no tasks were put to the teacher",
-    settle="this version measures KLD and perplexity alone: judge it elsewhere, then waive the gate with a date",
-)
-
-
-def quality_of(evidence: Evidence) -> Quality | Unknown:
-    """The quality record where it says something of this very artifact."""
-    if evidence.artifact.header.stand_in:
-        return Unknown(reason="stand-in weights: random numbers have no quality", settle="judge the real student")
-    if evidence.quality is None:
-        return _NO_QUALITY
-    if not evidence.quality.artifact_sha256:
-        return Unknown(reason="the quality record does not say of which file it is", settle="evaluate this one")
-    if evidence.quality.artifact_sha256 != evidence.artifact.sha256:
-        return Unknown(reason="quality was measured on another file", settle="evaluate this one")
-    return evidence.quality
 
 
 def size(subject: Subject) -> Figure:

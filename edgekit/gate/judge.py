@@ -14,6 +14,7 @@ from edgekit.errors import ExitCode
 from edgekit.gate.cases import case_for
 from edgekit.gate.metrics import METRICS, Metric, check_gate
 from edgekit.gate.onsite import Subject, disk_reads, on_target
+from edgekit.gate.quality import cliffs, narrower
 from edgekit.gate.remedies import Advice, advise
 from edgekit.records import (
     BASES,
@@ -133,10 +134,13 @@ def _check(gate: Gate, subject: Subject, waivers: tuple[Waiver, ...], today: dat
     figure = metric.function(subject)
     ruling = _cautioned(judge_figure(figure, gate, metric), figure, gate, subject, metric)
     waiver = _waiver_for(gate, waivers, today)
-    reason = ruling.reason
+    reason = "; ".join(part for part in (ruling.reason, _remark(metric, figure, subject)) if part)
     if waiver is not None and not holds(waiver, today):
         reason += f"; its waiver ended on `{waiver.until}` and does not count"
-    settle = ruling.settle.replace("NAME", subject.device.name)
+    settle = ruling.settle
+    if metric.about == "quality" and isinstance(figure, Estimate) and ruling.status == "unknown":
+        settle = narrower(subject.evidence, gate, figure)
+    settle = settle.replace("NAME", subject.device.name)
     advice = advise(subject, metric, gate, figure, ruling.status) if remedies else Advice()
     return Check(
         metric=gate.metric,
@@ -154,6 +158,14 @@ def _check(gate: Gate, subject: Subject, waivers: tuple[Waiver, ...], today: dat
         remedy="; ".join(part for part in (advice.remedy, settle and f"to settle: {settle}") if part),
         waiver=waiver,
     )
+
+
+def _remark(metric: Metric, figure: Figure, subject: Subject) -> str:
+    """What a figure of quality is of, and what it hides."""
+    if metric.about != "quality" or isinstance(figure, Unknown):
+        return ""
+    hidden = cliffs(subject.evidence) if metric.retention else ""
+    return "; ".join(part for part in (figure.note, hidden) if part)
 
 
 def judge_figure(figure: Figure, gate: Gate, metric: Metric) -> _Ruling:

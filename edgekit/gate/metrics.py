@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import Literal
 
 from edgekit.errors import EdgekitError
-from edgekit.gate import figures
+from edgekit.gate import figures, quality
 from edgekit.records import Figure, Gate, Projection
 
 
@@ -26,6 +26,10 @@ class Metric:
     better: Literal["higher", "lower"]
     about: Literal["memory", "decode", "prefill", "battery", "quality", "file", "host"]
     function: figures.MetricFunction
+    retention: bool = False
+    """Whether it is of tasks that a teacher answered, too."""
+    quantizing: bool = False
+    """Whether larger types for the weights bring it up."""
 
 
 def _decode_metric(title: str, test: str, point: str, projected: Callable[[Projection], Figure]) -> Metric:
@@ -36,6 +40,33 @@ def _decode_metric(title: str, test: str, point: str, projected: Callable[[Proje
         better="higher",
         about="decode",
         function=figures.speed_of(test, projected),
+    )
+
+
+def _retention_metric(title: str, items: str, function: figures.MetricFunction) -> Metric:
+    return Metric(
+        title=title,
+        unit="fraction",
+        operating_point=f"(student − chance) ÷ (teacher − chance), {items}",
+        better="higher",
+        about="quality",
+        function=function,
+        retention=True,
+        quantizing=True,
+    )
+
+
+def _text_metric(
+    title: str, unit: str, point: str, field: str, *, better: Literal["higher", "lower"] = "lower"
+) -> Metric:
+    return Metric(
+        title=title,
+        unit=unit,
+        operating_point=point,
+        better=better,
+        about="quality",
+        function=quality.of_text(field),
+        quantizing=True,
     )
 
 
@@ -114,37 +145,65 @@ METRICS: dict[str, Metric] = {
         about="battery",
         function=figures.energy_per_token,
     ),
-    "quality_retention": Metric(
-        title="quality retained",
+    "quality_retention": _retention_metric("quality retained", "all items", quality.retained()),
+    "retention_factual": _retention_metric("factual quality retained", "factual items", quality.retained("factual")),
+    "retention_reasoning": _retention_metric("reasoning retained", "reasoning items", quality.retained("reasoning")),
+    "retention_coding": _retention_metric("coding retained", "coding items", quality.retained("coding")),
+    "retention_conservation": _retention_metric(
+        "conservation quality retained", "conservation items", quality.retained("conservation")
+    ),
+    "retention_worst_domain": _retention_metric(
+        "quality retained in the worst domain", "the domain that kept the least", quality.worst_retained
+    ),
+    "kld_mean": _text_metric("mean KL divergence", "nat", "against the reference's own distribution", "kld_mean"),
+    "kld_median": _text_metric("median KL divergence", "nat", "of the tokens, against the reference", "kld_median"),
+    "kld_p99": _text_metric("99 % KL divergence", "nat", "all but the worst 1 % of the tokens are below", "kld_p99"),
+    "top1_agreement": _text_metric(
+        "top-1 agreement", "fraction", "same most likely token as the reference", "top1_agreement", better="higher"
+    ),
+    "top5_agreement": _text_metric(
+        "top-5 agreement",
+        "fraction",
+        "the reference's most likely token among the five most likely",
+        "top5_agreement",
+        better="higher",
+    ),
+    "dp_rms": _text_metric(
+        "RMS change of probability", "fraction", "of the token that followed, against the reference", "dp_rms"
+    ),
+    "perplexity": _text_metric("perplexity", "", "held-out text of the corpus", "perplexity"),
+    "perplexity_ratio": _text_metric("perplexity ratio", "", "÷ the reference's, on the same text", "perplexity_ratio"),
+    "response_similarity": Metric(
+        title="similarity of responses",
         unit="fraction",
-        operating_point="(student − chance) ÷ (teacher − chance)",
+        operating_point="shared word n-grams (1 to 3) with the teacher's responses to open prompts",
         better="higher",
         about="quality",
-        function=figures.quality("retention"),
+        function=quality.alike("overlap"),
     ),
-    "kld_mean": Metric(
-        title="mean KL divergence",
-        unit="nat",
-        operating_point="against the reference's own distribution",
+    "final_answer_agreement": Metric(
+        title="agreement of final answers",
+        unit="fraction",
+        operating_point="same final answer as the teacher to open prompts",
+        better="higher",
+        about="quality",
+        function=quality.alike("agreement"),
+    ),
+    "foreign_identity_share": Metric(
+        title="claims to be another model",
+        unit="fraction",
+        operating_point="of prompts that ask what it is",
         better="lower",
         about="quality",
-        function=figures.quality("kld_mean"),
+        function=quality.foreign_identity,
     ),
-    "top1_agreement": Metric(
-        title="top-1 agreement",
-        unit="fraction",
-        operating_point="same most likely token as the reference",
-        better="higher",
-        about="quality",
-        function=figures.quality("top1_agreement"),
-    ),
-    "perplexity": Metric(
-        title="perplexity",
+    "chat_template_kept": Metric(
+        title="chat template kept",
         unit="",
-        operating_point="held-out text of the corpus",
-        better="lower",
+        operating_point="1: the parent's, byte for byte; 0: lost or changed",
+        better="higher",
         about="quality",
-        function=figures.quality("perplexity"),
+        function=quality.template_kept,
     ),
     "size_bytes": Metric(
         title="file size",
@@ -173,7 +232,7 @@ METRICS: dict[str, Metric] = {
 }
 
 
-MAY_BE_ZERO = ("kld_mean",)
+MAY_BE_ZERO = ("kld_mean", "kld_median", "kld_p99", "dp_rms", "foreign_identity_share")
 """Metrics that are zero for a perfect artifact; of every other a limit of zero asks for nothing, or for the impossible.
 """
 MAX_FRACTION = 2.0

@@ -13,6 +13,7 @@ from edgekit.energy.model import highest_rate_for, power_model
 from edgekit.gate.alternatives import Build, Found, clears, first_clearing, leaner, smaller_quants, smaller_students
 from edgekit.gate.metrics import Metric
 from edgekit.gate.onsite import Subject
+from edgekit.gate.quality_remedies import quality_arithmetic, quality_remedy
 from edgekit.records import Estimate, Figure, Gate, MemoryBreakdown, Projection, Status, Unknown
 from edgekit.units import format_bytes, format_number, format_percent, format_rate
 
@@ -220,6 +221,13 @@ def _rate_cap(subject: Subject, hours: float) -> str:
     return f"capped at about {format_rate(rates.value)} on average it lasts {hours:g} h ({sure})"
 
 
+# ---- quality ------------------------------------------------------------------------------------------------------
+
+
+def _quality(subject: Subject, metric: Metric, _: Gate, figure: Figure) -> Advice:
+    return Advice(physics=quality_arithmetic(subject, metric), remedy=quality_remedy(subject, metric, figure))
+
+
 # ---- words --------------------------------------------------------------------------------------------------------
 
 
@@ -233,4 +241,5 @@ _ADVICE: dict[str, Callable[[Subject, Metric, Gate, Figure], Advice]] = {
     "decode": _decode,
     "prefill": _prefill,
     "battery": _battery,
+    "quality": _quality,
 }
