@@ -11,6 +11,7 @@ from edgekit.records.artifact import Artifact, Export, Header, LogitsCheck, Onnx
 from edgekit.records.comparison import Change, Comparison, Pair
 from edgekit.records.computed import Battery, DepthPoint, MemoryBreakdown, Projection
 from edgekit.records.device import Anchor, Cluster, Device, Gate, Gates, Level, Sourced, Waiver
+from edgekit.records.harness import HarnessRun, HarnessScore
 from edgekit.records.machine import Ability, Examination
 from edgekit.records.measured import (
     Buffer,
@@ -76,6 +77,8 @@ __all__ = [
     "FlashAttention",
     "Gate",
     "Gates",
+    "HarnessRun",
+    "HarnessScore",
     "Header",
     "Host",
     "Identity",
