@@ -7,11 +7,14 @@ from edgekit.bench.comparing import compare
 from edgekit.bench.comparing_records import compare_recorded
 from edgekit.bench.doctor import examine
 from edgekit.bench.evaluating import compare_outputs, evaluate
+from edgekit.bench.harness import run_harness
 from edgekit.bench.hashing import hash_artifact
 from edgekit.bench.host import probe_host
+from edgekit.bench.identity import probe_identity
 from edgekit.bench.measuring import measure
 from edgekit.bench.plan import PRESETS, plan_run
 from edgekit.bench.retention import judge_answers
+from edgekit.bench.similarity import compare_responses
 from edgekit.summary import summarize
 
 __all__ = [
@@ -20,6 +23,7 @@ __all__ = [
     "compare",
     "compare_outputs",
     "compare_recorded",
+    "compare_responses",
     "evaluate",
     "examine",
     "hash_artifact",
@@ -27,5 +31,7 @@ __all__ = [
     "measure",
     "plan_run",
     "probe_host",
+    "probe_identity",
+    "run_harness",
     "summarize",
 ]

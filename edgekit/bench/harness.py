@@ -1,0 +1,285 @@
+"""EleutherAI's lm-evaluation-harness on the artifact that ships: its tasks and metrics, edgekit's runtime and ranges.
+
+The harness is an extra (`edgekit[eval]`). It fetches the data of its published tasks from the Hugging Face hub by
+itself, unless `HF_HUB_OFFLINE=1`; tasks of one's own stand in a folder, with their data beside them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import edgekit
+from edgekit import runtimes
+from edgekit.bench.host import probe_host
+from edgekit.errors import EdgekitError, import_extra
+from edgekit.intervals import mean_interval, share_interval
+from edgekit.progress import Progress, silent
+from edgekit.records import Artifact, Estimate, Figure, Finding, HarnessRun, HarnessScore, Settings, Unknown
+from edgekit.tables import nearest, read_file
+
+EXTRA = "eval"
+CONTEXT_TOKENS = 4096
+MAX_TASK_FILES, MAX_TASK_BYTES = 2000, 2**20
+_Z_95 = 1.6449
+_NO_METRIC = ("alias", "name", "sample_len", "sample_count")
+_CODE_KEYS = ("class", "hf_evaluate", "custom_dataset")
+"""Keys of a task file that name Python code to run, here or from the hub."""
+
+
+class OpenAnswerer(Protocol):
+    """`runtimes.open_answerer`, or a stand-in for it in tests."""
+
+    def __call__(self, artifact: Path, settings: Settings) -> AbstractContextManager[runtimes.Answerer]: ...
+
+
+def run_harness(
+    artifact: Artifact,
+    tasks: Sequence[str],
+    *,
+    limit: int | None = None,
+    fewshot: int | None = None,
+    include_path: Path | None = None,
+    run_task_code: bool = False,
+    settings: Settings | None = None,
+    threads: int = 0,
+    progress: Progress = silent,
+    open_answerer: OpenAnswerer = runtimes.open_answerer,
+) -> HarnessRun:
+    """The harness's scores of `artifact` on `tasks`, each with a 90 % range over the items.
+
+    `limit` items of each task are asked (`None`: all) after `fewshot` examples (`None`: as the task says).
+    `include_path` is a folder of one's own task files; they are programs: what names Python code is refused, and
+    templates run in Jinja's sandbox, unless `run_task_code`. `settings` are the artifact's (default: llama.cpp's own,
+    a context of 4096 tokens). Raises EdgekitError for unknown tasks, for tasks that the harness cannot load or that
+    ask for sampling, and without the extra; WorkerDied for a process that dies.
+    """
+    if not tasks or (limit is not None and limit < 1):
+        raise EdgekitError(f"a harness run needs tasks and at least one item: `{', '.join(tasks)}`, limit `{limit}`")
+    import_extra("lm_eval", extra=EXTRA)
+    settings = settings or Settings(context_tokens=CONTEXT_TOKENS)
+    settings = replace(settings, threads=threads or settings.threads)
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    with _quiet(), _sandboxed(trusted=run_task_code):
+        manager = _task_manager(tasks, include_path, run_task_code=run_task_code)
+        with open_answerer(Path(artifact.path), settings) as answerer:
+            from edgekit.bench.harness_model import EdgekitLM
+
+            model = EdgekitLM(answerer, progress=progress)
+            found = _evaluate(model, tasks, manager, limit=limit, fewshot=fewshot)
+            findings = (*answerer.findings, *_doubts(artifact, model.broken))
+            runtime = answerer.runtime
+    return HarnessRun(
+        edgekit_version=edgekit.__version__,
+        harness_version=_harness_version(),
+        model=Path(artifact.path).name,
+        artifact_sha256=artifact.sha256,
+        scores=tuple(_scores(found, broken=bool(model.broken))),
+        limit=limit,
+        settings=settings,
+        runtime=runtime,
+        host=probe_host(),
+        started_at=started_at,
+        findings=findings,
+    )
+
+
+def _evaluate(model: Any, tasks: Sequence[str], manager: Any, *, limit: int | None, fewshot: int | None) -> Any:
+    """The harness's own results. Whatever it raises becomes one line."""
+    import lm_eval
+
+    try:
+        return lm_eval.simple_evaluate(
+            model=model,
+            tasks=list(tasks),
+            num_fewshot=fewshot,
+            limit=limit,
+            task_manager=manager,
+            bootstrap_iters=1000,
+            torch_random_seed=None,
+        )
+    except EdgekitError:
+        raise
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0][:200].rstrip(".")
+        raise EdgekitError(
+            f"lm-evaluation-harness stopped ({type(error).__name__}: {first}): `{', '.join(tasks)}`",
+            hint="published tasks fetch their data from the Hugging Face hub: is it within reach?",
+        ) from error
+
+
+def _doubts(artifact: Artifact, broken: int) -> Iterator[Finding]:
+    if broken:
+        message = f"the artifact is broken: {broken} answers met logits that are no numbers"
+        yield Finding(level="warning", code="broken-logits", message=message, hint="was it converted rightly?")
+    if artifact.header.stand_in:
+        message = "stand-in weights are random numbers: these scores say nothing of a model"
+        yield Finding(level="warning", code="stand-in-quality", message=message)
+
+
+# ---- tasks --------------------------------------------------------------------------------------------------------
+
+
+def _task_manager(tasks: Sequence[str], folder: Path | None, *, run_task_code: bool) -> Any:
+    """The harness's index of tasks, of the published ones only where they are needed: reading those takes seconds."""
+    from lm_eval.tasks import TaskManager
+
+    if folder is not None:
+        _check_folder(folder, run_task_code=run_task_code)
+        own = TaskManager(include_path=str(folder), include_defaults=False)
+        if set(tasks) <= set(own.all_tasks):
+            return own
+    manager = TaskManager(include_path=str(folder) if folder else None)
+    unknown = next((task for task in tasks if task not in set(manager.all_tasks)), None)
+    if unknown is not None:
+        hint = nearest(unknown, manager.all_tasks)
+        raise EdgekitError(
+            f"lm-evaluation-harness has no such task: `{unknown[:80]}`",
+            hint=hint if hint.startswith("did you mean") else "`lm-eval ls tasks` lists them",
+        )
+    return manager
+
+
+def _check_folder(folder: Path, *, run_task_code: bool) -> None:
+    """Raise EdgekitError for a folder without task files, and for task files that would run code unasked."""
+    try:
+        files = sorted(path for path in folder.rglob("*.y*ml") if path.suffix in (".yaml", ".yml"))
+    except OSError as error:
+        raise EdgekitError(f"cannot read tasks ({(error.strerror or 'unreadable').lower()}): `{folder}`") from None
+    if not 0 < len(files) <= MAX_TASK_FILES:
+        raise EdgekitError(
+            f"a folder of tasks holds 1 to {MAX_TASK_FILES} YAML files, not {len(files)}: `{folder}`",
+            hint="one file a task, as lm-evaluation-harness's task guide says",
+        )
+    for path in files:
+        text = read_file(path, what="the task file", max_bytes=MAX_TASK_BYTES)
+        if not run_task_code:
+            _refuse_code(path, text)
+
+
+def _refuse_code(path: Path, text: bytes) -> None:
+    import yaml
+
+    try:
+        table = yaml.safe_load(text)  # knows no `!function`
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = "`!function` runs Python" if b"!function" in text else (str(error).splitlines() or ["not YAML"])[0]
+        raise EdgekitError(
+            f"a task file cannot be read without running code ({reason[:160]}): `{path}`",
+            hint="read it, and allow its code where you trust it",
+        ) from None
+    metrics = table.get("metric_list") if isinstance(table, dict) else None
+    tables = [table, *(metrics if isinstance(metrics, list) else [])]
+    named = next((key for one in tables if isinstance(one, dict) for key in _CODE_KEYS if one.get(key)), None)
+    if named is not None:
+        raise EdgekitError(
+            f"a task file names code to run (`{named}`): `{path}`",
+            hint="read it, and allow its code where you trust it",
+        )
+
+
+@contextmanager
+def _sandboxed(*, trusted: bool) -> Iterator[None]:
+    """Templates of task files run in Jinja's sandbox: plain Jinja lets them reach any Python object."""
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from lm_eval import utils
+
+    plain = utils.env
+    if not trusted:
+        sandbox = ImmutableSandboxedEnvironment(undefined=plain.undefined, keep_trailing_newline=True)
+        sandbox.filters.update(plain.filters)
+        utils.env = sandbox
+    try:
+        yield
+    finally:
+        utils.env = plain
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The harness and its libraries report to logs and bars of their own; edgekit has one of its own."""
+    import datasets
+
+    logger = logging.getLogger("lm_eval")
+    level, bars = logger.level, datasets.are_progress_bars_disabled()
+    logger.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+def _harness_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"lm_eval {version('lm_eval')}"
+    except PackageNotFoundError:
+        return "lm_eval"
+
+
+# ---- figures ------------------------------------------------------------------------------------------------------
+
+
+def _scores(found: Mapping[str, Any], *, broken: bool) -> Iterator[HarnessScore]:
+    """One score for each task, metric and filter in the harness's results, in its order."""
+    for task, metrics in found["results"].items():
+        samples = (found.get("samples") or {}).get(task, [])
+        for key, value in metrics.items():
+            metric, _, extracted = key.partition(",")
+            if key in _NO_METRIC or metric.endswith("_stderr") or not isinstance(value, int | float):
+                continue
+            each = [row[metric] for row in samples if row.get("filter") == extracted and metric in row]
+            error = metrics.get(f"{metric}_stderr,{extracted}")
+            yield HarnessScore(
+                task=task,
+                metric=metric,
+                filter=extracted,
+                items=len(each) or int(metrics.get("sample_len") or 0),
+                value=figure_of(float(value), each, error) if not broken else _BROKEN,
+                higher_is_better=((found.get("higher_is_better") or {}).get(task) or {}).get(metric),
+                fewshot=int((found.get("n-shot") or {}).get(task) or 0),
+                version=_plain((found.get("versions") or {}).get(task)),
+            )
+
+
+_BROKEN = Unknown(reason="the artifact gives logits that are no numbers", settle="convert or quantize it anew")
+
+
+def figure_of(value: float, each: Sequence[Any], error: object) -> Figure:
+    """A metric's `value` with its 90 % range.
+
+    Where it is the mean of `each` item's own score, the range is over the items: Wilson's for right or wrong, else
+    `mean_interval`. Where it is not (perplexity, F1) it is ± 1.645 of the harness's own standard `error`. `Unknown`,
+    with the value in the reason, where there is neither.
+    """
+    if not math.isfinite(value):
+        return Unknown(reason=f"the harness found `{value}`")
+    numbers = [float(one) for one in each if isinstance(one, int | float)]
+    if len(numbers) == len(each) > 1 and math.isclose(sum(numbers) / len(numbers), value, rel_tol=1e-9, abs_tol=1e-12):
+        if set(numbers) <= {0.0, 1.0}:
+            low, high = share_interval(round(sum(numbers)), len(numbers))
+        else:
+            between = mean_interval(numbers)
+            assert between is not None, "two values have an interval"
+            low, high = between
+        return Estimate(value=value, low=min(low, value), high=max(high, value), basis="measured-here")
+    if isinstance(error, int | float) and math.isfinite(error) and error > 0:
+        note = "± 1.645 of the harness's own standard error"
+        half_width = _Z_95 * float(error)
+        return Estimate(value=value, low=value - half_width, high=value + half_width, basis="measured-here", note=note)
+    return Unknown(reason=f"the harness found `{value:.6g}` and no error of it", settle="more items, or another metric")
+
+
+def _plain(value: object) -> str:
+    return "" if value is None else json.dumps(value) if not isinstance(value, str) else value
