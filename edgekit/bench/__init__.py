@@ -13,6 +13,7 @@ from edgekit.bench.host import probe_host
 from edgekit.bench.identity import probe_identity
 from edgekit.bench.measuring import measure
 from edgekit.bench.plan import PRESETS, plan_run
+from edgekit.bench.reference_file import is_reference_file, open_reference_file, read_reference_text, save_reference
 from edgekit.bench.retention import judge_answers
 from edgekit.bench.similarity import compare_responses
 from edgekit.summary import summarize
@@ -27,11 +28,15 @@ __all__ = [
     "evaluate",
     "examine",
     "hash_artifact",
+    "is_reference_file",
     "judge_answers",
     "measure",
+    "open_reference_file",
     "plan_run",
     "probe_host",
     "probe_identity",
+    "read_reference_text",
     "run_harness",
+    "save_reference",
     "summarize",
 ]

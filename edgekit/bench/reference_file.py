@@ -27,6 +27,7 @@ from edgekit.runtimes.scoring import MAX_CONTEXT, MIN_CONTEXT
 from edgekit.storage import from_json, to_json
 
 STAGE = "keeping"
+MAX_VOCABULARY = 2**24
 _DAMAGED_HINT = "copy it again, or make it anew from the model it was made of"
 
 
@@ -90,11 +91,16 @@ def open_reference_file(path: Path) -> ReferenceFile:
         layout = container.read_layout(stream)
         record = _read_header(stream, layout, path)
         kept = min(len(layout.chunks), record.chunks)
-        if not (MIN_CONTEXT <= record.context_tokens <= MAX_CONTEXT and record.chunks > 0 and record.vocabulary > 0):
+        if not _possible(record):
             raise Damaged("its header tells of sizes that cannot be")
         if len(layout.chunks) > record.chunks or (kept == record.chunks and layout.end != layout.size_bytes):
             raise Damaged("there is something behind its end")
     return replace(record, path=str(path), size_bytes=layout.size_bytes, kept_chunks=kept)
+
+
+def _possible(record: ReferenceFile) -> bool:
+    sizes = ((record.chunks, 2**31), (record.vocabulary, MAX_VOCABULARY), (record.row_bytes, 2**20))
+    return MIN_CONTEXT <= record.context_tokens <= MAX_CONTEXT and all(0 < size < most for size, most in sizes)
 
 
 def is_reference_file(path: Path) -> bool:
@@ -114,6 +120,46 @@ def read_reference_text(reference: ReferenceFile) -> str:
         if hashlib.sha256(text.encode()).hexdigest() != reference.text_sha256:
             raise Damaged("its text is not the one its header tells of")
     return text
+
+
+def check_usable(reference: ReferenceFile, *, text_sha256: str, context_tokens: int, chunks: int | None) -> int:
+    """How many chunks an artifact is scored on, against `reference`. Raises EdgekitError where it is not of this text
+    and these chunks, or not complete.
+    """
+    if not reference.complete:
+        raise EdgekitError(
+            f"the reference file is unfinished, {reference.kept_chunks} of {reference.chunks} chunks are there:"
+            f" `{reference.path}`",
+            hint="run what makes it again: it goes on where it stopped; or copy it again",
+        )
+    if reference.text_sha256 != text_sha256:
+        raise EdgekitError(
+            f"the reference file was made of another text (SHA-256 {reference.text_sha256[:12]}…, not"
+            f" {text_sha256[:12]}…): `{reference.path}`",
+            hint="leave `--text` out: the file holds its own text",
+        )
+    if reference.context_tokens != context_tokens:
+        raise EdgekitError(
+            f"the reference file holds chunks of {reference.context_tokens} tokens, not of `{context_tokens}`",
+            hint=f"`--context {reference.context_tokens}`",
+        )
+    if chunks is not None and chunks > reference.chunks:
+        raise EdgekitError(
+            f"the reference file holds {reference.chunks} chunks, fewer than asked for: `{chunks}`",
+            hint=f"`--chunks {reference.chunks}`, or make the reference of more",
+        )
+    return chunks or reference.chunks
+
+
+def seat(reference: ReferenceFile) -> dict[str, str | int]:
+    """What the scoring process is told of it (`runtimes.open_scorer`, `reference_file`)."""
+    return {
+        "path": str(Path(reference.path).absolute()),
+        "model": reference.model,
+        "context_tokens": reference.context_tokens,
+        "vocabulary": reference.vocabulary,
+        "text_sha256": reference.text_sha256,
+    }
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------

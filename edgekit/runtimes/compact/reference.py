@@ -6,7 +6,7 @@ A stranger may have written the file: it is parsed here, behind the fence, and n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +30,8 @@ class FileReference:
     at a time.
     """
 
-    def __init__(self, path: Path, *, context_tokens: int, vocabulary: int, text_sha256: str) -> None:
+    def __init__(self, path: Path, *, model: str, context_tokens: int, vocabulary: int, text_sha256: str) -> None:
+        self._model = model
         self._context_tokens, self._text_sha256 = context_tokens, text_sha256
         self._vocabulary = self._known = vocabulary
         self._stream = path.open("rb")
@@ -48,7 +49,7 @@ class FileReference:
             texts = container.unpack_vocabulary(data)
             if len(texts) != self._vocabulary:
                 raise Damaged("its vocabulary is not the one its header tells of")
-        compare_vocabularies(session.token_texts(), texts)
+        self._compare(lambda: compare_vocabularies(session.token_texts(), texts))
         self._known = len(texts) - next(place for place, one in enumerate(reversed(texts)) if one is not None)
         check_range(tokens, min(self._vocabulary, session.vocabulary))
         ours: list[int] = []
@@ -57,7 +58,15 @@ class FileReference:
             theirs += self._read(index)[0]
             if len(tokens) > index * self._context_tokens:
                 ours += chunk_of(session, tokens, index, self._context_tokens)
-        compare_tokens(session, ours, theirs)
+        self._compare(lambda: compare_tokens(session, ours, theirs))
+
+    def _compare(self, compare: Callable[[], None]) -> None:
+        try:
+            compare()
+        except SessionRefused as refusal:
+            raise SessionRefused(
+                "reference", f"the reference file is of another model, `{self._model}`: {refusal}"
+            ) from None
 
     def begin(self, index: int, chunk: list[int]) -> None:
         """Read what the file holds of a chunk."""
