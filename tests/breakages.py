@@ -95,6 +95,12 @@ def random_tensor(copy: Copy, name: str = "blk.0.ffn_down.weight") -> None:
     copy[name] = np.random.default_rng(1).normal(0.0, values.std(), values.shape)
 
 
+def noisy_tensor(copy: Copy, by: float = 1.0, name: str = "blk.0.ffn_down.weight") -> None:
+    """Noise of `by` × the matrix' own spread laid over it: how far a tensor may be off before it is noticed."""
+    values = copy[name]
+    copy[name] = values + np.random.default_rng(1).normal(0.0, by * values.std(), values.shape)
+
+
 def swapped_layers(copy: Copy) -> None:
     """Layers in another order, as a shard index sorted by text gives (`10` before `2`)."""
     for name in [name for name in copy.names if name.startswith("blk.0.")]:

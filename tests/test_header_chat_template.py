@@ -152,8 +152,8 @@ def test_changed_says_where(tmp_path: Path) -> None:
     assert found.status == "changed"
     assert found.sha256 != found.parent_sha256
     assert "line 2 has `" in found.detail
-    assert "ge['content'] }}</s> {% endfor" in found.detail
-    assert "ge['content'] }}<|im_end|>" in found.detail
+    assert "e['content'] }}</s> {% endfor" in found.detail
+    assert "e['content'] }}<|im_end|>" in found.detail
     cut = compare_templates(gguf_with(tmp_path / "c.gguf", CHATML[:-20]), gguf_with(tmp_path / "d.gguf", CHATML))
     assert "has its end in the artifact" in cut.detail
 

@@ -10,8 +10,9 @@ from typing import Any, NoReturn
 
 from edgekit.checkpoint import Checkpoint, parse_json, read_small, shown
 from edgekit.errors import EdgekitError
+from edgekit.header.chat_template import folder_templates
 
-MAX_TEMPLATE_BYTES, MAX_FILE_BYTES, MAX_TEMPLATES = 2**20, 64 * 2**20, 32
+MAX_FILE_BYTES = 64 * 2**20
 KINDS = ("bos", "eos", "unk", "pad")
 
 
@@ -45,7 +46,7 @@ def read_specials(checkpoint: Checkpoint, post_processor: Any, numbers: Mapping[
         ids=tuple(ids.items()),
         add_bos=before,
         add_eos=behind,
-        templates=_templates(checkpoint.path, settings.get("chat_template")),
+        templates=_templates(checkpoint.path),
     )
 
 
@@ -108,22 +109,12 @@ def _template_steps(path: Path, post_processor: Any) -> tuple[list[int], list[in
     return before, behind
 
 
-def _templates(folder: Path, inline: Any) -> tuple[tuple[str, str], ...]:
-    """Chat templates by name: a file of its own wins over `tokenizer_config.json`, as in transformers."""
-    found: dict[str, Any] = {}
-    if isinstance(inline, str):
-        found["default"] = inline
-    elif isinstance(inline, list):
-        named = [entry for entry in inline if isinstance(entry, Mapping)]
-        found.update((str(entry.get("name")), entry.get("template")) for entry in named)
-    alone = folder / "chat_template.jinja"
-    if alone.is_file():
-        found["default"] = read_small(alone, MAX_TEMPLATE_BYTES).decode("utf-8", "replace")
-    for name, text in found.items():
-        if not re.fullmatch(r"[A-Za-z0-9_]{1,64}", name) or not isinstance(text, str) or len(text) > MAX_TEMPLATE_BYTES:
-            _refuse(folder / "tokenizer_config.json", f"chat template `{shown(name, 40)}` is not a text of that name")
-    if len(found) > MAX_TEMPLATES:
-        _refuse(folder / "tokenizer_config.json", f"it has {len(found)} chat templates")
+def _templates(folder: Path) -> tuple[tuple[str, str], ...]:
+    """Chat templates by name, where a GGUF can carry the name."""
+    found = folder_templates(folder)
+    for name in found:
+        if not re.fullmatch(r"[A-Za-z0-9_]{1,64}", name):
+            _refuse(folder / "tokenizer_config.json", f"a GGUF cannot name its chat template `{shown(name, 40)}`")
     return tuple(found.items())
 
 
