@@ -1,10 +1,10 @@
 """How weak a breakage may be before the quality gates no longer see it.
 
-    python benchmarks/breakages.py [STUDENT…] [--chunks N] [--threads N]
+    python benchmarks/weakest.py [STUDENT…] [--chunks N] [--threads N]
 
 Breaks q8_0 builds of the tests' trained students in the ways of `tests/breakages.py`, at several strengths, and scores
 each against the whole f16 build; the healthy q8_0 and q4_k_m stand beside them. A few minutes. Writes
-`results/breakages.json` and prints the table; `realistic` marks the strength that occurs.
+`results/weakest.json` and prints the table; `realistic` marks the strength that occurs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from edgekit.quantize.convert import convert
 from edgekit.quantize.llama_quantize import quantize_gguf
 from edgekit.records import Artifact, Estimate, Figure
 
-RESULTS = Path(__file__).parent / "results" / "breakages.json"
+RESULTS = Path(__file__).parent / "results" / "weakest.json"
 CONTEXT = 256
 HEALTHY = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "q3_k_m", "q2_k")
 BLOCK = ("attn_output", "ffn_down")
