@@ -134,7 +134,8 @@ def _roll(reader: Reader, index: int, question: dict[str, Any]) -> Message:
     lm-evaluation-harness with a context of 1).
     """
     session = reader.session
-    tokens = [_opener(session), *session.tokenize(question["text"])]
+    plain = session.tokenize(question["text"])  # first: it tells some runtimes what stands in front
+    tokens = [_opener(session), *plain]
     room = session.context_tokens
     costs = []
     for begin in range(1, len(tokens), room):
