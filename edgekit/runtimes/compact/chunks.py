@@ -168,7 +168,7 @@ def _made_whole(rows: Rows) -> Rows:
     import numpy as np
 
     which = rows.certain.rows()
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # of rows without certain tokens nothing is used
         mass = np.bincount(which, np.exp(rows.certain.log_p), minlength=len(rows.nll))
         off = np.log(mass) - np.log1p(-np.minimum(rows.tail, 1.0))
     log_p = np.minimum(0.0, rows.certain.log_p - off[which])

@@ -3,10 +3,11 @@
 Of every row the likeliest tokens are kept for sure and the rest, the tail, is sampled in proportion to its
 probabilities: a token of probability p is kept with probability min(1, p / cut), at `cut` for all (systematic sampling
 with a certainty stratum; Särndal, Swensson & Wretman 1992, §3.6). The divergence falls into two parts by the chain
-rule (Cover & Thomas 2006, §2.5): that of the likeliest tokens with the tail lumped into one, which is exact and
-at most the whole, and the tail's own, Σ p·(r − 1 − log r) with r the ratio of the two tails' shares. Its summands are
-never negative and of second order in log r, and Σ p·(r − 1) = 0 whatever the models: the sampled sum, each summand
-weighed with cut / p, is unbiased (Horvitz & Thompson 1952) and off by a few percent of itself, however small.
+rule (Cover & Thomas 2006, §2.5). That of the likeliest tokens, with the tail lumped into one, is exact and at most the
+whole. The tail's own, Σ p·(−log r) with r the ratio of the tails' shares in the two models, is estimated by its sample,
+each summand weighed with cut / p (Horvitz & Thompson 1952), and a control variate: Σ p·(r − 1) is 0, so λ·(r − 1) may
+be added to every summand. With λ near 1 the summands are of second order in log r and none is negative: an estimate
+is off by a few percent of itself, however small it is.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ CERTAIN_BYTES, SAMPLED_BYTES = 5, 4
 
 LEAST_CUT = 2.0**-20
 """Tokens below it are sampled even where there is room: what they would add is far below what others leave open."""
+
+_LARGE_RATIO = 3.0
+"""Tokens of the tail beyond so many cuts are exceptions: no healthy artifact has any."""
 
 _LEAST_SUM = 1e-30
 """A sum of float32 exponentials below it may have lost most of its summands."""
@@ -262,32 +266,67 @@ def _judge(rows: Rows, row: int, logits: Logits, target: int) -> tuple[float, fl
 
     from edgekit.runtimes.scores import is_shortlisted
 
-    certain, sampled = rows.certain.part(row, row + 1), rows.sampled.part(row, row + 1)
-    top, reference_top, tail = int(logits.argmax()), int(rows.top[row]), float(rows.tail[row])
+    certain, tail = rows.certain.part(row, row + 1), float(rows.tail[row])
+    top, reference_top = int(logits.argmax()), int(rows.top[row])
     with np.errstate(all="ignore"):
         shifted = logits - logits[top]
         weights = np.exp(shifted)
-        log_total = float(np.log(weights.sum(dtype=np.float64)))
+        level = float(logits[top]) + float(np.log(weights.sum(dtype=np.float64)))  # log q is a logit less this
         weights[certain.tokens] = 0
-        log_tail = _log_tail(shifted, float(weights.sum(dtype=np.float64)), certain.tokens) - log_total
-        level = float(logits[top]) + log_total
-        lower = _divergence(np.exp(certain.log_p), logits[certain.tokens].astype(np.float64) - level - certain.log_p)
-        lower += _divergence(tail, log_tail - math.log(tail)) if tail > 0 else math.exp(log_tail)
+        total = float(weights.sum(dtype=np.float64))
+        log_tail = float(logits[top]) - level + _log_tail(shifted, total, certain.tokens)
+        p, log_ratio = np.exp(certain.log_p), logits[certain.tokens].astype(np.float64) - level - certain.log_p
+        lower = float(np.sum(p * (np.expm1(log_ratio) - log_ratio)))  # no summand is negative, none cancels near 0
+        lower += (
+            tail * (math.expm1(log_tail - math.log(tail)) - log_tail + math.log(tail))
+            if tail
+            else float(np.exp(log_tail))
+        )
         kld = lower
+        sampled = rows.sampled.part(row, row + 1)
         if len(sampled.tokens):
-            log_ratio = logits[sampled.tokens].astype(np.float64) - (level + log_tail) - sampled.log_p + math.log(tail)
-            kld += _divergence(math.exp(rows.log_cut[row]), log_ratio)
+            shares = logits[sampled.tokens].astype(np.float64) - level - log_tail - (sampled.log_p - math.log(tail))
+            kld += _tail(
+                shares, weights, total, sampled.tokens, math.exp(rows.log_cut[row]), tail, _control(p, log_ratio)
+            )
     nll = level - float(logits[target])
     if not math.isfinite(kld):
         return math.nan, math.nan, nll, False, False
-    return kld, lower, nll, top == reference_top, is_shortlisted(logits, reference_top)
+    return max(kld, lower), lower, nll, top == reference_top, is_shortlisted(logits, reference_top)
 
 
-def _divergence(p: Column | float, log_ratio: Column | float) -> float:
-    """Σ p·(r − 1 − log r): no summand is negative, and none cancels where r is near one."""
+def _tail(
+    log_ratio: Column, weights: Logits, total: float, tokens: Places, cut: float, tail: float, control: float
+) -> float:
+    """The estimate of the tail's own divergence, times the `tail`. `log_ratio` is of the sampled `tokens`, `weights`
+    are the exponentials of all tokens of the tail, `total` their sum.
+
+    Tokens that the artifact gives far more than the cut are known to have a large r, whatever p they have. They are
+    left out of the control variate, whose sum is then minus what they have: or the few of them that are sampled would
+    outweigh all else, and without them the estimate would be too low.
+    """
     import numpy as np
 
-    return float(np.sum(p * (np.expm1(log_ratio) - log_ratio)))
+    if total < _LEAST_SUM:
+        return cut * float(np.sum(-log_ratio))
+    least = _LARGE_RATIO * cut / tail * total
+    large = float(weights[weights > least].sum(dtype=np.float64)) / total
+    varied = np.where(weights[tokens] > least, -1.0, np.expm1(log_ratio))
+    return cut * float(np.sum(-log_ratio + control * varied)) + tail * control * large
+
+
+def _control(p: Column, log_ratio: Column) -> float:
+    """The λ of the least variance were log r normal, with the variance it has over the certain tokens: 1 for small ones
+    (J. Schulman's third estimator of KL, 2020), 0 for models that have little in common.
+    """
+    import numpy as np
+
+    mass = float(p.sum())
+    if mass <= 0:
+        return 1.0
+    mean = float(np.sum(p * log_ratio)) / mass
+    variance = float(np.sum(p * (log_ratio - mean) ** 2)) / mass
+    return variance / float(np.expm1(variance)) if variance > 0 else 1.0
 
 
 def _log_tail(shifted: Logits, total: float, certain: Places) -> float:
