@@ -20,13 +20,18 @@ from edgekit.cli.options import (
     DeviceOption,
     FlashOption,
     GatesOption,
+    ItemsOption,
     JsonOption,
     KvOption,
     MmapOption,
+    NameOption,
     QualityOption,
     QuietOption,
+    ReferenceOption,
     RepackOption,
     RowsOption,
+    TasksOption,
+    TeacherOption,
     ThreadsOption,
     UbatchOption,
 )
@@ -59,6 +64,11 @@ def bench(
     ] = None,
     gates: GatesOption = None,
     quality: QualityOption = None,
+    reference: ReferenceOption = None,
+    teacher: TeacherOption = None,
+    tasks: TasksOption = None,
+    items: ItemsOption = None,
+    name: NameOption = [],  # noqa: B006
     context: ContextOption = None,
     batch: BatchOption = None,
     ubatch: UbatchOption = None,
@@ -80,16 +90,20 @@ def bench(
     quiet: QuietOption = False,
 ) -> int:
     """Measure MODEL here, project it to the devices, judge it and write the release gate report."""
+    from functools import partial
+
     from edgekit import pipeline
-    from edgekit.cli import reading, showing
+    from edgekit.cli import reading, reading_quality, showing
     from edgekit.cli.places import Places
     from edgekit.cli.telling import progress
+    from edgekit.pipeline import evaluating
 
     overrides = reading.overrides(context, batch, ubatch, kv_type, flash_attention, mmap, repack, threads, output_rows)
     workload = reading.workload(
         quick=quick, thorough=thorough, sustained=sustained, timeout=timeout, max_repetitions=max_repetitions
     )
     loaded_gates, judged_quality = reading.gates(gates), reading.quality(quality)
+    asked = reading_quality.for_bench(model, quality, reference, teacher, tasks, items, name)
     pipeline.load_targets(device)
     pipeline.host_device(on_device, device)
     if dry_run:
@@ -106,6 +120,7 @@ def bench(
             gates=loaded_gates,
             on_device=on_device,
             quality=judged_quality,
+            appraise=partial(evaluating.appraise, asked=asked, progress=told) if asked else None,
             progress=told,
         ):
             reports.append(report)

@@ -10,9 +10,14 @@ import typer
 from edgekit.cli.options import (
     ContextOption,
     GatesOption,
+    ItemsOption,
     JsonOption,
     KvOption,
+    NameOption,
     QuietOption,
+    ReferenceOption,
+    TasksOption,
+    TeacherOption,
     ThreadsOption,
     UbatchOption,
 )
@@ -100,37 +105,66 @@ def quantize(
 
 def evaluate(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="GGUF file or ONNX folder.")],
-    reference: Annotated[
-        Path | None, typer.Option("--reference", "-r", help="The full-precision build, or the teacher's.")
-    ] = None,
+    reference: ReferenceOption = None,
+    teacher: TeacherOption = None,
     text: TextOption = None,
     context: ReferenceContext = 512,
     chunks: ChunksOption = None,
+    tasks: TasksOption = None,
+    items: ItemsOption = None,
+    domain: Annotated[
+        list[str], typer.Option("--domain", help="factual, reasoning, coding or conservation; may be repeated.")
+    ] = [],  # noqa: B006
+    name: NameOption = [],  # noqa: B006
+    by_layer: Annotated[bool, typer.Option("--by-layer", help="Find the tensors that the KLD comes from.")] = False,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.1, help="For `--by-layer`.")] = 10.0,
+    kv_type: KvOption = None,
     threads: ThreadsOption = None,
+    save: Annotated[
+        Path | None, typer.Option("--save", help="Keep the answers here, to be `--teacher` of others.")
+    ] = None,
+    save_reference: Annotated[
+        Path | None, typer.Option("--save-reference", help="Keep what it says of the text here, to be `--reference`.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the record here, as JSON.")] = None,
     force: ForceOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:
-    """Say how good ARTIFACT is: perplexity, and with a reference KL divergence and top-1 agreement, with ranges."""
-    from edgekit.cli import reading_making as reading
+    """Say how good ARTIFACT is, with ranges.
+
+    With `--reference`: KL divergence, agreement and the chat template. With `--teacher`, `--tasks`, `--items` or
+    `--save`: tasks of four domains, how much of the teacher is retained, and how alike they answer.
+    """
+    from edgekit.cli import reading_quality as reading
     from edgekit.cli import showing_making as showing
     from edgekit.cli.telling import progress
-    from edgekit.pipeline import quantizing
+    from edgekit.pipeline import evaluating
 
-    reading.free(out, force=force)
-    told_text = quantizing.text_of(text)
+    asked = reading.asked(
+        reference=reference,
+        teacher=teacher,
+        text=text,
+        context=context,
+        chunks=chunks,
+        tasks=tasks,
+        items=items,
+        domains=domain,
+        names=name,
+        by_layer=by_layer,
+        minutes=minutes,
+        threads=threads,
+        save=save,
+        save_reference=save_reference,
+    )
+    places = reading.Outputs.prepare(out=out, answers=save, reference=save_reference, force=force)
     with progress(quiet=quiet) as told:
-        quality = quantizing.evaluate(
-            artifact,
-            reference,
-            told_text,
-            context_tokens=context,
-            chunks=chunks,
-            threads=threads or 0,
-            progress=told,
+        if save_reference is not None:
+            evaluating.save_reference(artifact, asked, save_reference, force=force, progress=told)
+        quality = evaluating.evaluate(
+            artifact, asked, settings=reading.settings(kv_type), resume=places.resume, progress=told
         )
-    return showing.show_quality(quality, artifact.name, out, as_json=json)
+    return showing.show_quality(quality, artifact.name, places, as_json=json)
 
 
 def parity(
@@ -149,12 +183,12 @@ def parity(
     from edgekit.cli import reading_making as reading
     from edgekit.cli import showing_making as showing
     from edgekit.cli.telling import progress
-    from edgekit.pipeline import quantizing
+    from edgekit.pipeline import evaluating
 
     reading.free(out, force=force)
-    told_text = quantizing.text_of(text)
+    told_text = evaluating.text_of(text)
     with progress(quiet=quiet) as told:
-        found = quantizing.parity(
+        found = evaluating.parity(
             a, b, told_text, context_tokens=context, chunks=chunks, threads=threads or 0, progress=told
         )
     return showing.show_parity(found, out, as_json=json)

@@ -31,3 +31,15 @@ MmapOption = Annotated[bool | None, typer.Option("--mmap/--no-mmap", help="Map t
 RepackOption = Annotated[bool | None, typer.Option("--repack/--no-repack", help="Repack weights for the kernels.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", "-t", min=1, help="Default: the big cores.")]
 RowsOption = Annotated[int | None, typer.Option("--output-rows", min=0, help="Rows of logits; 0: llama.cpp's default.")]
+ReferenceOption = Annotated[
+    Path | None,
+    typer.Option("--reference", "-r", help="The full-precision build or the teacher, or what `--save-reference` kept."),
+]
+TeacherOption = Annotated[
+    Path | None, typer.Option("--teacher", help="The teacher's build, or its answers as `--save` kept them.")
+]
+TasksOption = Annotated[Path | None, typer.Option("--tasks", help="Your own items, JSONL.  [default: edgekit's]")]
+ItemsOption = Annotated[
+    int | None, typer.Option("--items", min=8, help="Items to ask.  [default: as many as the teacher's file, or 2000]")
+]
+NameOption = Annotated[list[str], typer.Option("--name", help="A name the model may call itself by; may be repeated.")]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from edgekit.cli.reading_quality import Outputs
 from edgekit.errors import ExitCode
 from edgekit.files import replacing
 from edgekit.pipeline.quantizing import Made
@@ -50,13 +51,18 @@ def show_intentions(intentions: Sequence[Intention], *, as_json: bool) -> int:
     return ExitCode.PASS
 
 
-def show_quality(quality: Quality, name: str, out: Path | None, *, as_json: bool) -> int:
-    """Quality on stdout, and its record in `out`."""
+def show_quality(quality: Quality, name: str, places: Outputs, *, as_json: bool) -> int:
+    """Quality on stdout, its record and the answers where they are wanted."""
     from edgekit.report import print_quality
 
-    if out is not None:
-        write_record(out, quality)
-        print(f"record: {out}", file=sys.stderr)  # noqa: T201
+    if places.answers is not None and quality.tasks is not None:
+        write_record(places.answers, quality.tasks.answers)
+        print(f"answers: {places.answers}", file=sys.stderr)  # noqa: T201
+    if places.record is not None:
+        write_record(places.record, quality)
+        print(f"record: {places.record}", file=sys.stderr)  # noqa: T201
+    if places.resume is not None:
+        places.resume.unlink(missing_ok=True)
     if as_json:
         print(to_json(quality))  # noqa: T201
     else:

@@ -1,5 +1,6 @@
 """The main paths, straight-line code a newcomer reads first: `gating` (bench, fit, gate; offered here), `quantizing`
-(checkpoint → artifact, and its quality) and `sweeping` (every precision, judged), which are imported where they run.
+(checkpoint → artifact), `evaluating` (artifact → quality) and `sweeping` (every precision, judged), which are imported
+where they run.
 """
 
 from __future__ import annotations

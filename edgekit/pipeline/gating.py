@@ -5,7 +5,7 @@ Read this first. Every step leaves a record (`edgekit.records`), and every later
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +39,9 @@ from edgekit.records import (
     Verdict,
     Workload,
 )
+
+Appraise = Callable[[Artifact, Settings], Quality]
+"""How the quality of an artifact is measured under the settings it is judged with: `evaluating.appraise`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,12 +103,14 @@ def bench(
     gates: Gates | None = None,
     on_device: str = "",
     quality: Quality | None = None,
+    appraise: Appraise | None = None,
     progress: Progress = silent,
 ) -> Iterator[Report]:
     """Measure `model` (or each device's reference student) here, project it to every device and judge it there.
 
     Yields a report for each device as soon as it is concluded. `on_device` names the profile this host *is*: its own
-    figures are then judged, with basis `measured`, and its run takes the profile's thread count. A run that breaks is
+    figures are then judged, with basis `measured`, and its run takes the profile's thread count. `quality` is a
+    record of this artifact, `appraise` measures one under every configuration that is judged. A run that breaks is
     part of its report (exit code 4), not an exception; raises EdgekitError for input that cannot be benched at all.
     """
     from edgekit.bench import measure
@@ -116,6 +121,7 @@ def bench(
     here = host_device(on_device, devices)
     artifacts: dict[Path, Artifact] = {}
     measured: dict[tuple[Path, Settings, str], Measurement] = {}
+    appraised: dict[Settings, Quality] = {}
     for device in targets:
         path = model or cached_stand_in(device.reference_student, "q4_0", progress=progress)
         if path not in artifacts:
@@ -126,8 +132,18 @@ def bench(
             chosen = replace(workload, settings=settings)
             measured[path, settings, mine] = measure(artifacts[path], chosen, progress=progress, on_device=mine)
         measurement = measured[path, settings, mine]
+        if appraise is not None:
+            alike = _bearing_on_quality(settings)
+            if alike not in appraised:
+                appraised[alike] = appraise(artifacts[path], alike)
+            quality = appraised[alike]
         evidence = gather(artifacts[path], device, overrides=overrides, measurement=measurement, quality=quality)
         yield conclude(evidence, device, gates)
+
+
+def _bearing_on_quality(settings: Settings) -> Settings:
+    """`settings` with only what changes logits: devices that differ in no more share one evaluation."""
+    return Settings(kv_type=settings.kv_type, flash_attention=settings.flash_attention, repack=settings.repack)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,9 +11,10 @@ from typing import Any
 
 from edgekit.devices import load_device
 from edgekit.errors import EdgekitError, ExitCode, import_extra
-from edgekit.files import read_text, replacing
+from edgekit.files import replacing
 from edgekit.header import read_header
-from edgekit.pipeline.gating import Overrides, open_artifact
+from edgekit.pipeline.evaluating import Asked, evaluate, text_of
+from edgekit.pipeline.gating import Overrides
 from edgekit.progress import Progress, silent
 from edgekit.quantize import foreseeing, workshop
 from edgekit.quantize import plan as plans
@@ -21,18 +22,10 @@ from edgekit.quantize.feasible import require_possible
 from edgekit.quantize.foreseeing import Intention
 from edgekit.quantize.targets import Target, parse_target
 from edgekit.quantize.workshop import Making
-from edgekit.records import Budget, Device, Estimate, Export, ParetoPoint, Parity, Quality, QuantPlan, Settings
+from edgekit.records import Budget, Device, Estimate, Export, ParetoPoint, Quality, QuantPlan, Settings
 
 CHECKED_CHUNKS = 40
 """Of held-out text, on which a planned artifact is compared with the full-precision model."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Text:
-    """A text and where it came from."""
-
-    content: str
-    origin: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,65 +36,6 @@ class Made:
     plan: QuantPlan | None = None
     front: tuple[ParetoPoint, ...] = ()
     quality: Quality | None = None
-
-
-def text_of(path: Path | None) -> Text:
-    """The text file at `path`, or the held-out part of edgekit's own corpus. Raises EdgekitError when it is no text."""
-    if path is not None:
-        return Text(content=read_text(path), origin=path.name)
-    from edgekit import corpus
-
-    return Text(content=corpus.text("evaluation"), origin="edgekit's evaluation corpus (four domains)")
-
-
-def evaluate(
-    artifact: Path,
-    reference: Path | None,
-    text: Text,
-    *,
-    context_tokens: int = 512,
-    chunks: int | None = None,
-    threads: int = 0,
-    progress: Progress = silent,
-) -> Quality:
-    """Perplexity of `artifact` on `text`, and KLD from and top-1 agreement with `reference`, both run here."""
-    from edgekit import bench
-
-    return bench.evaluate(
-        open_artifact(artifact, progress=progress),
-        open_artifact(reference, progress=progress) if reference else None,
-        text.content,
-        context_tokens=context_tokens,
-        chunks=chunks,
-        threads=threads,
-        origin=text.origin,
-        progress=progress,
-    )
-
-
-def parity(
-    a: Path,
-    b: Path,
-    text: Text,
-    *,
-    context_tokens: int = 512,
-    chunks: int | None = None,
-    threads: int = 0,
-    progress: Progress = silent,
-) -> Parity:
-    """How alike two builds of one model are on `text`, such as a GGUF and an ONNX folder."""
-    from edgekit import bench
-
-    return bench.compare_outputs(
-        open_artifact(a, progress=progress),
-        open_artifact(b, progress=progress),
-        text.content,
-        context_tokens=context_tokens,
-        chunks=chunks,
-        threads=threads,
-        origin=text.origin,
-        progress=progress,
-    )
 
 
 # ---- quantize -------------------------------------------------------------------------------------------------------
@@ -251,9 +185,8 @@ def _make_planned(
         progress=progress,
     )
     _check_kept(place, plan)
-    quality = evaluate(
-        Path(export.path), base, text_of(None), chunks=CHECKED_CHUNKS, threads=making.threads, progress=progress
-    )
+    asked = Asked(reference=base, text=text_of(None), chunks=CHECKED_CHUNKS, threads=making.threads)
+    quality = evaluate(Path(export.path), asked, progress=progress)
     measured = replace(plan, kld_joint=quality.kld_mean)
     _write_page(place, measured, front)
     return Made(export=export, plan=measured, front=front, quality=quality)

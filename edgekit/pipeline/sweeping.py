@@ -18,8 +18,8 @@ from edgekit.devices import class_members, load_device
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.files import replacing
 from edgekit.gate.recommending import recommend
+from edgekit.pipeline.evaluating import Text, text_of
 from edgekit.pipeline.gating import Overrides, bench, conclude, gather, open_artifact
-from edgekit.pipeline.quantizing import Text, text_of
 from edgekit.progress import Progress, silent
 from edgekit.quantize import workshop
 from edgekit.quantize.targets import Target, parse_target

@@ -1,0 +1,107 @@
+"""What the options about quality mean, and where its outputs go. Loaded by verbs only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit.cli.reading import overrides
+from edgekit.cli.reading_making import free
+from edgekit.errors import EdgekitError
+from edgekit.pipeline.evaluating import Asked, Tasks, text_of
+from edgekit.records import Settings
+
+
+def asked(
+    *,
+    reference: Path | None,
+    teacher: Path | None,
+    text: Path | None = None,
+    context: int = 512,
+    chunks: int | None = None,
+    tasks: Path | None = None,
+    items: int | None = None,
+    domains: Sequence[str] = (),
+    names: Sequence[str] = (),
+    by_layer: bool = False,
+    minutes: float = 10.0,
+    threads: int | None = None,
+    save: Path | None = None,
+    save_reference: Path | None = None,
+) -> Asked:
+    """What is to be found out: text where a reference or a text is named or nothing else is, tasks where any option
+    is about them. Raises EdgekitError for options that contradict.
+    """
+    if tasks is not None and (items is not None or domains):
+        raise EdgekitError("your own tasks are asked whole: `--tasks` goes without `--items` and `--domain`")
+    if by_layer and reference is None:
+        raise EdgekitError(
+            "`--by-layer` compares with the full-precision build", hint="add `--reference MODEL-f16.gguf`"
+        )
+    about_tasks = any((teacher, tasks, items, domains, save))
+    about_text = any((reference, text, chunks, save_reference, by_layer)) or not about_tasks
+    return Asked(
+        reference=reference,
+        teacher=teacher,
+        text=text_of(text) if about_text else None,
+        context_tokens=context,
+        chunks=chunks,
+        tasks=Tasks(items=items or 0, domains=tuple(dict.fromkeys(domains)), file=tasks) if about_tasks else None,
+        names=tuple(names),
+        by_layer=by_layer,
+        minutes=minutes,
+        threads=threads or 0,
+    )
+
+
+def for_bench(
+    model: Path | None,
+    quality: Path | None,
+    reference: Path | None,
+    teacher: Path | None,
+    tasks: Path | None,
+    items: int | None,
+    names: Sequence[str],
+) -> Asked | None:
+    """What `bench` is to find out of its model's quality; `None` where nothing was asked. Raises EdgekitError."""
+    if not any((reference, teacher, tasks, items)):
+        return None
+    if model is None:
+        raise EdgekitError("stand-in weights are random numbers: their quality says nothing", hint="name a model file")
+    if quality is not None:
+        raise EdgekitError("choose one: a record of quality (`--quality`), or to measure it now")
+    return asked(reference=reference, teacher=teacher, tasks=tasks, items=items, names=names)
+
+
+def settings(kv_type: str | None) -> Settings:
+    """llama.cpp's own defaults but for the KV type."""
+    return overrides(None, None, None, kv_type, None, None, None, None, None).applied_to(Settings())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """Files that `evaluate` writes besides what it prints: its record, and the answers for use as a teacher's."""
+
+    record: Path | None = None
+    answers: Path | None = None
+
+    @staticmethod
+    def prepare(*, out: Path | None, answers: Path | None, reference: Path | None, force: bool) -> Outputs:
+        """Try every place before the work. Raises EdgekitError where something is, or two are the same."""
+        given = [path.absolute() for path in (out, answers, reference) if path]
+        if len(set(given)) < len(given):
+            raise EdgekitError(f"two outputs are the same file: `{given[0].name}`", hint="give each a name of its own")
+        if answers is not None and answers.suffix != ".json":
+            raise EdgekitError(f"answers are kept as JSON: `{answers.name}`", hint=f"`--save {answers.stem}.json`")
+        for path in (out, answers):
+            free(path, force=force)
+        if reference is not None and reference.is_dir():
+            raise EdgekitError(f"the output is a directory: `{reference}`", hint="name the file to write")
+        return Outputs(record=out, answers=answers)
+
+    @property
+    def resume(self) -> Path | None:
+        """Where answered items are kept while the tasks run; gone when the run ends well."""
+        beside = self.answers or self.record
+        return beside.with_name(f".{beside.name}.answered.jsonl") if beside else None
