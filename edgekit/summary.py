@@ -116,6 +116,17 @@ def student_t_95(freedom: int) -> float:
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
+def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """90 % interval of the mean of independent `values`, after Student; `None` for fewer than two. Values that follow
+    each other in a text are not independent: `edgekit.intervals.mean_interval`.
+    """
+    if len(values) < 2:
+        return None
+    half_width = student_t_95(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    middle = mean(values)
+    return middle - half_width, middle + half_width
+
+
 def quantile_interval(groups: Sequence[Sequence[float]], share: float) -> tuple[float, float, float] | None:
     """(quantile, low, high) at `share` of all values, 90 %; `None` when they are too few to bracket it.
 
