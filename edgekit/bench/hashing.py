@@ -43,6 +43,16 @@ def hash_artifact(path: Path, header: Header, *, progress: Progress = silent) ->
     return Artifact(path=str(path), sha256=sha256, shard_sha256=tuple(shards), header=header)
 
 
+def hash_text(text: str) -> str:
+    """SHA-256 of the text's UTF-8. Raises EdgekitError where there is nothing to read."""
+    if not text.strip():
+        raise EdgekitError("the text is empty", hint="a few thousand words that the model was not trained on will do")
+    try:
+        return hashlib.sha256(text.encode()).hexdigest()
+    except UnicodeEncodeError as error:
+        raise EdgekitError(f"the text holds half a character at `{error.start}`", hint="read it as UTF-8") from None
+
+
 def _chunks(file: Path) -> Iterator[bytes]:
     try:
         with file.open("rb", buffering=0) as stream:

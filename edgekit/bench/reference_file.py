@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edgekit import __version__
+from edgekit.bench.hashing import hash_text
 from edgekit.bench.host import probe_host
 from edgekit.errors import EdgekitError
 from edgekit.files import check_space
@@ -53,6 +54,7 @@ def save_reference(
         raise EdgekitError(f"the output exists: `{out}`", hint="choose another place with `--out`, or add `--force`")
     if chunks is not None and chunks < 1:
         raise EdgekitError(f"at least one chunk must be kept: `{chunks}`")
+    text_sha256 = hash_text(text)
     settings = _settings(settings or Settings(), context_tokens, threads)
     progress(STAGE, 0, 0, "loading")
     unfinished = out.with_name(f"{out.name}.unfinished")
@@ -67,7 +69,7 @@ def save_reference(
             place=unfinished,
         ) as keeper,
     ):
-        header = _header(artifact, text, origin, settings, keeper)
+        header = _header(artifact, text_sha256, origin, settings, keeper)
         begin, checksum = _resume(stream, header)
         _check_room(out, header, begin)
         progress(STAGE, begin, keeper.chunks, "")
@@ -177,8 +179,7 @@ def _settings(settings: Settings, context_tokens: int, threads: int) -> Settings
     )
 
 
-def _header(artifact: Artifact, text: str, origin: str, settings: Settings, keeper: Keeper) -> ReferenceFile:
-    text_sha256 = hashlib.sha256(text.encode()).hexdigest()
+def _header(artifact: Artifact, text_sha256: str, origin: str, settings: Settings, keeper: Keeper) -> ReferenceFile:
     return ReferenceFile(
         edgekit_version=__version__,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),

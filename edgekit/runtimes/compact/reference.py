@@ -34,10 +34,10 @@ class FileReference:
         self._model = model
         self._context_tokens, self._text_sha256 = context_tokens, text_sha256
         self._vocabulary = self._known = vocabulary
-        self._stream = path.open("rb")
         self._place = 0
         self._rows: Rows | None = None
         with _refusing():
+            self._stream = path.open("rb")
             self._layout = container.read_layout(self._stream)
 
     def check(self, session: ScoringSession, text: str, tokens: list[int]) -> None:
