@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,8 @@ from students import tiny_student
 
 from edgekit import corpus, open_artifact
 from edgekit.bench.answering import answer
-from edgekit.bench.harness import figure_of, run_harness
+from edgekit.bench.harness import run_harness
+from edgekit.bench.harness_figures import figure_of
 from edgekit.checkpoint import open_checkpoint
 from edgekit.corpus import Bank
 from edgekit.errors import EdgekitError
@@ -76,10 +78,9 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 @pytest.fixture(scope="module")
 def bank() -> Bank:
-    whole = corpus.task_bank(items=160)
-    choices = [item for item in whole.items if item.mode == "choice"][:48]
-    own_words = [item for item in whole.items if item.mode == "generate"][:12]
-    return Bank(name="test", version=1, items=(*choices, *own_words))
+    choices = [item for item in corpus.task_bank(items=200).items if item.mode == "choice"]
+    own_words = [replace(item, mode="generate", choices=()) for item in choices[48:60]]
+    return Bank(name="test", version=1, items=(*choices[:48], *own_words))
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +163,7 @@ def test_every_answer_is_the_answerers_own(extra: Any, run: HarnessRun, artifact
     assert value(read) == pytest.approx(math.exp(-nats / sum(one.bytes for one in rolled)), rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_circumstances_are_recorded(run: HarnessRun, artifact: Artifact) -> None:
     assert run.harness_version.startswith("lm_eval 0.")
@@ -291,12 +293,30 @@ def test_a_share_has_wilsons_range_and_a_mean_its_items() -> None:
 
 
 def test_what_is_no_mean_of_its_items_has_the_harnesss_own_error_or_none() -> None:
-    ratio = figure_of(12.0, [(-30.0, 9)] * 20, 0.5)
+    ratio = figure_of(12.0, ["seven"] * 20, 0.5)
     assert isinstance(ratio, Estimate)
     assert (ratio.low, ratio.high) == pytest.approx((12 - 0.82245, 12 + 0.82245))
     assert "standard error" in ratio.note
     for error in ("N/A", None, 0.0, float("nan")):
-        nothing = figure_of(12.0, [(-30.0, 9)] * 20, error)
+        nothing = figure_of(12.0, ["seven"] * 20, error)
         assert isinstance(nothing, Unknown)
         assert "`12`" in nothing.reason
     assert isinstance(figure_of(float("nan"), [], 0.1), Unknown)
+
+
+def test_a_perplexity_has_the_range_of_the_ratio_behind_it() -> None:
+    import random
+
+    dice, held, truth = random.Random(1), 0, math.exp(1.5)
+    for _ in range(300):
+        lengths = [dice.randint(5, 60) for _ in range(40)]
+        texts = [(-sum(dice.expovariate(1 / 1.5) for _ in range(length)), length) for length in lengths]
+        value = math.exp(-sum(nats for nats, _ in texts) / sum(lengths))
+        found = figure_of(value, texts, "N/A")
+        assert isinstance(found, Estimate)
+        held += found.low <= truth <= found.high
+    assert 0.85 < held / 300 < 0.95
+    bits = figure_of(1.5 / math.log(2), [(-1.5, 1), (-3.2, 2), (-1.3, 1)], None)
+    assert isinstance(bits, Estimate)
+    assert bits.low < bits.value < bits.high
+    assert isinstance(figure_of(math.exp(1.5), [(-1.5, 1), (-3.0, 2)], None), Unknown)  # no spread is no certainty

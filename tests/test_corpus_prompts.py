@@ -55,6 +55,6 @@ def test_no_open_prompt_stands_in_what_students_are_taught() -> None:
     asked = [line for prompt in corpus.open_prompts() for line in prompt.prompt.splitlines() if len(line) > 40]
     assert len(asked) > 40
     for domain in corpus.DOMAINS:
-        taught = {line for page in corpus.documents("train", domain) for line in page.splitlines()}
-        assert not [line for line in asked if line in taught]
-        assert not [line for line in asked if any(one.startswith(line) for one in taught)]
+        taught = "\n".join(["", *corpus.documents("train", domain)])
+        assert len(taught) > 100_000
+        assert not [line for line in asked if f"\n{line}" in taught]

@@ -6,10 +6,8 @@ itself, unless `HF_HUB_OFFLINE=1`; tasks of one's own stand in a folder, with th
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,18 +16,16 @@ from typing import Any, Protocol
 
 import edgekit
 from edgekit import runtimes
+from edgekit.bench.harness_figures import scores
 from edgekit.bench.host import probe_host
 from edgekit.errors import EdgekitError, import_extra
-from edgekit.intervals import mean_interval, share_interval
 from edgekit.progress import Progress, silent
-from edgekit.records import Artifact, Estimate, Figure, Finding, HarnessRun, HarnessScore, Settings, Unknown
+from edgekit.records import Artifact, Finding, HarnessRun, Settings
 from edgekit.tables import nearest, read_file
 
 EXTRA = "eval"
 CONTEXT_TOKENS = 4096
 MAX_TASK_FILES, MAX_TASK_BYTES = 2000, 2**20
-_Z_95 = 1.6449
-_NO_METRIC = ("alias", "name", "sample_len", "sample_count")
 _CODE_KEYS = ("class", "hf_evaluate", "custom_dataset")
 """Keys of a task file that name Python code to run, here or from the hub."""
 
@@ -81,7 +77,7 @@ def run_harness(
         harness_version=_harness_version(),
         model=Path(artifact.path).name,
         artifact_sha256=artifact.sha256,
-        scores=tuple(_scores(found, broken=bool(model.broken))),
+        scores=tuple(scores(found, broken=bool(model.broken))),
         limit=limit,
         settings=settings,
         runtime=runtime,
@@ -94,17 +90,19 @@ def run_harness(
 def _evaluate(model: Any, tasks: Sequence[str], manager: Any, *, limit: int | None, fewshot: int | None) -> Any:
     """The harness's own results. Whatever it raises becomes one line."""
     import lm_eval
+    import numpy as np
 
     try:
-        return lm_eval.simple_evaluate(
-            model=model,
-            tasks=list(tasks),
-            num_fewshot=fewshot,
-            limit=limit,
-            task_manager=manager,
-            bootstrap_iters=1000,
-            torch_random_seed=None,
-        )
+        with np.errstate(all="ignore"):  # likelihoods of a broken artifact are minus infinity
+            return lm_eval.simple_evaluate(
+                model=model,
+                tasks=list(tasks),
+                num_fewshot=fewshot,
+                limit=limit,
+                task_manager=manager,
+                bootstrap_iters=1000,
+                torch_random_seed=None,
+            )
     except EdgekitError:
         raise
     except Exception as error:
@@ -226,60 +224,3 @@ def _harness_version() -> str:
         return f"lm_eval {version('lm_eval')}"
     except PackageNotFoundError:
         return "lm_eval"
-
-
-# ---- figures ------------------------------------------------------------------------------------------------------
-
-
-def _scores(found: Mapping[str, Any], *, broken: bool) -> Iterator[HarnessScore]:
-    """One score for each task, metric and filter in the harness's results, in its order."""
-    for task, metrics in found["results"].items():
-        samples = (found.get("samples") or {}).get(task, [])
-        for key, value in metrics.items():
-            metric, _, extracted = key.partition(",")
-            if key in _NO_METRIC or metric.endswith("_stderr") or not isinstance(value, int | float):
-                continue
-            each = [row[metric] for row in samples if row.get("filter") == extracted and metric in row]
-            error = metrics.get(f"{metric}_stderr,{extracted}")
-            yield HarnessScore(
-                task=task,
-                metric=metric,
-                filter=extracted,
-                items=len(each) or int(metrics.get("sample_len") or 0),
-                value=figure_of(float(value), each, error) if not broken else _BROKEN,
-                higher_is_better=((found.get("higher_is_better") or {}).get(task) or {}).get(metric),
-                fewshot=int((found.get("n-shot") or {}).get(task) or 0),
-                version=_plain((found.get("versions") or {}).get(task)),
-            )
-
-
-_BROKEN = Unknown(reason="the artifact gives logits that are no numbers", settle="convert or quantize it anew")
-
-
-def figure_of(value: float, each: Sequence[Any], error: object) -> Figure:
-    """A metric's `value` with its 90 % range.
-
-    Where it is the mean of `each` item's own score, the range is over the items: Wilson's for right or wrong, else
-    `mean_interval`. Where it is not (perplexity, F1) it is ± 1.645 of the harness's own standard `error`. `Unknown`,
-    with the value in the reason, where there is neither.
-    """
-    if not math.isfinite(value):
-        return Unknown(reason=f"the harness found `{value}`")
-    numbers = [float(one) for one in each if isinstance(one, int | float)]
-    if len(numbers) == len(each) > 1 and math.isclose(sum(numbers) / len(numbers), value, rel_tol=1e-9, abs_tol=1e-12):
-        if set(numbers) <= {0.0, 1.0}:
-            low, high = share_interval(round(sum(numbers)), len(numbers))
-        else:
-            between = mean_interval(numbers)
-            assert between is not None, "two values have an interval"
-            low, high = between
-        return Estimate(value=value, low=min(low, value), high=max(high, value), basis="measured-here")
-    if isinstance(error, int | float) and math.isfinite(error) and error > 0:
-        note = "± 1.645 of the harness's own standard error"
-        half_width = _Z_95 * float(error)
-        return Estimate(value=value, low=value - half_width, high=value + half_width, basis="measured-here", note=note)
-    return Unknown(reason=f"the harness found `{value:.6g}` and no error of it", settle="more items, or another metric")
-
-
-def _plain(value: object) -> str:
-    return "" if value is None else json.dumps(value) if not isinstance(value, str) else value
