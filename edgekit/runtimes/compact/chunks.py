@@ -8,7 +8,7 @@ of the divergence that costs about the squares of those, 1e-12 and, of the tail'
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekit.runtimes.compact.rows import CERTAIN_BYTES, SAMPLED_BYTES, Entries, Rows
 
@@ -99,7 +99,7 @@ class _Reader:
         self._place = _COUNTS.size
         return _COUNTS.unpack_from(self._data)
 
-    def take(self, dtype: str, count: int) -> NDArray[np.generic]:
+    def take(self, dtype: str, count: int) -> NDArray[Any]:
         import numpy as np
 
         size = np.dtype(dtype).itemsize * count
@@ -138,7 +138,7 @@ def _entries(counts: Words, low: Words, log_p: NDArray[np.float64]) -> Entries:
     return Entries(starts, tokens, log_p)
 
 
-def _check(rows: Rows, text: NDArray[np.generic], vocabulary: int) -> None:
+def _check(rows: Rows, text: NDArray[np.uint32], vocabulary: int) -> None:
     """Raise Damaged for numbers that no distribution has: what follows relies on finite ones, and on ids in range."""
     import numpy as np
 
@@ -155,7 +155,7 @@ def _check(rows: Rows, text: NDArray[np.generic], vocabulary: int) -> None:
         same_row = np.diff(entries.rows()) == 0
         if (np.diff(entries.tokens)[same_row] <= 0).any() or entries.tokens.max(initial=0) >= vocabulary:
             raise Damaged("its tokens are out of order")
-    if max(int(rows.top.max()), int(text.max())) >= vocabulary:  # type: ignore[arg-type]
+    if max(int(rows.top.max()), int(text.max())) >= vocabulary:
         raise Damaged("its tokens are out of range")
     mass = np.bincount(rows.certain.rows(), np.exp(rows.certain.log_p), minlength=len(rows.nll))
     whole = np.abs(mass + rows.tail - 1) <= _WHOLE

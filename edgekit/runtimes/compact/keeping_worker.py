@@ -32,7 +32,7 @@ def serve(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send)
     tokens = read_tokens(session, start["text"])
     count = count_chunks(tokens, context_tokens, start["chunks"])
     send(Counted(tokens=len(tokens), chunks=count))
-    order = next(commands, {"op": "quit"})
+    order: dict[str, Any] = next(commands, {"op": "quit"})
     if order["op"] != "keep":
         return
     texts = list(session.token_texts())

@@ -105,7 +105,7 @@ class Rows:
         log_left = np.log1p(-np.minimum(lost + self.padding, 1 - 1e-12))
         certain, sampled = (part.where(part.tokens < known) for part in (self.certain, self.sampled))
         top = self.top.copy()
-        for row in np.flatnonzero(top >= known):
+        for row in np.flatnonzero(top >= known).tolist():
             rest = certain if certain.starts[row] < certain.starts[row + 1] else sampled
             one = rest.part(row, row + 1)
             top[row] = one.tokens[one.log_p.argmax()] if len(one.tokens) else 0
