@@ -11,6 +11,7 @@ from edgekit.report.comparing import print_parity, print_quality
 from edgekit.report.junit import render_junit
 from edgekit.report.markdown import render_markdown
 from edgekit.report.plan import PLAN_FORMATS, print_plan, render_plan
+from edgekit.report.quality_formats import QUALITY_FORMATS, render_quality
 from edgekit.report.sweep import SWEEP_FORMATS, print_sweep, render_sweep
 from edgekit.report.terminal import print_terminal, render_terminal
 from edgekit.storage import to_json
@@ -42,6 +43,7 @@ def render(report: Report, format: str) -> str:  # noqa: A002 - the README's wor
 __all__ = [
     "FORMATS",
     "PLAN_FORMATS",
+    "QUALITY_FORMATS",
     "SWEEP_FORMATS",
     "print_comparison",
     "print_parity",
@@ -52,5 +54,6 @@ __all__ = [
     "render",
     "render_comparison",
     "render_plan",
+    "render_quality",
     "render_sweep",
 ]

@@ -2,47 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 
-from edgekit.records import Estimate, Figure, Parity, Quality, Unknown
-from edgekit.report import quality as rows
-from edgekit.report.terminal import LEVEL_STYLES, Page, print_page
+from edgekit.records import Parity, Quality, Unknown
+from edgekit.report import quality as scores
+from edgekit.report.facts import quality_findings
+from edgekit.report.quality import Part
+from edgekit.report.quality_parts import alerts, parts
+from edgekit.report.terminal import LEVEL_STYLES, Page, print_alerts, print_page, print_part
 from edgekit.report.words import RANGE_MEANING, clean
 
 
 def print_quality(quality: Quality, console: Console, *, name: str) -> None:
-    """Print what `evaluate` found of the artifact called `name`."""
+    """Print what `evaluate` found of the artifact called `name`: every part of it that says something."""
+    print_page(console, lambda page: _print_quality(page, quality, name))
+
+
+def _print_quality(page: Page, quality: Quality, name: str) -> None:
     against = f" against {clean(quality.reference, 80)}" if quality.reference else ""
-    print_page(console, lambda page: _print(page, quality, f"quality of {clean(name, 80)}{against}", rows.of(quality)))
+    page.line((f"quality of {clean(name, 80)}{against}", "bold"))
+    warned = alerts(quality)
+    if warned:
+        page.blank()
+        print_alerts(page, warned)
+    page.blank()
+    text, *rest = parts(quality)
+    print_part(page, text)
+    _print_settles(page, scores.of(quality))
+    for part in rest:
+        page.heading(part.title)
+        print_part(page, part)
+    _print_foot(page, quality, (text, *rest))
 
 
 def print_parity(parity: Parity, console: Console) -> None:
     """Print how alike two builds are: the second judged with the first as its reference."""
     a, b = clean(parity.a, 80), clean(parity.b, 80)
+    quality = parity.quality
+    between = tuple(row for row in scores.of(quality) if row.label not in ("perplexity", "reference's perplexity"))
     shown = (
-        rows.Shown(label=f"perplexity of {a}", figure=parity.quality.reference_perplexity),
-        rows.Shown(label=f"perplexity of {b}", figure=parity.quality.perplexity),
-        *(one for one in rows.of(parity.quality) if one.label in ("mean KL divergence", "top-1 agreement")),
-        *(one for one in rows.of(parity.quality) if one.label == "perplexity increase"),
+        scores.Shown(label=f"perplexity of {a}", figure=quality.reference_perplexity),
+        scores.Shown(label=f"perplexity of {b}", figure=quality.perplexity),
+        *between,
     )
-    print_page(console, lambda page: _print(page, parity.quality, f"{b} against {a}", shown))
+    print_page(console, lambda page: _print_parity(page, quality, f"{b} against {a}", shown))
 
 
-def _print(page: Page, quality: Quality, title: str, shown: tuple[rows.Shown, ...]) -> None:
+def _print_parity(page: Page, quality: Quality, title: str, shown: tuple[scores.Shown, ...]) -> None:
     page.line((title, "bold"))
     page.blank()
     page.rows("", [(one.label, one.text) for one in shown])
-    for settle in dict.fromkeys(_settle(one.figure) for one in shown):
+    _print_settles(page, shown)
+    _print_foot(page, quality, (scores.text_part(quality),))
+
+
+def _print_settles(page: Page, shown: tuple[scores.Shown, ...]) -> None:
+    settles = (one.figure.settle for one in shown if isinstance(one.figure, Unknown))
+    for settle in dict.fromkeys(settles):
         page.labelled("to settle", settle, indent=2)
-    if quality.findings:
+
+
+def _print_foot(page: Page, quality: Quality, found: Sequence[Part]) -> None:
+    """Findings, circumstances of the parts found, and what a range means."""
+    findings = quality_findings(quality)
+    if findings:
         page.heading("findings")
-    for finding in quality.findings:
+    for finding in findings:
         page.labelled(finding.level, f"{finding.message} [{finding.code}]", LEVEL_STYLES[finding.level], indent=2)
         page.labelled(" " * len(finding.level), finding.hint, indent=2)
-    page.rows("circumstances", [(fact.label, fact.value) for fact in rows.circumstances(quality)])
-    if any(isinstance(one.figure, Estimate) for one in shown):
-        page.line((RANGE_MEANING.split(". ")[0] + ", over the chunks of this text.", "dim"), indent=2)
-
-
-def _settle(figure: Figure) -> str:
-    return figure.settle if isinstance(figure, Unknown) else ""
+    page.rows("circumstances", [(fact.label, fact.value) for part in found for fact in part.behind])
+    over = "the chunks of this text" if len(found) == 1 else "chunks of text, items or prompts"
+    page.line((f"{RANGE_MEANING.split('. ')[0]}, over {over}.", "dim"), indent=2)

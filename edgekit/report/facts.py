@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from edgekit.records import (
@@ -16,6 +16,7 @@ from edgekit.records import (
     Host,
     Measurement,
     MemoryBreakdown,
+    Quality,
     Report,
     Runtime,
     Settings,
@@ -272,7 +273,19 @@ def latencies(measurement: Measurement) -> tuple[tuple[str, Figure], ...]:
 def findings(report: Report) -> tuple[Finding, ...]:
     """Of the run and of the scoring: faults first, then warnings, then notes."""
     measurement, quality = report.evidence.measurement, report.evidence.quality
-    found = (*(measurement.findings if measurement else ()), *(quality.findings if quality else ()))
+    return _by_weight((*(measurement.findings if measurement else ()), *(quality_findings(quality) if quality else ())))
+
+
+def quality_findings(quality: Quality) -> tuple[Finding, ...]:
+    """Of everything in a quality record, each said once: faults first, then warnings, then notes."""
+    tasks, layers = quality.tasks, quality.layers
+    found = (*quality.findings, *(tasks.answers.findings if tasks else ()), *(layers.findings if layers else ()))
+    theirs = tasks.teacher.findings if tasks and tasks.teacher else ()
+    of_teacher = (replace(one, message=f"of the teacher: {one.message}") for one in theirs)
+    return _by_weight(tuple(dict.fromkeys((*found, *of_teacher))))
+
+
+def _by_weight(found: tuple[Finding, ...]) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda one: ("fault", "warning", "note").index(one.level)))
 
 

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from edgekit.records import BASES, Check, Estimate, MemoryBreakdown, Projection, Report, Status, Verdict
-from edgekit.report import charts, curves, facts, quality, words
+from edgekit.report import charts, curves, facts, quality, quality_charts, quality_parts, quality_tasks, words
 from edgekit.summary import summarize
 
 _HERE = Path(__file__).parent
@@ -96,6 +96,9 @@ def _names() -> dict[str, Any]:
         "charts": charts,
         "curves": curves,
         "quality": quality,
+        "quality_charts": quality_charts,
+        "quality_parts": quality_parts,
+        "quality_tasks": quality_tasks,
         "summarize": summarize,
         "bound_of": bound_of,
         "projection_of": projection_of,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from edgekit.records import Check, Report, Verdict
-from edgekit.report import facts, quality
+from edgekit.report import facts, quality_parts
+from edgekit.report.quality import Part
 from edgekit.report.words import (
     STAND_IN_NOTE,
     advice,
@@ -44,9 +45,8 @@ def _add_suite(root: Element, report: Report, verdict: Verdict, leaf: Verdict) -
     if report.evidence.artifact.header.stand_in:
         rows.append(("stand_in", STAND_IN_NOTE))
     rows += [(fact.label, fact.value) for fact in facts.circumstances(report)]
-    rows += [(f"quality: {shown.label}", shown.text) for shown in quality.figures(report.evidence)]
-    if report.evidence.quality is not None:
-        rows += [(f"quality: {fact.label}", fact.value) for fact in quality.circumstances(report.evidence.quality)]
+    rows += [(f"warning: {one.title}", text) for one in quality_parts.alerts_of(report.evidence) for text in one.texts]
+    rows += [row for part in quality_parts.parts_of(report) for row in _part_rows(part)]
     for name, value in rows:
         SubElement(properties, "property", name=name, value=clean(value))
     for check in leaf.checks:
@@ -55,6 +55,22 @@ def _add_suite(root: Element, report: Report, verdict: Verdict, leaf: Verdict) -
         case = SubElement(suite, "testcase", classname=clean(f"edgekit.{leaf.device}"), name="verdict", time="0")
         SubElement(case, "error", type="unknown", message=clean(leaf.reason) or "no check was made")
     _total(suite)
+
+
+def _part_rows(part: Part) -> list[tuple[str, str]]:
+    """A part of quality as properties: `quality: mean KL divergence`, `tasks: coding, retained`."""
+    name = "quality" if part.key == "text" else part.key
+    cells = part.table.rows if part.table else ()
+    head = part.table.head if part.table else ()
+    rows = [
+        (f"{name}: {row[0]}, {column}", cell)
+        for row in cells
+        for column, cell in zip(head[1:], row[1:], strict=True)
+        if cell
+    ]
+    rows += [(f"{name}: {fact.label}", fact.value) for fact in (*part.rows, *part.behind)]
+    rows += [(f"{name}: quoted", f"“{quote.text}” {quote.said}") for quote in part.quotes]
+    return rows + [(f"{name}: note", note) for note in part.notes]
 
 
 def _suite(root: Element, name: str, report: Report) -> Element:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from edgekit.records import BASES, Check, Estimate, MemoryBreakdown, Report, Status, Verdict
-from edgekit.report import facts, quality
+from edgekit.records import BASES, Check, Estimate, Finding, MemoryBreakdown, Report, Status, Verdict
+from edgekit.report import facts, quality_parts
+from edgekit.report.quality import BEHIND, Part
 from edgekit.report.words import (
     BASIS_MEANING,
     EXIT_MEANING,
@@ -19,6 +20,7 @@ from edgekit.report.words import (
     limit_text,
     margin_text,
     point_text,
+    sentence,
     span_text,
     value_text,
     waiver_text,
@@ -50,6 +52,7 @@ def render_markdown(report: Report) -> str:
     lines += [f"Exit code {report.exit_code} ({EXIT_MEANING.get(report.exit_code, 'unnamed')}).", ""]
     if report.evidence.artifact.header.stand_in:
         lines += ["> [!WARNING]", f"> {escape(STAND_IN_NOTE)}", ""]
+    lines += alert_lines(quality_parts.alerts_of(report.evidence))
     for verdict in report.verdicts:
         lines += _class(report, verdict) if verdict.members else _device(report, verdict)
     lines += [
@@ -196,23 +199,51 @@ def _speed(report: Report) -> list[str]:
 
 
 def _quality(report: Report) -> list[str]:
-    found = report.evidence.quality
-    if found is None:
-        return []
-    title = f"### Quality against {escape(found.reference, 80)}" if found.reference else "### Quality"
-    figures = ((escape(shown.label), escape(shown.text)) for shown in quality.figures(report.evidence))
-    behind = ((escape(fact.label), escape(fact.value)) for fact in quality.circumstances(found))
-    shown = table(("figure", "value (90 % range), basis"), figures)
-    return [title, "", *shown, *folded("Scored how", table(("what", "value"), behind))]
+    return [line for part in quality_parts.parts_of(report) for line in part_lines(part)]
+
+
+def part_lines(part: Part, head: str = "###") -> list[str]:
+    """A part of quality: its table and figures, and how they were found folded away."""
+    lines = [f"{head} {sentence(escape(part.title))}", ""]
+    if part.table is not None and part.table.rows:
+        lines += _escaped(part.table.head, part.table.rows)
+    if part.rows:
+        what = "value (90 % range), basis" if part.key in ("text", "similarity", "layers") else "value"
+        lines += _escaped(("figure", what), ((row.label, row.value) for row in part.rows))
+    lines += [f"- “{escape(quote.text)}”: {escape(quote.said)}" for quote in part.quotes]
+    lines += [f"- {escape(note)}" for note in part.notes]
+    lines += [""] if part.quotes or part.notes else []
+    for more in part.folded:
+        lines += folded(sentence(escape(more.title)), _escaped(more.head, more.rows))
+    behind = _escaped(("what", "value"), ((fact.label, fact.value) for fact in part.behind))
+    return [*lines, *(folded(BEHIND.get(part.key, "Found how"), behind) if part.behind else [])]
+
+
+def _escaped(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return table(tuple(map(escape, header)), (tuple(map(escape, row)) for row in rows))
+
+
+def alert_lines(alerts: Sequence[quality_parts.Alert]) -> list[str]:
+    """What no pass may hide, as GitHub's warnings."""
+    return [
+        line
+        for alert in alerts
+        for text in alert.texts
+        for line in ("> [!WARNING]", f"> **{sentence(alert.title)}**: {escape(text)}", "")
+    ]
 
 
 def _findings(report: Report) -> list[str]:
+    return finding_lines(facts.findings(report), facts.waivers(report))
+
+
+def finding_lines(found: Sequence[Finding], waivers: Sequence[str] = ()) -> list[str]:
+    """Findings and waivers as a list with its heading; nothing where there are none."""
     lines = [
-        f"- **{found.level}** {escape(found.message)} ({escape(found.code)})"
-        + (f" {escape(found.hint)}" if found.hint else "")
-        for found in facts.findings(report)
+        f"- **{one.level}** {escape(one.message)} ({escape(one.code)})" + (f" {escape(one.hint)}" if one.hint else "")
+        for one in found
     ]
-    lines += [f"- **waiver** {escape(text)}" for text in facts.waivers(report)]
+    lines += [f"- **waiver** {escape(text)}" for text in waivers]
     return ["### Findings", "", *lines, ""] if lines else []
 
 

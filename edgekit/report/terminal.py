@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from edgekit.records import BASES, Check, Estimate, Figure, MemoryBreakdown, Report, Status, Verdict
-from edgekit.report import facts, quality
+from edgekit.report import facts, quality_parts
+from edgekit.report.quality import Part
 from edgekit.report.words import (
     BASIS_MEANING,
     EXIT_MEANING,
@@ -38,7 +39,10 @@ from edgekit.units import format_bytes
 
 STYLES: dict[str, str] = {"pass": "bold green", "fail": "bold red", "unknown": "bold yellow"}
 LEVEL_STYLES = {"fault": "bold red", "warning": "bold yellow", "note": "dim"}
-_ASCII = str.maketrans({"–": "-", "—": "-", "−": "-", "≥": ">=", "≤": "<=", "×": "x", "÷": "/", "…": "...", "µ": "u"})
+_ASCII = str.maketrans(
+    {"–": "-", "—": "-", "−": "-", "≥": ">=", "≤": "<=", "×": "x", "÷": "/", "…": "...", "µ": "u"}
+    | {"Δ": "delta ", "“": '"', "”": '"', "→": "->"}
+)
 _INDENT = 10
 
 
@@ -156,6 +160,10 @@ def _print_head(page: Page, report: Report) -> None:
     if report.evidence.artifact.header.stand_in:
         page.blank()
         page.rows("", [("STAND-IN", STAND_IN_NOTE)], indent=0, label_style="bold magenta")
+    alerts = quality_parts.alerts_of(report.evidence)
+    if alerts:
+        page.blank()
+        print_alerts(page, alerts)
 
 
 def _print_device(page: Page, report: Report, verdict: Verdict) -> None:
@@ -280,12 +288,30 @@ def _figure_or_reason(figure: Figure) -> str:
 
 
 def _print_quality(page: Page, report: Report) -> None:
-    found = report.evidence.quality
-    if found is None:
-        return
-    rows = [(shown.label, shown.text) for shown in quality.figures(report.evidence)]
-    rows += [(fact.label, fact.value) for fact in quality.circumstances(found)]
-    page.rows(f"quality against {clean(found.reference, 80)}" if found.reference else "quality", rows)
+    parts = quality_parts.parts_of(report)
+    for part in parts:
+        page.heading(part.title)
+        print_part(page, part)
+    if parts:
+        page.rows("quality found how", [(fact.label, fact.value) for part in parts for fact in part.behind])
+
+
+def print_part(page: Page, part: Part) -> None:
+    """What a part of quality says, below a heading that stands already; how it was found stands elsewhere."""
+    if part.table is not None and part.table.rows:
+        page.table(part.table.head, (tuple((cell, "") for cell in cells) for cells in part.table.rows))
+    if part.rows:
+        page.rows("", [(row.label, row.value) for row in part.rows])
+    for quote in part.quotes:
+        page.labelled("quoted", f"“{quote.text}” {quote.said}", indent=2)
+    for note in part.notes:
+        page.labelled("note", note, indent=2)
+
+
+def print_alerts(page: Page, alerts: Sequence[quality_parts.Alert]) -> None:
+    """What no pass may hide."""
+    rows = [(alert.title.upper(), text) for alert in alerts for text in alert.texts]
+    page.rows("", rows, indent=0, label_style="bold red")
 
 
 def _print_findings(page: Page, report: Report) -> None:

@@ -1,0 +1,88 @@
+"""How alike artifact and teacher answer, whom the artifact says to be, and whether it kept its chat template."""
+
+from __future__ import annotations
+
+from edgekit.records import ChatTemplate, IdentityClaim, Quality
+from edgekit.report.quality import Part, Quote, Shown, digest
+from edgekit.report.words import Fact, clean
+
+MAX_CLAIMS = 12
+_QUOTED = 240
+SIMILARITY_READING = (
+    "Both answered the same open prompts, greedily. 100 % is the same text; a student that says the same in other "
+    "words scores lower, so read this beside the tasks."
+)
+IDENTITY_READING = "Asked in several ways who it is and who made it. Denials do not count."
+TEMPLATE_WORDS: dict[str, str] = {
+    "same": "the same as that of `{parent}`, byte for byte",
+    "changed": "differs from that of `{parent}`",
+    "lost": "lost: `{parent}` has one and this artifact has none",
+    "added": "added: this artifact has one and `{parent}` has none",
+    "none": "neither this artifact nor `{parent}` has one",
+}
+
+
+def similarity_part(quality: Quality) -> Part | None:
+    """Figures of how alike the generations are; `None` where none were compared."""
+    found = quality.similarity
+    if found is None:
+        return None
+    shown = (
+        Shown(label="characters in common", figure=found.edit, unit="fraction", against=1.0),
+        Shown(label="words in common", figure=found.overlap, unit="fraction", against=1.0),
+        Shown(label="same final answer", figure=found.agreement, unit="fraction", against=1.0),
+    )
+    return Part(
+        key="similarity",
+        title=f"responses beside {clean(found.teacher, 60)}: {found.responses} prompts",
+        reading=SIMILARITY_READING,
+        rows=tuple(one.fact for one in shown),
+        behind=(
+            Fact(label="characters in common", value="mean of 1 − edit distance ÷ length of the longer"),
+            Fact(label="words in common", value="mean F1 of shared word n-grams, 1 to 3"),
+        ),
+    )
+
+
+def identity_part(quality: Quality) -> Part | None:
+    """What the artifact says to be, its claims quoted; `None` where it was not asked."""
+    found = quality.identity
+    if found is None:
+        return None
+    may = ", ".join(f"`{clean(name, 40)}`" for name in found.expected[:20])
+    share = Shown(label="says to be another's", figure=found.share, unit="fraction", against=0.0)
+    more = len(found.claims) - MAX_CLAIMS
+    return Part(
+        key="identity",
+        title=f"identity: {found.prompts} prompts",
+        reading=IDENTITY_READING,
+        rows=(
+            Fact(label=share.label, value=f"{share.text}; {len(found.claims)} claims"),
+            Fact(label="may say to be", value=may or "no name was told: every known name counts as another's"),
+        ),
+        quotes=tuple(map(_quote, found.claims[:MAX_CLAIMS])),
+        notes=(f"{more} more claims are in the record",) if more > 0 else (),
+    )
+
+
+def _quote(claim: IdentityClaim) -> Quote:
+    said = f"claims `{clean(claim.claimed, 60)}`, asked `{clean(claim.prompt, 60)}`"
+    return Quote(text=clean(claim.text, _QUOTED) or "(nothing)", said=said)
+
+
+def template_part(quality: Quality) -> Part | None:
+    """Whether the chat template is the parent's; `None` where nobody looked."""
+    found = quality.template
+    if found is None:
+        return None
+    rows = (
+        Fact(label="chat template", value=template_text(found)),
+        Fact(label="first difference", value=clean(found.detail)),
+        Fact(label="this artifact's", value=digest(found.sha256).lstrip(", ")),
+        Fact(label="its parent's", value=digest(found.parent_sha256).lstrip(", ") if found.status != "same" else ""),
+    )
+    return Part(key="template", title="chat template", rows=tuple(row for row in rows if row.value))
+
+
+def template_text(template: ChatTemplate) -> str:
+    return TEMPLATE_WORDS[template.status].format(parent=clean(template.parent, 80) or "its parent")
