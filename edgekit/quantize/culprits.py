@@ -101,7 +101,7 @@ def _culprit(row: LayerShare, mending: Mending) -> Finding:
             hint += f" and brings {format_percent(row.suggested_kld.value / row.kld.value)} of that, measured"
         else:
             hint += f" and brings less than {format_percent(MENDED)} of that, by its error"
-    return Finding(level="warning", code="quantization-outlier", message=message, hint=hint)
+    return Finding(level="note", code="quantization-outlier", message=message, hint=hint)
 
 
 def _faults(pair: Pair, whole: float, weights: float) -> Iterable[Finding]:

@@ -66,14 +66,17 @@ def find_outliers(
     minutes: float = 10.0,
     threads: int = 0,
     probes: int | None = None,
+    artifact_sha256: str = "",
+    reference_sha256: str = "",
     progress: Progress = silent,
 ) -> Layers:
     """Which tensors of the quantized GGUF `artifact` its KLD from `reference`, the full-precision GGUF it was made of,
     comes from, the worst first; nats per token on `chunks` chunks of `text`.
 
     Takes about `minutes`, longer only where every kind of tensor could not be measured once; a number of `probes` in
-    its place makes what is measured independent of the machine's speed. Raises EdgekitError for files that are no such
-    pair (`open_pair`), other tokenizers, and a text too short; WorkerDied when llama.cpp dies of a model.
+    its place makes what is measured independent of the machine's speed. Hashes that are given are not computed. Raises
+    EdgekitError for files that are no such pair (`open_pair`), other tokenizers, and a text too short; WorkerDied when
+    llama.cpp dies of a model.
     """
     started = time.monotonic()
     text_sha256 = _identity(text)
@@ -81,7 +84,8 @@ def find_outliers(
         raise EdgekitError(f"a range takes {MIN_CHUNKS} chunks of text at least: `{chunks}`")
     threads = threads or big_cores()
     pair = open_pair(artifact, reference, threads=threads)
-    digests = [sha256_of([path], progress=progress) for path in (artifact, reference)]
+    artifact_sha256 = artifact_sha256 or sha256_of([artifact], progress=progress)
+    reference_sha256 = reference_sha256 or sha256_of([reference], progress=progress)
     context = min(CONTEXT_TOKENS, pair.reference.context_train)
     allowance = _Allowance(
         probes=math.inf if probes is None else probes,
@@ -100,8 +104,8 @@ def find_outliers(
         weights=mean_over_chunks(found.weights),
         chunks=count,
         text_sha256=text_sha256,
-        reference_sha256=digests[1],
-        artifact_sha256=digests[0],
+        reference_sha256=reference_sha256,
+        artifact_sha256=artifact_sha256,
         findings=tuple(findings_of(pair, found)),
     )
 

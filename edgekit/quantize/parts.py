@@ -16,6 +16,9 @@ STANDS_OUT = 3.0
 LOUD = 0.05
 """… and with so much of the sum: below it there is little to gain."""
 
+QUIET = 1e-5
+"""… and this many nats a token: a model with so little more differs from its parent in no text that anyone reads."""
+
 _LAYER = re.compile(r"^blk\.(\d+)\.")
 
 
@@ -55,14 +58,14 @@ def label_of(names: Sequence[str]) -> str:
 def outstanding(parts: Sequence[Part]) -> tuple[bool, ...]:
     """Which parts stand out: by its 90 % range over the chunks a tensor of the part brings more than one of a typical
     part (the median of the others, chunk by chunk) does by its own, `STANDS_OUT` times as much on average, and the
-    part `LOUD` of the sum.
+    part `LOUD` of the sum and `QUIET` nats at least.
 
-    Of parts that differ by the text alone next to none is named: in 1000 simulated models of 15 to 200 equal tensors,
-    scored on 4 or 8 chunks with log-normal noise of 0.5 of their own, three were.
+    In 900 simulated models of 15, 40 or 200 equal tensors, on 4, 8 or 16 chunks with log-normal noise of each its own,
+    none was named where that noise had a spread of 0.5, and one in 7 % of them where it had 1.
     """
     total = math.fsum(part.mean for part in parts)
     return tuple(
-        total > 0 and part.mean >= LOUD * total and _beyond(part, [other for other in parts if other is not part])
+        part.mean >= max(QUIET, LOUD * total) and _beyond(part, [other for other in parts if other is not part])
         for part in parts
     )
 
