@@ -1,11 +1,12 @@
-"""Are edgekit's perplexity and KL divergence those of `llama-perplexity --kl-divergence`, and is it as fast?
+"""Are edgekit's figures of a text those of `llama-perplexity --kl-divergence`, and at what speed and memory?
 
-    python benchmarks/kld.py --llama-perplexity BIN/llama-perplexity --artifact A.gguf --reference B.gguf --text FILE
+    python benchmarks/kld.py --llama-perplexity BIN/llama-perplexity [--artifact A.gguf --reference B.gguf --text FILE]
 
 Both do the reference's pass and the artifact's, on the same text and threads, in turn; the figure is the median over
-the pairs of edgekit's tokens/s ÷ the peer's, loading included. The values are wanted within 1 % beyond the peer's own
-blur (its base file has 16 bits and ends at 16 nats). Without models: stand-ins of nano-1.5b, whose random weights
-time both as well as real ones. Writes `results/kld.json`.
+the pairs of edgekit's tokens/s ÷ the peer's, loading included. Values are wanted within 1 % beyond the peer's own blur
+(its base file has 16 bits and ends at 16 nats). Memory is what a process keeps besides the models, both run once more
+without repacking for it. Without models: stand-ins of nano-1.5b, whose random weights time both as well as real ones,
+and the values once more on a trained student where `make_students.py` has made it. Writes `results/kld.json`.
 """
 
 from __future__ import annotations
@@ -17,32 +18,52 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 from peer import circumstances, write_result
 
 from edgekit import open_artifact
 from edgekit.bench import evaluate
 from edgekit.bench.noise import others_share, read_counters
+from edgekit.checkpoint import open_checkpoint
 from edgekit.corpus import text as corpus_text
 from edgekit.files import read_text
-from edgekit.records import Artifact, Estimate, Figure, Quality, Settings
+from edgekit.quantize.convert import convert
+from edgekit.quantize.llama_quantize import quantize_gguf
+from edgekit.records import Artifact, Estimate, Quality, Settings
 from edgekit.runtimes import big_cores, open_scorer, sandbox
 from edgekit.shapes import cached_stand_in
+from edgekit.shapes.stand_in import cache_dir
 
 RESULTS = Path(__file__).parent / "results" / "kld.json"
 CONTEXT = 512
-BLUR_NATS = 2e-5
-"""How far the peer's KLD may lie off for its base file's sake, on a text of a few chunks."""
+STUDENT = "qwen3-10m-trained-*"
 
+BLUR_NATS = 16 / 65535 / 2
+"""Half a step of the peer's base file, at the worst: what one token's KLD, and so any quantile of them, may lie off."""
+MEAN_BLUR_NATS = 2e-5
+"""The same of a mean over a few chunks, where such errors cancel."""
+
+_QUANTILES = {"kld_median": 0.5, "kld_p90": 0.9, "kld_p99": 0.99, "kld_p999": 0.999, "kld_max": 1.0}
 _VALUES = {
     "perplexity": r"Mean PPL\(Q\)\s*:\s*([\d.]+)",
     "reference_perplexity": r"Mean PPL\(base\)\s*:\s*([\d.]+)",
+    "perplexity_ratio": r"Mean PPL\(Q\)/PPL\(base\)\s*:\s*([\d.]+)",
     "kld_mean": r"Mean\s+KLD:\s*(-?[\d.]+)",
+    "kld_median": r"Median\s+KLD:\s*(-?[\d.]+)",
+    "kld_p90": r"90\.0%\s+KLD:\s*(-?[\d.]+)",
+    "kld_p99": r"99\.0%\s+KLD:\s*(-?[\d.]+)",
+    "kld_p999": r"99\.9%\s+KLD:\s*(-?[\d.]+)",
+    "kld_max": r"Maximum KLD:\s*(-?[\d.]+)",
+    "dp_rms": r"RMS Δp\s*:\s*([\d.]+)",
     "top1_agreement": r"Same top p:\s*([\d.]+)",
 }
+_LAST = "Same top p:"
+_IN_PERCENT = ("dp_rms", "top1_agreement")
 
 
 def find_tool(path: Path | None) -> Path | None:
@@ -55,46 +76,65 @@ def find_tool(path: Path | None) -> Path | None:
     return None
 
 
-def run_tool(tool: Path, model: Path, text: Path, base: Path, arguments: argparse.Namespace, *, second: bool) -> str:
-    """One pass of the peer; its output. Dies with its last words."""
+# ---- the peer -------------------------------------------------------------------------------------------------------
+
+
+def run_tool(
+    tool: Path, model: Path, text: Path, base: Path, arguments: argparse.Namespace, *options: str
+) -> tuple[str, int]:
+    """One pass of the peer: its output, and the most private bytes it held. Dies with its last words."""
     command: list[object] = [tool, "-m", model, "-f", text, "-c", CONTEXT, "--chunks", arguments.chunks]
-    command += ["-t", arguments.threads, "--kl-divergence-base", base, *(["--kl-divergence"] if second else [])]
+    command += ["-t", arguments.threads, "--kl-divergence-base", base, *options]
     libraries = [str(tool.parent.parent / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
-    done = subprocess.run(
-        [str(part) for part in command],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "LD_LIBRARY_PATH": ":".join(filter(None, libraries))},
-        check=False,
-        preexec_fn=None if arguments.amx else sandbox.deny_amx,
-    )
-    if done.returncode:
-        raise SystemExit(f"llama-perplexity died ({done.returncode}):\n{(done.stdout + done.stderr)[-2000:]}")
-    return done.stdout + done.stderr
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "LD_LIBRARY_PATH": ":".join(filter(None, libraries))},
+            preexec_fn=None if arguments.amx else sandbox.deny_amx,
+        )
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, private_bytes(process.pid))
+            time.sleep(0.02)
+        output.seek(0)
+        words = output.read().decode(errors="replace")
+    if process.returncode:
+        raise SystemExit(f"llama-perplexity died ({process.returncode}):\n{words[-2000:]}")
+    return words, peak
+
+
+def private_bytes(pid: int) -> int:
+    """Anonymous memory of a process, in RAM or swapped out; 0 where the OS does not tell."""
+    with suppress(OSError):
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+        fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+        return sum(int(fields[name].split()[0]) * 1024 for name in ("RssAnon", "VmSwap") if name in fields)
+    return 0
 
 
 def run_peer(
-    tool: Path, artifact: Path, reference: Path, text: Path, arguments: argparse.Namespace
+    tool: Path, artifact: Path, reference: Path, text: Path, arguments: argparse.Namespace, *options: str
 ) -> dict[str, float]:
-    """Both passes: wall time and the values."""
+    """Both passes: wall time, memory and the values."""
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "base.kld"
         started = time.perf_counter()
-        run_tool(tool, reference, text, base, arguments, second=False)
-        output = run_tool(tool, artifact, text, base, arguments, second=True)
+        _, first = run_tool(tool, reference, text, base, arguments, *options)
+        output, second = run_tool(tool, artifact, text, base, arguments, "--kl-divergence", *options)
         found = {"wall_s": time.perf_counter() - started, "base_bytes": float(base.stat().st_size)}
         for _ in range(5):  # at its exit the peer sometimes loses the last lines of its log
-            if "Same top p:" in output:
+            if _LAST in output:
                 break
-            output = run_tool(tool, artifact, text, base, arguments, second=True)
+            output, _ = run_tool(tool, artifact, text, base, arguments, "--kl-divergence", *options)
     for name, pattern in _VALUES.items():
         match = re.search(pattern, output)
-        found[name] = float(match[1]) / (100 if name == "top1_agreement" else 1) if match else float("nan")
-    return found
+        found[name] = float(match[1]) / (100 if name in _IN_PERCENT else 1) if match else float("nan")
+    return {**found, "private_bytes": max(first, second)}
 
 
-def value_of(figure: Figure) -> float:
-    return figure.value if isinstance(figure, Estimate) else float("nan")
+# ---- edgekit --------------------------------------------------------------------------------------------------------
 
 
 def run_edgekit(
@@ -105,28 +145,100 @@ def run_edgekit(
     quality = evaluate(
         artifact, reference, text, context_tokens=CONTEXT, chunks=arguments.chunks, threads=arguments.threads
     )
-    wall_s = time.perf_counter() - started
-    return {"wall_s": wall_s, **{name: value_of(getattr(quality, name)) for name in _VALUES}}, quality
+    return {"wall_s": time.perf_counter() - started, **values_of(quality)}, quality
 
 
-def peak_bytes(artifact: Artifact, reference: Artifact, text: str, threads: int) -> int | None:
-    """Private memory of the scoring process over a chunk, models mapped and unpacked: what scoring itself takes."""
+def values_of(quality: Quality) -> dict[str, float]:
+    """The values, those of quantiles also where the text is too short for their ranges."""
+    figures = {name: getattr(quality, name) for name in _VALUES}
+    found = {name: figure.value if isinstance(figure, Estimate) else float("nan") for name, figure in figures.items()}
+    klds = np.concatenate([np.asarray(chunk.token_kld) for chunk in quality.chunks])
+    return found | {name: float(np.quantile(klds, share)) for name, share in _QUANTILES.items()}
+
+
+def scoring_bytes(
+    artifact: Artifact, reference: Artifact, text: str, arguments: argparse.Namespace
+) -> dict[str, int | None]:
+    """Private memory of the scoring process, models mapped and not repacked: what it takes beside them, and what the
+    interpreter and its libraries held before they were opened.
+    """
     settings = Settings(
-        context_tokens=CONTEXT, batch_tokens=CONTEXT, ubatch_tokens=CONTEXT, threads=threads, repack=False
+        context_tokens=CONTEXT, batch_tokens=CONTEXT, ubatch_tokens=CONTEXT, threads=arguments.threads, repack=False
     )
     paths = Path(artifact.path), Path(reference.path)
     vocabulary = max(artifact.header.vocabulary, reference.header.vocabulary)
-    with open_scorer(*paths, settings, text=text, vocabulary=vocabulary, chunks=1) as scorer:
+    with open_scorer(*paths, settings, text=text, vocabulary=vocabulary, chunks=min(2, arguments.chunks)) as scorer:
         list(scorer.scores())
         peak = scorer.finish()
-    return peak.unevictable_bytes if peak else None
+    if peak is None:
+        return {"private_bytes": None, "baseline_bytes": None}
+    return {"private_bytes": peak.unevictable_bytes, "baseline_bytes": peak.baseline_bytes}
+
+
+# ---- the comparison -------------------------------------------------------------------------------------------------
 
 
 def agrees(name: str, ours: float, theirs: float) -> bool:
-    """Within 1 %, or the peer's blur; agreement on the likeliest token within half a percent."""
+    """Within 1 % and the peer's blur; agreement on the likeliest token within half a percent, as ties are broken by
+    what 16 bits leave of them.
+    """
     if name == "top1_agreement":
         return abs(ours - theirs) <= 0.005
-    return abs(ours - theirs) <= 0.01 * abs(theirs) + (BLUR_NATS if name == "kld_mean" else 0)
+    blur = {"kld_mean": MEAN_BLUR_NATS, "dp_rms": BLUR_NATS}.get(name, BLUR_NATS if name in _QUANTILES else 0.0)
+    return abs(ours - theirs) <= 0.01 * abs(theirs) + blur
+
+
+def compare(tool: Path, artifact: Artifact, reference: Artifact, text: str, arguments: argparse.Namespace) -> Any:
+    """Everything about one artifact and its reference."""
+    before, pairs = read_counters(), []
+    evaluate(artifact, reference, text, context_tokens=CONTEXT, chunks=1, threads=arguments.threads)  # files in RAM
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "text"
+        file.write_text(text, encoding="utf-8")
+        paths = Path(artifact.path), Path(reference.path)
+        for index in range(arguments.pairs):
+            pair: dict[str, Any] = {}
+            for name in ("edgekit", "peer") if index % 2 == 0 else ("peer", "edgekit"):
+                if name == "edgekit":
+                    pair[name], quality = run_edgekit(artifact, reference, text, arguments)
+                else:
+                    pair[name] = run_peer(tool, *paths, file, arguments)
+            pairs.append(pair)
+            print(f"pair {index + 1}: edgekit {pair['edgekit']['wall_s']:.1f} s, peer {pair['peer']['wall_s']:.1f} s")
+        peer_bytes = run_peer(tool, *paths, file, arguments, "--no-repack")["private_bytes"]
+    ratio = median(pair["peer"]["wall_s"] / pair["edgekit"]["wall_s"] for pair in pairs)
+    ours, theirs = pairs[-1]["edgekit"], pairs[-1]["peer"]
+    agreed = {name: agrees(name, ours[name], theirs[name]) for name in _VALUES}
+    for name, same in agreed.items():
+        print(f"{name:22} edgekit {ours[name]:.6f}  peer {theirs[name]:.6f}  {'agree' if same else 'DIFFER'}")
+    memory = scoring_bytes(artifact, reference, text, arguments)
+    print(f"edgekit's speed ÷ the peer's: {ratio:.3f}")
+    print(f"private memory beside the models: edgekit {memory['private_bytes']}, peer {peer_bytes:.0f}")
+    return {
+        **circumstances(Path(artifact.path)),
+        "reference": Path(reference.path).name,
+        "chunks": len(quality.chunks),
+        "threads": arguments.threads,
+        "runtime": quality.runtime.build if quality.runtime else "",
+        "cpu_features": quality.runtime.cpu_features if quality.runtime else "",
+        "speed_ratio": ratio,
+        "agreed": agreed,
+        **memory,
+        "peer_private_bytes": peer_bytes,
+        "others_cpu_share": others_share(before, read_counters()),
+        "pairs": pairs,
+    }
+
+
+def trained_pair(folder: Path) -> tuple[Artifact, Artifact] | None:
+    """A trained student as q4_k_m and f16, or `None` with the reason printed."""
+    found = sorted((cache_dir().parent / "students").glob(STUDENT))
+    if not found:
+        print("no trained student: `python benchmarks/make_students.py qwen3-10m` makes one", file=sys.stderr)
+        return None
+    full = convert(open_checkpoint(found[-1]), folder / "student-f16.gguf", type="f16")
+    small = quantize_gguf(full, folder / "student-q4_k_m.gguf", "q4_k_m", threads=2)
+    return open_artifact(small), open_artifact(full)
 
 
 def main() -> int:
@@ -145,47 +257,25 @@ def main() -> int:
     tool = find_tool(arguments.llama_perplexity)
     if tool is None:
         return 0
-    artifact = open_artifact((arguments.artifact or cached_stand_in("nano-1.5b", "q4_0")).resolve())
-    reference = open_artifact((arguments.reference or cached_stand_in("nano-1.5b", "q8_0")).resolve())
+    if (arguments.artifact is None) != (arguments.reference is None):
+        parser.error("--artifact and --reference belong together")
     text = (
         read_text(arguments.text) if arguments.text else corpus_text("evaluation", characters=4000 * arguments.chunks)
     )
-    before, pairs = read_counters(), []
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "text"
-        file.write_text(text, encoding="utf-8")
-        for index in range(arguments.pairs):
-            pair: dict[str, Any] = {}
-            for name in ("edgekit", "peer") if index % 2 == 0 else ("peer", "edgekit"):
-                if name == "edgekit":
-                    pair[name], quality = run_edgekit(artifact, reference, text, arguments)
-                else:
-                    pair[name] = run_peer(tool, Path(artifact.path), Path(reference.path), file, arguments)
-            pairs.append(pair)
-            print(f"pair {index + 1}: edgekit {pair['edgekit']['wall_s']:.1f} s, peer {pair['peer']['wall_s']:.1f} s")
-    ratio = median(pair["peer"]["wall_s"] / pair["edgekit"]["wall_s"] for pair in pairs)
-    ours, theirs = pairs[-1]["edgekit"], pairs[-1]["peer"]
-    agreed = {name: agrees(name, ours[name], theirs[name]) for name in _VALUES}
-    for name, same in agreed.items():
-        print(f"{name:22} edgekit {ours[name]:.6f}  peer {theirs[name]:.6f}  {'agree' if same else 'DIFFER'}")
-    print(f"edgekit's speed ÷ the peer's: {ratio:.3f}")
-    result = {
-        "kind": "kld_benchmark",
-        "version": 1,
-        **circumstances(Path(artifact.path)),
-        "reference": Path(reference.path).name,
-        "chunks": len(quality.chunks),
-        "threads": arguments.threads,
-        "runtime": quality.runtime.build if quality.runtime else "",
-        "cpu_features": quality.runtime.cpu_features if quality.runtime else "",
-        "speed_ratio": ratio,
-        "agreed": agreed,
-        "private_bytes": peak_bytes(artifact, reference, text, arguments.threads),
-        "others_cpu_share": others_share(before, read_counters()),
-        "pairs": pairs,
-    }
+    timed = (
+        open_artifact((arguments.artifact or cached_stand_in("nano-1.5b", "q4_0")).resolve()),
+        open_artifact((arguments.reference or cached_stand_in("nano-1.5b", "q8_0")).resolve()),
+    )
+    result = {"kind": "kld_benchmark", "version": 2, **compare(tool, *timed, text, arguments)}
+    agreed = all(result["agreed"].values())
+    if arguments.artifact is None:
+        with tempfile.TemporaryDirectory() as folder:
+            trained = trained_pair(Path(folder))
+            if trained is not None:
+                result["trained"] = compare(tool, *trained, text, arguments)
+                agreed = agreed and all(result["trained"]["agreed"].values())
     write_result(arguments.out, result)
-    return 0 if all(agreed.values()) and ratio >= 1 else 1
+    return 0 if agreed and result["speed_ratio"] >= 1 else 1
 
 
 if __name__ == "__main__":

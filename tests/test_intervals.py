@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 
-from edgekit.intervals import mean_interval, share_interval
+from edgekit.intervals import mean_interval, quantile_interval, share_interval
 
 
 def text_like(count: int, correlation: float, source: np.random.Generator) -> np.ndarray:
@@ -26,6 +27,35 @@ def test_it_covers(count: int, correlation: float, least: float) -> None:
         low, high = mean_interval(text_like(count, correlation, source).tolist()) or (0.0, 0.0)
         held += low <= math.exp(0.08) <= high
     assert least <= held / runs <= 0.97
+
+
+@pytest.mark.parametrize(("share", "pieces", "least"), [(0.5, 12, 0.84), (0.9, 20, 0.84), (0.99, 40, 0.84)])
+def test_quantiles_are_covered(share: float, pieces: int, least: float) -> None:
+    """Pieces that differ, and within them bursts: what resampling single tokens would take for certainty."""
+    source = np.random.default_rng(3)
+    truth = math.exp(NormalDist(sigma=math.hypot(0.4, 1.8)).inv_cdf(share))
+    held, runs = 0, 120
+    for _ in range(runs):
+        own = 1.8 * (
+            0.87 * source.standard_normal((pieces, 120)) + 0.49 * source.standard_normal((pieces, 15)).repeat(8, 1)
+        )
+        found = quantile_interval(np.exp(own + 0.4 * source.standard_normal((pieces, 1))).tolist(), share)
+        assert found is not None
+        held += found[0] <= truth <= found[1]
+    assert least <= held / runs
+
+
+def test_a_quantile_near_the_end_of_the_numbers_has_no_range() -> None:
+    pieces = np.random.default_rng(1).standard_normal((20, 100))
+    assert quantile_interval(pieces.tolist(), 0.9) is not None
+    assert quantile_interval(pieces.tolist(), 0.9999) is None
+    assert quantile_interval(pieces[:1].tolist(), 0.5) is None
+
+
+def test_equal_numbers_have_one_quantile() -> None:
+    assert quantile_interval([[0.5] * 50] * 20, 0.5) == (0.5, 0.5)
+    # seven in ten are nothing: so is the median, and what lies around it
+    assert quantile_interval([[0.0] * 35 + [0.5] * 15] * 20, 0.5) == (0.0, 0.0)
 
 
 def test_a_few_values_by_hand() -> None:

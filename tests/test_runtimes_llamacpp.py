@@ -45,6 +45,28 @@ def test_last_is_the_last_of_all(session: llamacpp.Session) -> None:
     np.testing.assert_allclose(last[0], every[-1], rtol=0.05, atol=0.02)
 
 
+@pytest.mark.parametrize(("fed", "rows"), [(150, 1), (150, 30), (150, 64), (150, 100), (40, 40), (128, 64)])
+def test_only_the_last_rows(session: llamacpp.Session, fed: int, rows: int) -> None:
+    """More than a ubatch of rows, and more tokens than a batch takes."""
+    every = session.feed(TOKENS[:fed], want="all")
+    session.reset()
+    last = session.feed(TOKENS[:fed], want=rows)
+    assert session.position == fed
+    assert last.shape == (rows, 1024)
+    # kernels for other batch sizes round differently, and these weights are random
+    np.testing.assert_allclose(last, every[-rows:], rtol=0.1, atol=0.3)
+    assert (last.argmax(axis=1) == every[-rows:].argmax(axis=1)).mean() > 0.9
+
+
+def test_rows_can_be_had_without_a_copy(session: llamacpp.Session) -> None:
+    kept = session.feed(TOKENS[:60], want=20)
+    session.reset()
+    seen = session.feed(TOKENS[:60], want=20, copy=False)
+    np.testing.assert_array_equal(seen, kept)
+    session.feed([5])
+    assert not np.array_equal(seen[0], kept[0])  # it was llama.cpp's own memory
+
+
 def test_token_by_token_equals_a_batch(session: llamacpp.Session) -> None:
     every = session.feed(TOKENS[:40], want="all")
     session.reset()

@@ -56,6 +56,17 @@ def test_any_way_of_feeding_gives_the_same(session: ort.Session) -> None:
     np.testing.assert_allclose(session.feed(TOKENS[50:51]), whole[50:51], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("rows", [1, 7, 30])
+def test_only_the_last_rows(session: ort.Session, rows: int) -> None:
+    whole = session.feed(TOKENS, want="all")
+    session.reset()
+    np.testing.assert_allclose(session.feed(TOKENS, want=rows), whole[-rows:], rtol=1e-3, atol=1e-4)
+    assert session.position == len(TOKENS)
+    kept = session.feed([3])
+    session.rewind(len(TOKENS))
+    np.testing.assert_array_equal(session.feed([3], copy=False), kept)
+
+
 def test_a_rewound_branch_forgets_what_it_left(session: ort.Session) -> None:
     session.feed([5] * 40)
     session.rewind(0)

@@ -188,9 +188,10 @@ def test_the_log_says_what_was_at_fault(rogue: Rogue, tmp_path: Path) -> None:
 def test_broken_amx_kernels_are_found_out_and_avoided(
     rogue: Rogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgekit.runtimes import handle
+    from edgekit.runtimes import amx
 
-    monkeypatch.setitem(handle._amx, "state", "allowed")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(amx, "_known", {})
     model = tmp_path / "model.gguf"
     model.write_bytes(b"GGUF")
     body = """
@@ -204,9 +205,44 @@ def test_broken_amx_kernels_are_found_out_and_avoided(
         with runtimes.open_worker(model, Settings(), timeout_s=20, seed=1, command=rogue(body)) as worker:
             assert [finding.code for finding in worker.findings] == ["amx-broken"]
             assert worker.runtime.cpu_features == "AVX2"
-    # a second death by SIGILL is not AMX's fault, and is told as it is
+    # the next process knows it at once: its worker may die no more
+    monkeypatch.setattr(amx, "_known", {})
+    if sys.platform == "linux":
+        assert amx.amx_state() == "denied"
+        assert amx.notes_path().read_text().count("\n") == 1
+    amx.deny_amx()
+    # a death by SIGILL without AMX is not its fault, and is told as it is
     _, death = run_rogue(rogue("hear(); ready(); hear(); os.kill(os.getpid(), signal.SIGILL)"), tmp_path)
     assert death.finding.code == "worker-illegal-instruction"
+
+
+def test_nothing_is_noted_of_amx_when_a_worker_dies_without_it_too(
+    rogue: Rogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit.runtimes import amx
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(amx, "_known", {})
+    _, death = run_rogue(rogue("hear(); ready(); hear(); os.kill(os.getpid(), signal.SIGILL)"), tmp_path)
+    assert death.finding.code == "worker-illegal-instruction"
+    assert not amx.notes_path().exists()
+
+
+@pytest.mark.parametrize("notes", [b"", b"0123abcd\n", b"\xff\xfe", b"0123 " * 20_000])
+def test_notes_of_other_machines_or_of_nobody_deny_nothing(
+    notes: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit.runtimes import amx
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(amx, "_known", {})
+    amx.notes_path().parent.mkdir()
+    amx.notes_path().write_bytes(notes)
+    assert amx.amx_state() == "allowed"
+    assert amx.amx_findings() == ()
+    amx.note_broken_amx()
+    monkeypatch.setattr(amx, "_known", {})
+    assert amx.amx_state() == ("denied" if sys.platform == "linux" else "allowed")
 
 
 def test_an_oom_kill_is_told_from_another_kill() -> None:

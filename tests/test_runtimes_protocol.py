@@ -22,7 +22,9 @@ from edgekit.runtimes.protocol import (
     Timed,
     decode,
     encode,
+    from_bits,
     raw_sample,
+    to_bits,
 )
 
 MESSAGES: tuple[Message, ...] = (
@@ -135,3 +137,15 @@ def test_sample_in_seconds() -> None:
 def test_refuses_impossible_samples(timed: Timed) -> None:
     with pytest.raises(ProtocolError):
         raw_sample(Step(test="tg2", generate=2), timed)
+
+
+@given(st.floats(1e-30, 1e4))
+def test_numbers_travel_as_bits(number: float) -> None:
+    assert from_bits(to_bits(number)) == pytest.approx(number, rel=1e-6)
+
+
+def test_bits_are_never_below_zero_nor_without_end() -> None:
+    assert from_bits(to_bits(-1e-7)) == from_bits(0) == 0.0
+    for bits in (0x7F800000, 0x7FC00000, 0x80000000, 2**40):
+        with pytest.raises(ProtocolError, match="no number"):
+            from_bits(bits)

@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,20 +56,25 @@ def test_the_sums_are_those_of_the_logits(tiny_gguf: Path, other_gguf: Path) -> 
     for index in (0, 2):
         logits, targets = direct(tiny_gguf, TEXT, index)
         reference, _ = direct(other_gguf, TEXT, index)
-        kld, nll, reference_nll, top1 = score_rows(logits, reference, targets)
+        rows = score_rows(logits, reference, targets)
         chunk = chunks[index]
         assert chunk.tokens == 31
-        assert chunk.kld == pytest.approx(kld.sum(), rel=1e-5)
-        assert chunk.nll == pytest.approx(nll.sum(), rel=1e-5)
-        assert chunk.reference_nll == pytest.approx(reference_nll.sum(), rel=1e-5)
-        assert chunk.top1 == top1.sum()
+        assert chunk.kld == pytest.approx(rows.kld.sum(), rel=1e-5)
+        assert chunk.nll == pytest.approx(rows.nll.sum(), rel=1e-5)
+        assert chunk.reference_nll == pytest.approx(rows.reference_nll.sum(), rel=1e-5)
+        assert (chunk.top1, chunk.top5) == (rows.top1.sum(), rows.top5.sum())
+        assert chunk.dp2 == pytest.approx(((rows.p - rows.p_reference) ** 2).sum(), rel=1e-4)
+        assert chunk.token_kld == pytest.approx(rows.kld.tolist(), rel=1e-4)
         assert chunk.broken == 0
+        assert chunk.kld_lower is None
 
 
 def test_a_model_against_itself_differs_by_nothing(tiny_gguf: Path) -> None:
     _, chunks = run_scorer(tiny_gguf, tiny_gguf, chunks=2)
     assert [chunk.kld for chunk in chunks] == [0.0, 0.0]
-    assert [chunk.top1 for chunk in chunks] == [31, 31]
+    assert [(chunk.top1, chunk.top5, chunk.dp2) for chunk in chunks] == [(31, 31, 0.0)] * 2
+    assert all(0 <= nats < 1e-6 for chunk in chunks for nats in chunk.token_kld)
+    assert [len(chunk.token_kld) for chunk in chunks] == [31, 31]
     assert all(chunk.nll == chunk.reference_nll for chunk in chunks)
 
 
@@ -77,6 +83,7 @@ def test_without_a_reference_only_the_likelihood_is_told(tiny_gguf: Path, other_
     _, both = run_scorer(tiny_gguf, other_gguf, chunks=2)
     assert scorer.reference_runtime is None
     assert [(chunk.kld, chunk.top1, chunk.reference_nll) for chunk in chunks] == [(None, None, None)] * 2
+    assert [(chunk.top5, chunk.dp2, chunk.token_kld) for chunk in chunks] == [(None, None, ())] * 2
     assert [chunk.nll for chunk in chunks] == pytest.approx([chunk.nll for chunk in both], rel=1e-5)
 
 
@@ -181,9 +188,9 @@ def test_padding_may_differ_in_length(padded: Callable[[int], Path]) -> None:
     logits, targets = direct(long, TEXT, 0)
     reference, _ = direct(short, TEXT, 0)
     assert logits.shape[1] == 1056
-    kld, nll, *_ = score_rows(np.ascontiguousarray(logits[:, :1024]), reference, targets)
-    assert chunk.kld == pytest.approx(kld.sum(), rel=1e-5)
-    assert chunk.nll == pytest.approx(nll.sum(), rel=1e-5)
+    rows = score_rows(np.ascontiguousarray(logits[:, :1024]), reference, targets)
+    assert chunk.kld == pytest.approx(rows.kld.sum(), rel=1e-5)
+    assert chunk.nll == pytest.approx(rows.nll.sum(), rel=1e-5)
 
 
 def test_a_vocabulary_cut_short_is_refused(padded: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +203,7 @@ def test_a_vocabulary_cut_short_is_refused(padded: Callable[[int], Path], monkey
     assert "differ first at token 1024: `nothing` in the artifact" in message
 
 
-@pytest.mark.parametrize(("context", "chunks"), [(0, 0), (15, 0), (64, -1)])
+@pytest.mark.parametrize(("context", "chunks"), [(0, 0), (15, 0), (64, -1), (2**17 + 1, 0)])
 def test_impossible_chunks_are_refused(tiny_gguf: Path, context: int, chunks: int) -> None:
     with pytest.raises(EdgekitError, match="chunks need"):
         run_scorer(tiny_gguf, None, settings=dataclasses.replace(SETTINGS, context_tokens=context), chunks=chunks)
@@ -224,6 +231,7 @@ def test_logits_that_are_no_numbers_are_counted(tiny_gguf: Path, tmp_path: Path)
     sick = broken(tiny_gguf, tmp_path / "sick.gguf")
     _, (chunk,) = run_scorer(sick, tiny_gguf, chunks=1)
     assert (chunk.tokens, chunk.broken, chunk.top1, chunk.nll, chunk.kld) == (31, 31, 0, 0.0, 0.0)
+    assert (chunk.top5, chunk.dp2, chunk.token_kld) == (0, 0.0, ())
     _, (alone,) = run_scorer(sick, None, chunks=1)
     assert alone.broken == 31
     assert "reference model is broken" in rejected(tiny_gguf, sick).message
@@ -243,21 +251,25 @@ def up():
         hear(); say(type="loaded", load_ns=1, vocabulary=1024, context_tokens=64, threads=1)
     hear()
 def counted(tokens=150, chunks=2): say(type="counted", tokens=tokens, chunks=chunks)
-def scored(chunk=0, tokens=31, nll_nano=9, reference_nll_nano=9, kld_nano=9, top1=30, broken=0):
+TENTH = 0x3dcccccd  # 0.1 as a float32
+def scored(chunk=0, tokens=31, nll_nano=9, reference_nll_nano=9, kld_nano=9, top1=29, broken=0, top5=30, dp2_bits=TENTH,
+           kld_lower_nano=9, token_kld_bits=None):
+    klds = [TENTH] * (tokens - broken) if token_kld_bits is None else token_kld_bits
     say(type="scored", chunk=chunk, tokens=tokens, nll_nano=nll_nano, reference_nll_nano=reference_nll_nano,
-        kld_nano=kld_nano, top1=top1, broken=broken)
+        kld_nano=kld_nano, top1=top1, broken=broken, top5=top5, dp2_bits=dp2_bits, kld_lower_nano=kld_lower_nano,
+        token_kld_bits=klds)
 """
 
 
 @pytest.fixture
 def lie(tmp_path: Path, tiny_gguf: Path) -> Callable[..., list[ScoredChunk]]:
-    def run(body: str, *, reference: bool = True, timeout_s: float = 20) -> list[ScoredChunk]:
+    def run(body: str, *, reference: bool = True, timeout_s: float = 20, **options: Any) -> list[ScoredChunk]:
         script = tmp_path / "rogue.py"
         script.write_text(PRELUDE + textwrap.dedent(body), encoding="utf-8")
         command = [sys.executable, "-I", "-S", str(script)]
         other = tiny_gguf if reference else None
         with runtimes.open_scorer(
-            tiny_gguf, other, SETTINGS, text=TEXT, vocabulary=1024, command=command, timeout_s=timeout_s
+            tiny_gguf, other, SETTINGS, text=TEXT, vocabulary=1024, command=command, timeout_s=timeout_s, **options
         ) as scorer:
             return list(scorer.scores())
 
@@ -266,10 +278,28 @@ def lie(tmp_path: Path, tiny_gguf: Path) -> Callable[..., list[ScoredChunk]]:
 
 def test_an_honest_process_passes(lie: Callable[..., list[ScoredChunk]]) -> None:
     chunks = lie("up(); counted(); scored(); scored(1, broken=1); say(type='done'); hear()")
-    assert chunks == [
-        ScoredChunk(tokens=31, nll=9e-9, reference_nll=9e-9, kld=9e-9, top1=30),
-        ScoredChunk(tokens=31, nll=9e-9, reference_nll=9e-9, kld=9e-9, top1=30, broken=1),
-    ]
+    first = ScoredChunk(
+        tokens=31, nll=9e-9, reference_nll=9e-9, kld=9e-9, top1=29, top5=30, dp2=0.1, token_kld=(0.1,) * 31
+    )
+    assert chunks == [first, dataclasses.replace(first, broken=1, token_kld=(0.1,) * 30)]
+
+
+def test_a_reference_that_estimates_has_a_lower_bound(tmp_path: Path, lie: Callable[..., list[ScoredChunk]]) -> None:
+    """A file in the place of a model: one model is opened, and the file may be read."""
+    stored = tmp_path / "stored"
+    stored.touch()
+    body = """
+    start = hear()
+    assert start["reference_file"] == {"path": PATH, "rows": 3}, start
+    assert PATH in start["readable"]
+    assert len(start["models"]) == 1
+    say(type="ready", build="b", cpu_features="", isolation=""); hear()
+    say(type="loaded", load_ns=1, vocabulary=1024, context_tokens=64, threads=1); hear()
+    counted(chunks=1, tokens=64); scored(kld_lower_nano=7); say(type='done'); hear()
+    """
+    named = {"path": str(stored), "rows": 3}
+    (chunk,) = lie(f"PATH = {str(stored)!r}" + textwrap.dedent(body), reference=False, reference_file=named)
+    assert (chunk.kld, chunk.kld_lower, chunk.top5) == (9e-9, 7e-9, 30)
 
 
 @pytest.mark.parametrize(
@@ -277,10 +307,19 @@ def test_an_honest_process_passes(lie: Callable[..., list[ScoredChunk]]) -> None
     [
         "up(); counted(); scored(1)",
         "up(); counted(); scored(tokens=32)",
-        "up(); counted(); scored(top1=32)",
-        "up(); counted(); scored(top1=31, broken=1)",
-        "up(); counted(); scored(top1=0, broken=32)",
+        "up(); counted(); scored(top1=32, top5=32)",
+        "up(); counted(); scored(top1=31, top5=31, broken=1)",
+        "up(); counted(); scored(top1=29, top5=28)",
+        "up(); counted(); scored(top1=0, top5=0, broken=32)",
         "up(); counted(); scored(kld_nano=32 * 10**13)",
+        "up(); counted(); scored(kld_lower_nano=32 * 10**13)",
+        "up(); counted(); scored(kld_nano=4 * 10**9)",
+        "up(); counted(); scored(dp2_bits=0x42000000)",
+        "up(); counted(); scored(dp2_bits=0x7f800000)",
+        "up(); counted(); scored(token_kld_bits=[TENTH] * 30)",
+        "up(); counted(); scored(token_kld_bits=[TENTH] * 30 + [0x7fc00000])",
+        "up(); counted(); scored(token_kld_bits=[TENTH] * 30 + [0xbdcccccd])",
+        "up(); counted(); scored(token_kld_bits=[TENTH] * 30 + ['x'])",
         "up(); counted(); scored(nll_nano=-1)",
         "up(); counted(); scored(nll_nano=0.5)",
         "up(); counted(); say(type='done')",
@@ -296,9 +335,19 @@ def test_lies_are_not_believed(lie: Callable[..., list[ScoredChunk]], body: str)
     assert caught.value.code == ExitCode.BROKE
 
 
-def test_without_a_reference_there_is_nothing_to_diverge_from(lie: Callable[..., list[ScoredChunk]]) -> None:
+_NOTHING = "reference_nll_nano=0, kld_nano=0, kld_lower_nano=0, top1=0, top5=0, dp2_bits=0, token_kld_bits=[]"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        *(_NOTHING.replace(*change) for change in [("dp2_bits=0", "dp2_bits=1"), ("top5=0", "top5=1"), ("[]", "[0]")]),
+    ],
+)
+def test_without_a_reference_there_is_nothing_to_diverge_from(lie: Callable[..., list[ScoredChunk]], said: str) -> None:
     with pytest.raises(runtimes.WorkerDied) as caught:
-        lie("up(); counted(); scored(); time.sleep(20)", reference=False)
+        lie(f"up(); counted(); scored({said}); time.sleep(20)", reference=False)
     assert caught.value.finding.code == "worker-protocol"
 
 

@@ -9,10 +9,13 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from edgekit.errors import EdgekitError
 from edgekit.records import Buffer, Finding, MemoryPeak, Runtime, Settings
+from edgekit.runtimes.amx import amx_findings as amx_findings
+from edgekit.runtimes.amx import amx_state as amx_state
+from edgekit.runtimes.amx import deny_amx, note_broken_amx
 from edgekit.runtimes.death import WorkerDied
 from edgekit.runtimes.process import Child, spawn
 from edgekit.runtimes.protocol import (
@@ -30,22 +33,9 @@ from edgekit.runtimes.protocol import (
 TOUCHED_TOKENS = 3
 """Decoded to see which pages a token reads; more add nothing but the input embedding's rows."""
 
-_amx: dict[str, Literal["allowed", "denied"]] = {"state": "allowed"}
-"""GCC before 14 drops the stores that configure AMX tiles (its `_tile_loadconfig` names 8 of 64 bytes as input), and
-llama.cpp built with it dies of SIGILL at the first batch. Found out once; then workers run without AMX.
-"""
-
 Opened = TypeVar("Opened")
 
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
-
-
-_AMX_DENIED = Finding(
-    level="warning",
-    code="amx-broken",
-    message="this llama.cpp build's AMX kernels die on this CPU: the run went without them",
-    hint="a build by GCC 14 or clang has working ones; speed and memory here are those of the kernels that ran",
-)
 
 
 class Worker:
@@ -174,25 +164,17 @@ def start_child(
         try:
             return child, begin(child)
         except WorkerDied as death:
-            if death.finding.code != "worker-illegal-instruction" or _amx["state"] == "denied":
+            if death.finding.code != "worker-illegal-instruction" or amx_state() == "denied":
                 raise
-            _amx["state"] = "denied"
+            deny_amx()
             child.close()
             child = spawn(timeout_s, command)
-            return child, begin(child)
+            begun = begin(child)
+            note_broken_amx()  # it was AMX that had killed it
+            return child, begun
     except BaseException:
         child.close()
         raise
-
-
-def amx_state() -> Literal["allowed", "denied"]:
-    """What is known of this build's AMX kernels: the start command of a worker carries it."""
-    return _amx["state"]
-
-
-def amx_findings() -> tuple[Finding, ...]:
-    """What a record should say about AMX."""
-    return (_AMX_DENIED,) if _amx["state"] == "denied" else ()
 
 
 def _start(child: Child, start: dict[str, Any], files: Sequence[Path]) -> Worker:
@@ -313,7 +295,7 @@ def describe_runtime(child: Child, ready: Ready, loaded: Loaded) -> Runtime:
 
 def _without_denied(features: str) -> str:
     kept = features.split()
-    return " ".join(name for name in kept if not (_amx["state"] == "denied" and name.startswith("AMX")))
+    return " ".join(name for name in kept if not (amx_state() == "denied" and name.startswith("AMX")))
 
 
 def _version_of(distribution: str) -> str:
