@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from edgekit import __version__
-from edgekit.cli import comparing, making
+from edgekit.cli import comparing, evaluating, making
 from edgekit.cli.options import (
     BatchOption,
     ContextOption,
@@ -96,7 +96,7 @@ def bench(
     from edgekit.cli import reading, reading_quality, showing
     from edgekit.cli.places import Places
     from edgekit.cli.telling import progress
-    from edgekit.pipeline import evaluating
+    from edgekit.pipeline.evaluating import appraise
 
     overrides = reading.overrides(context, batch, ubatch, kv_type, flash_attention, mmap, repack, threads, output_rows)
     workload = reading.workload(
@@ -120,7 +120,7 @@ def bench(
             gates=loaded_gates,
             on_device=on_device,
             quality=judged_quality,
-            appraise=partial(evaluating.appraise, asked=asked, progress=told) if asked else None,
+            appraise=partial(appraise, asked=asked, progress=told) if asked else None,
             progress=told,
         ):
             reports.append(report)
@@ -186,6 +186,7 @@ def gate(
 
 
 making.add_to(app)
+evaluating.add_to(app)
 comparing.add_to(app)
 
 

@@ -43,3 +43,9 @@ ItemsOption = Annotated[
     int | None, typer.Option("--items", min=8, help="Items to ask.  [default: as many as the teacher's file, or 2000]")
 ]
 NameOption = Annotated[list[str], typer.Option("--name", help="A name the model may call itself by; may be repeated.")]
+TextOption = Annotated[
+    Path | None, typer.Option("--text", help="UTF-8 text to judge on.  [default: edgekit's held-out corpus]")
+]
+ReferenceContext = Annotated[int, typer.Option("--context", min=32, help="Tokens in a chunk; its second half counts.")]
+ChunksOption = Annotated[int | None, typer.Option("--chunks", min=1, help="Chunks to score.  [default: all]")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")]

@@ -13,7 +13,7 @@ from edgekit.errors import ExitCode
 from edgekit.files import replacing
 from edgekit.pipeline.quantizing import Made
 from edgekit.quantize.foreseeing import Intention
-from edgekit.records import Comparison, Parity, Quality, Sweep
+from edgekit.records import Comparison, HarnessRun, Parity, Quality, Sweep
 from edgekit.storage import to_json, write_record
 from edgekit.units import format_bytes, format_duration
 
@@ -81,6 +81,20 @@ def show_parity(parity: Parity, out: Path | None, *, as_json: bool) -> int:
         print(to_json(parity))  # noqa: T201
     else:
         print_parity(parity, Console())
+    return ExitCode.PASS
+
+
+def show_harness(run: HarnessRun, out: Path | None, *, as_json: bool) -> int:
+    """Scores of lm-evaluation-harness's tasks, and their record in `out`."""
+    from edgekit.report import print_harness
+
+    if out is not None:
+        write_record(out, run)
+        print(f"record: {out}", file=sys.stderr)  # noqa: T201
+    if as_json:
+        print(to_json(run))  # noqa: T201
+    else:
+        print_harness(run, Console())
     return ExitCode.PASS
 
 

@@ -5,6 +5,7 @@ Everything is measured on the file that ships, in the runtime that ships it, und
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from edgekit.files import read_text
 from edgekit.pipeline.gating import open_artifact
 from edgekit.progress import Progress, silent
-from edgekit.records import Answers, Artifact, Parity, Quality, Settings, Unknown
+from edgekit.records import Answers, Artifact, HarnessRun, Parity, Quality, Settings, Unknown
 from edgekit.storage import load_record
 
 if TYPE_CHECKING:
@@ -161,6 +162,34 @@ def parity(
         chunks=chunks,
         threads=threads,
         origin=text.origin,
+        progress=progress,
+    )
+
+
+def harness(
+    path: Path,
+    tasks: Sequence[str],
+    *,
+    limit: int | None = None,
+    shots: int | None = None,
+    include: Path | None = None,
+    run_task_code: bool = False,
+    settings: Settings | None = None,
+    threads: int = 0,
+    progress: Progress = silent,
+) -> HarnessRun:
+    """The artifact's scores on tasks of lm-evaluation-harness. Raises EdgekitError."""
+    from edgekit import bench
+
+    return bench.run_harness(
+        open_artifact(path, progress=progress),
+        tasks,
+        limit=limit,
+        fewshot=shots,
+        include_path=include,
+        run_task_code=run_task_code,
+        settings=settings,
+        threads=threads,
         progress=progress,
     )
 

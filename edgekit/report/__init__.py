@@ -8,6 +8,7 @@ from edgekit.errors import EdgekitError
 from edgekit.records import Report
 from edgekit.report.changes import print_comparison, render_comparison
 from edgekit.report.comparing import print_parity, print_quality
+from edgekit.report.harness import print_harness
 from edgekit.report.junit import render_junit
 from edgekit.report.markdown import render_markdown
 from edgekit.report.plan import PLAN_FORMATS, print_plan, render_plan
@@ -46,6 +47,7 @@ __all__ = [
     "QUALITY_FORMATS",
     "SWEEP_FORMATS",
     "print_comparison",
+    "print_harness",
     "print_parity",
     "print_plan",
     "print_quality",

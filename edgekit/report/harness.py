@@ -1,0 +1,47 @@
+"""Scores of lm-evaluation-harness, for a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from edgekit.records import HarnessRun, HarnessScore
+from edgekit.report.facts import host_text, runtime_text, settings_text
+from edgekit.report.terminal import LEVEL_STYLES, Page, print_page
+from edgekit.report.words import clean, figure_text
+
+
+def print_harness(run: HarnessRun, console: Console) -> None:
+    """Print every score with its range."""
+    print_page(console, lambda page: _print(page, run))
+
+
+def _print(page: Page, run: HarnessRun) -> None:
+    page.line((f"lm-evaluation-harness {clean(run.harness_version)} on {clean(run.model, 80)}", "bold"))
+    page.blank()
+    page.rows("", [(_label(score), _text(score)) for score in run.scores])
+    if run.findings:
+        page.heading("findings")
+    for finding in run.findings:
+        page.labelled(finding.level, f"{finding.message} [{finding.code}]", LEVEL_STYLES[finding.level], indent=2)
+        page.labelled(" " * len(finding.level), finding.hint, indent=2)
+    page.rows("circumstances", [(label, text) for label, text in _circumstances(run) if text])
+
+
+def _label(score: HarnessScore) -> str:
+    kept = "" if score.filter in ("", "none") else f", {score.filter}"
+    return clean(f"{score.task} {score.metric}{kept}", 80)
+
+
+def _text(score: HarnessScore) -> str:
+    return f"{figure_text(score.value, '')}; {score.items} items, {score.fewshot} examples"
+
+
+def _circumstances(run: HarnessRun) -> list[tuple[str, str]]:
+    return [
+        ("artifact", f"sha256 {run.artifact_sha256[:16]}"),
+        ("items", f"at most {run.limit} of each task" if run.limit else "all"),
+        ("settings", settings_text(run.settings) if run.settings else ""),
+        ("run by", runtime_text(run.runtime) if run.runtime else ""),
+        ("host", host_text(run.host) if run.host else ""),
+        ("at", run.started_at),
+    ]
