@@ -15,6 +15,7 @@ from edgekit.records import (
     EnergyReading,
     Estimate,
     Evidence,
+    Figure,
     Finding,
     Header,
     Host,
@@ -464,6 +465,59 @@ def judged_for_quality() -> Report:
     return _report(replace(base.evidence, quality=found), verdict)
 
 
+def judged_for_tasks() -> Report:
+    """Everything that quality can be, and gates on most of it: an overall pass with a cliff."""
+    from quality_records import full
+
+    base, found = passing(), full()
+    assert found.tasks is not None
+    domains = {score.domain: score.retention for score in found.tasks.domains}
+    checks = (
+        _share_check("quality_retention", "quality retained", found.tasks.overall.retention, 0.7),
+        _share_check("retention_coding", "quality retained in coding", domains["coding"], 0.6),
+        _share_check("retention_factual", "quality retained in facts", domains["factual"], 0.9, "advisory"),
+        replace(
+            _share_check("kld_p99", "99th percentile of KL divergence", found.kld_p99, 0.2),
+            unit="nat",
+            min=None,
+            max=0.2,
+        ),
+    )
+    verdict = device_verdict("oneplus-13", "OnePlus 13", (*base.verdicts[0].checks, *checks))
+    return _report(replace(base.evidence, quality=found), verdict)
+
+
+def judged_in_trouble() -> Report:
+    """A lost chat template, claims to be another's model, a cliff, and retention that is unknown in one domain."""
+    from quality_records import troubled
+
+    base, found = passing(), troubled()
+    assert found.tasks is not None
+    check = _share_check("quality_retention", "quality retained", found.tasks.overall.retention, 0.8)
+    verdict = device_verdict("oneplus-13", "OnePlus 13", (*base.verdicts[0].checks, check))
+    return _report(replace(base.evidence, quality=found), verdict)
+
+
+def _share_check(metric: str, title: str, figure: Figure, limit: float, level: str = "required") -> Check:
+    assert isinstance(figure, Estimate)
+    status = "pass" if figure.low >= limit else "fail" if figure.high < limit else "unknown"
+    if metric.startswith("kld"):
+        status = "pass" if figure.high <= limit else "unknown"
+    return replace(
+        quality_check(),
+        metric=metric,
+        title=title,
+        operating_point="on the same items as the teacher",
+        level=level,  # type: ignore[arg-type]
+        min=limit,
+        figure=figure,
+        status=status,  # type: ignore[arg-type]
+        reason=f"{figure.low:.3f} to {figure.high:.3f} (measured-here), {limit} asked",
+        margin=figure.value / limit - 1,
+        remedy="",
+    )
+
+
 def unknown() -> Report:
     """From the header alone (`fit`): nothing was run."""
     one = case("pixel-8", "Pixel 8", 48.0, Unknown(reason="the memory predictor does not know this architecture"))
@@ -555,8 +609,10 @@ def hostile(text: str) -> Report:
     )
     cases = tuple(replace(one, device_title=text, device=text) for one in base.evidence.cases[:1])
     judged = quality(0.01)
+    from quality_records import hostile_quality
+
     scored = replace(
-        judged,
+        hostile_quality(text, judged),
         reference=text,
         text_origin=text,
         text_sha256=text,
@@ -586,6 +642,8 @@ REPORTS = {
     "class": phone_class,
     "broken": broken,
     "quality": judged_for_quality,
+    "tasks": judged_for_tasks,
+    "trouble": judged_in_trouble,
 }
 
 __all__ = ["HOSTILE", "REPORTS", "Anchor", "exact"]
