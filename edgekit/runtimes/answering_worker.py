@@ -76,7 +76,8 @@ class Reader:
         """
         kept = min(_common(self.held, tokens), len(tokens) - 1)
         self._rewind(kept)
-        return self._feed(tokens[len(self.held) :], "last")[-1].copy()
+        row: NDArray[np.float32] = self._feed(tokens[len(self.held) :], "last")[-1]
+        return row.copy()
 
     def rows_after(self, held: Sequence[int], tokens: Sequence[int]) -> Iterator[NDArray[np.float32]]:
         """Logits of what follows each of `tokens` after `held`, (some, vocabulary) at a time; the context holds `held`
