@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import random
 from dataclasses import replace
+from functools import cache
 
-from edgekit.intervals import share_interval
 from edgekit.records import (
     Answer,
     Answers,
     ChatTemplate,
-    DomainScore,
     Estimate,
     Figure,
     Finding,
@@ -24,7 +22,6 @@ from edgekit.records import (
     Tasks,
     Unknown,
 )
-from edgekit.units import format_percent
 
 STUDENT_SHA, TEACHER_SHA = "ab12" * 16, "72b0" * 16
 DOMAINS = ("factual", "reasoning", "coding", "conservation")
@@ -83,46 +80,13 @@ def answers(which: int, model: str, sha: str, *, each: int = 200) -> Answers:
     )
 
 
-def _share(found: list[bool]) -> Estimate:
-    low, high = share_interval(sum(found), len(found))
-    value = sum(found) / len(found)
-    return here(value, min(low, value), max(high, value))
-
-
-def _score(domain: str, student: Answers, teacher: Answers | None) -> DomainScore:
-    mine = [one for one in student.answers if domain in ("overall", one.domain)]
-    theirs = [one for one in teacher.answers if domain in ("overall", one.domain)] if teacher else []
-    chance = sum(one.chance for one in mine) / len(mine)
-    accuracy = _share([one.correct for one in mine])
-    if not theirs:
-        return DomainScore(domain=domain, items=len(mine), chance=chance, accuracy=accuracy)
-    above = _share([one.correct for one in theirs])
-    apart = sum(a.correct != b.correct for a, b in zip(mine, theirs, strict=True)) / len(mine)
-    half = 1.645 * math.sqrt(apart / len(mine)) / (above.value - chance)
-    retained = (accuracy.value - chance) / (above.value - chance)
-    return DomainScore(
-        domain=domain,
-        items=len(mine),
-        chance=chance,
-        accuracy=accuracy,
-        teacher_accuracy=above,
-        retention=here(retained, retained - half, retained + half),
-        discordant=apart,
-    )
-
-
+@cache
 def tasks(*, teacher: bool = True, each: int = 200) -> Tasks:
-    """Four domains of `each` items, a cliff in coding."""
+    """Four domains of `each` items, judged, with a cliff in coding."""
+    from edgekit.bench import judge_answers
+
     student = answers(0, "zen-nano-1.5b-q4_0.gguf", STUDENT_SHA, each=each)
-    above = answers(1, "zen-72b-q8_0.gguf", TEACHER_SHA, each=each) if teacher else None
-    overall = _score("overall", student, above)
-    domains = tuple(_score(domain, student, above) for domain in DOMAINS)
-    kept, all_kept = domains[2].retention, overall.retention
-    cliffs = ()
-    if isinstance(kept, Estimate) and isinstance(all_kept, Estimate):
-        below, whole = (all_kept.value - kept.value) * 100, format_percent(all_kept.value)
-        cliffs = (f"coding: {format_percent(kept.value)} retained, {below:.0f} points below the {whole} of all",)
-    return Tasks(answers=student, teacher=above, overall=overall, domains=domains, cliffs=cliffs)
+    return judge_answers(student, answers(1, "zen-72b-q8_0.gguf", TEACHER_SHA, each=each) if teacher else None)
 
 
 def layers() -> Layers:

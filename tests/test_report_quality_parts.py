@@ -11,8 +11,10 @@ import pytest
 from quality_records import STUDENT_SHA, answers, full, here, layers, spread, tasks, troubled
 from report_records import HOSTILE, REPORTS, hostile, passing, quality
 
+from edgekit.devices import load_device
 from edgekit.errors import EdgekitError
-from edgekit.records import Evidence, Finding, Identity, IdentityClaim, Quality, Report, Unknown
+from edgekit.gate import judge
+from edgekit.records import Evidence, Finding, Gate, Gates, Identity, IdentityClaim, Quality, Report, Unknown
 from edgekit.report import (
     QUALITY_FORMATS,
     facts,
@@ -327,6 +329,36 @@ def test_gates_are_drawn_where_they_lie_and_colour_what_they_judged() -> None:
     assert 'class="fill fail"' in chart
     assert 'class="fill student"' in chart  # nothing judged: no verdict's colour
     assert "capability cliff" in chart
+
+
+def test_what_the_judge_ruled_is_what_the_chart_shows() -> None:
+    asked = (
+        Gate(metric="quality_retention", min=0.7),
+        Gate(metric="retention_coding", min=0.45),
+        Gate(metric="retention_worst_domain", min=0.5),
+        Gate(metric="kld_p99", max=0.1),
+        Gate(metric="chat_template_kept", min=1.0),
+    )
+    gates = Gates(gates=asked, origin="ours.toml", sha256="ab" * 32)
+    base = replace(passing().evidence, quality=full())
+    verdict = judge(base, load_device("galaxy-s25"), gates)
+    report = Report(evidence=base, verdicts=(verdict,), exit_code=1)
+    rulings = {check.metric: check.status for check in verdict.checks}
+    assert rulings == {
+        "quality_retention": "pass",
+        "retention_coding": "unknown",
+        "retention_worst_domain": "fail",
+        "kld_p99": "fail",
+        "chat_template_kept": "pass",
+    }
+    by_name = {row.name: row for row in rows_of(report)}
+    assert by_name["overall"].status == "pass"
+    assert [(line.limit, line.status) for line in by_name["coding"].lines] == [(0.45, "unknown"), (0.5, "fail")]
+    assert by_name["coding"].status == "fail"
+    page = render(report, "html")
+    assert 'class="range fail"' in page[page.index("over the scored tokens") :]
+    text = plain(render(report, "terminal"))
+    assert text.count("800 items of 16 templates in `edgekit-tasks-1`") == 2  # why it passed, and how it was found
 
 
 def test_the_gate_of_the_worst_domain_lies_on_that_domain() -> None:

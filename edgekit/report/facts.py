@@ -49,7 +49,8 @@ def beside(report: Report, leaf: Verdict, check: Check) -> str:
     """
     case = case_of(report, leaf)
     if case is None or not isinstance(case.battery, Battery) or "battery" not in check.metric:
-        return clean(check.figure.note) if isinstance(check.figure, Estimate) else ""
+        note = check.figure.note if isinstance(check.figure, Estimate) else ""
+        return "" if note in check.reason else clean(note)
     speed, power = case.battery.at_tokens_per_s, case.battery.power_w
     return f"at {figure_text(speed, 'tok/s')}, drawing {figure_text(power, 'W')}"
 

@@ -68,7 +68,9 @@ def domain_rows(tasks: Tasks, lines: Lines) -> tuple[DomainRow, ...]:
 
 def _worst_line(tasks: Tasks, score: DomainScore, lines: Lines) -> tuple[Line, ...]:
     """The gate of the worst domain lies on that domain alone."""
-    worst = min(tasks.domains, key=lambda one: one.retention.low if isinstance(one.retention, Estimate) else -math.inf)
+    worst = min(
+        tasks.domains, key=lambda one: one.retention.value if isinstance(one.retention, Estimate) else -math.inf
+    )
     return lines.get("retention_worst_domain", ()) if score is worst else ()
 
 
