@@ -82,6 +82,32 @@ RECIPES = {
     ),
 }
 
+# Trained on questions: models that really answer, for tests of tasks and retention
+TASK_STUDENT = replace(
+    LLAMA,
+    name="task-student",
+    architecture="qwen3",
+    tokenizer="qwen3",
+    tied=True,
+    head_dim=64,
+    extra=(("rope_theta", 1e6), ("rms_norm_eps", 1e-6)),
+    questions=6000,
+    steps=600,
+    batch=16,
+    length=192,
+)
+TASK_TEACHER = replace(TASK_STUDENT, name="task-teacher", layers=4, ffn=768)
+
+
+def task_teacher() -> Path:
+    """Folder of a model that answers the evaluation questions of the corpus far better than chance."""
+    return make_student(TASK_TEACHER)
+
+
+def task_student() -> Path:
+    """Folder of a smaller one with the same tokenizer, between chance and its teacher."""
+    return make_student(TASK_STUDENT)
+
 
 def tiny_student(architecture: str, *, dtype: str = "float32") -> Path:
     """Folder of a trained student of 1.5–2.5 M parameters; `dtype` is what its weights are saved as."""

@@ -73,6 +73,34 @@ def test_unigram_entropy_of_known_mixtures() -> None:
     assert unigram_entropy([0, 0, 0, 1]) == pytest.approx(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
 
 
+def test_what_weighs_nothing_is_not_learned() -> None:
+    noisy = [0, 3, 1, 2] * 200
+    weights = [1.0 if token in (1, 2) else 0.0 for token in noisy]
+    model = Bigram(5)
+    losses = train_causal(model, noisy, steps=60, batch=4, length=16, learning_rate=0.2, weights=weights)
+    assert losses[-1] < 0.1
+    with torch.no_grad():
+        shares = model.table.softmax(-1)
+    assert shares[3, 1] > 0.9
+    assert shares[1, 2] > 0.9
+    assert shares[0] == pytest.approx(torch.full((5,), 0.2), abs=1e-3)  # what follows 0 and 2 was never asked
+    assert shares[2] == pytest.approx(torch.full((5,), 0.2), abs=1e-3)
+    score = next_token(model, noisy, length=16, weights=weights)
+    assert score.top1 == 1.0
+    assert score.loss < 0.1 < next_token(model, noisy, length=16).loss
+    assert (score.tokens, next_token(model, noisy, length=16).tokens) == (392, 784)
+
+
+def test_equal_weights_change_nothing() -> None:
+    plain = train(steps=5)[1]
+    assert train(steps=5, weights=[0.3] * len(CYCLE))[1] == pytest.approx(plain, rel=1e-6)
+
+
+def test_weights_of_another_length_are_refused() -> None:
+    with pytest.raises(EdgekitError, match="800 tokens, but the number of weights is `3`"):
+        train(weights=[1.0] * 3)
+
+
 def test_the_rate_rises_and_falls_to_a_tenth() -> None:
     rates = [_rate(step, 200) for step in range(200)]
     peak = round(200 * WARMUP) - 1

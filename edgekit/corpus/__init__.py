@@ -14,7 +14,8 @@ from itertools import count, islice
 from edgekit.corpus import coding, facts, reasoning
 from edgekit.corpus.bank import NAME, VERSION, Bank, items_for, spread
 from edgekit.corpus.bank_file import read_bank
-from edgekit.corpus.item import Item, Split, split_of
+from edgekit.corpus.exercises import PER_PASS, mixed
+from edgekit.corpus.item import Item, Split, dice, split_of
 from edgekit.corpus.prompts import Prompt, identity_patterns, identity_prompts, open_prompts
 from edgekit.errors import EdgekitError
 
@@ -29,11 +30,11 @@ _DOCUMENTS: dict[str, Callable[..., Iterator[str]]] = {
     "coding": coding.documents,
     "conservation": partial(facts.documents, domain="conservation"),
 }
-_ITEMS: dict[str, Callable[..., Iterator[Item]]] = {
-    "factual": partial(facts.items, domain="factual"),
-    "reasoning": reasoning.items,
-    "coding": coding.items,
-    "conservation": partial(facts.items, domain="conservation"),
+_TEMPLATES: dict[str, Callable[..., dict[str, Iterator[Item]]]] = {
+    "factual": partial(facts.templates, domain="factual"),
+    "reasoning": reasoning.templates,
+    "coding": coding.templates,
+    "conservation": partial(facts.templates, domain="conservation"),
 }
 
 
@@ -47,12 +48,14 @@ def documents(split: Split, domain: str, *, seed: int = 1) -> Iterator[str]:
 
 
 def items(split: Split, domain: str, *, count: int, seed: int = 1) -> tuple[Item, ...]:
-    """`count` different questions with exact answers, in seeded order.
+    """`count` different questions with exact answers, in seeded order, the templates mixed evenly.
 
     Raises EdgekitError when the split has fewer, and on an unknown split or domain.
     """
     _known(split, (domain,))
-    found = tuple(islice(_ITEMS[domain](split=split, seed=seed), count))
+    _drawable(count, 1)
+    streams = _TEMPLATES[domain](split=split, seed=seed)
+    found = tuple(islice(mixed(streams, dice("items", domain, split, seed)), count))
     if len(found) < count:
         raise EdgekitError(f"the {split} split of `{domain}` has only {len(found)} items, fewer than `{count}`")
     return found
@@ -65,9 +68,8 @@ def task_bank(*, items: int = 2000, domains: Sequence[str] = DOMAINS, seed: int 
     Raises EdgekitError for an unknown domain, and when there are not so many.
     """
     _known("evaluation", domains)
-    if items < 1:
-        raise EdgekitError(f"a bank needs at least one item: `{items}`")
-    streams = [_templates(domain, seed) for domain in dict.fromkeys(domains)]
+    _drawable(items, len(set(domains)))
+    streams = [list(_TEMPLATES[domain](split="evaluation", seed=seed).values()) for domain in dict.fromkeys(domains)]
     found = tuple(islice(spread(streams), items))
     if len(found) < items:
         raise EdgekitError(f"there are only {len(found)} items in {', '.join(domains)}, fewer than `{items}`")
@@ -104,18 +106,16 @@ def default_calibration() -> str:
     return text("calibration", characters=DEFAULT_CALIBRATION_CHARACTERS)
 
 
-def _templates(domain: str, seed: int) -> list[Iterator[Item]]:
-    groups: dict[str, list[Item]] = {}
-    for item in _ITEMS[domain](split="evaluation", seed=seed):
-        groups.setdefault(item.template, []).append(item)
-    return [iter(group) for group in groups.values()]
-
-
 def _passes(split: Split, domain: str, seed: int) -> Iterator[str]:
     yield from documents(split, domain, seed=seed)
     if split == "train":
         for again in count(1):
             yield from documents(split, domain, seed=seed + again * 1_000_003)
+
+
+def _drawable(count: int, domains: int) -> None:
+    if not 1 <= count <= PER_PASS * domains:
+        raise EdgekitError(f"between 1 and {PER_PASS * domains} items can be drawn here, not `{count}`")
 
 
 def _known(split: str, domains: Sequence[str]) -> None:

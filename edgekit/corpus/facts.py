@@ -1,120 +1,167 @@
 """The two fact bases, factual and conservation: tables of true, timeless facts, said and asked in many ways.
 
-A line belongs to the split of its own text, so every fact is told in the training text in some phrasings and asked in
-the evaluation split in others.
+A line belongs to the split of its own text (a question to that of its text, however it is to be answered), so every
+fact is told in the training text in some phrasings and asked in the evaluation split in others.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from itertools import islice
 
-from edgekit.corpus.item import Item, Split, dice, item_id, split_of
-from edgekit.corpus.phrasings import OPENERS, QUESTION_OPENERS, QUESTIONS, STATEMENTS
+from edgekit.corpus import comparing, ranger
+from edgekit.corpus.exercises import Mode, Templates, pages, streams
+from edgekit.corpus.item import Item, Split, dice, item_id, share_of, split_of
+from edgekit.corpus.phrasings import OPENERS, QUESTION_OPENERS, QUESTIONS, REVERSED, SHORT, STATEMENTS
+from edgekit.corpus.tables import Fact, exclusive, facts, valued
 
-TABLES = {"factual": ("countries.csv", "elements.csv"), "conservation": ("species.csv",)}
-KINDS = ("biome", "feeding")
-"""Columns that are not told: they keep apart subjects whose values could both be true of one of them."""
+TEMPLATES: dict[str, Templates] = {
+    "factual": comparing.FACTUAL,
+    "conservation": {**comparing.CONSERVATION, **ranger.TEMPLATES},
+}
 
 LINES_PER_DOCUMENT = 6
+NOTES_PER_PAGE = 3
+CHOICES = 4
+FEW_CHOICES = {"active": 3, "group": 3}
+"""Where hardly four values exclude each other (by day, at night, at dawn and dusk)."""
+
+
+SHORT_SHARE = 0.5
+"""Of the questions that can be asked for in the model's own words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fact:
-    """One cell of a table. `kind` is what the subject's distractors must differ in, part by part."""
+class Question:
+    """One way to ask for a fact: for its value, or (reversed) for its subject."""
 
-    table: str
-    subject: str
-    attribute: str
-    value: str
-    kind: tuple[str, ...]
+    fact: Fact
+    template: str
+    prompt: str
+    answer: str
+    mode: Mode
 
-
-@cache
-def facts(domain: str) -> tuple[Fact, ...]:
-    """Every fact of `domain`, in the order of its tables; an empty cell is no fact (no single true answer)."""
-    found: list[Fact] = []
-    for table in TABLES[domain]:
-        source = (files("edgekit.corpus") / table).read_text(encoding="utf-8")
-        for row in csv.DictReader(source.splitlines(), delimiter=";"):
-            kind = tuple(row[column] for column in KINDS if column in row)
-            found += [
-                Fact(table=table, subject=row["name"], attribute=attribute, value=value, kind=kind)
-                for attribute, value in row.items()
-                if attribute not in ("name", *KINDS) and value
-            ]
-    return tuple(found)
+    @property
+    def line(self) -> str:
+        return f"{self.prompt} {self.answer}"
 
 
 def documents(split: Split, domain: str, seed: int) -> Iterator[str]:
-    """Short notes on one subject each: every line of the split once, subjects and lines in seeded order."""
+    """Short notes on one subject each, every line of the split once, subjects and lines in seeded order; and a page of
+    exercises on the same facts after every few notes.
+    """
     random = dice("documents", domain, seed)
     notes: list[str] = []
-    subjects = dict.fromkeys(fact.subject for fact in facts(domain))
-    for subject in subjects:
-        lines = [line for fact in facts(domain) if fact.subject == subject for line in _lines(domain, fact)]
-        mine = [line for line in lines if split_of(line) == split]
+    by_subject: dict[str, list[str]] = {}
+    for fact in facts(domain):
+        by_subject.setdefault(fact.subject, []).extend(lines(split, domain, fact))
+    for mine in by_subject.values():
         random.shuffle(mine)
         notes += ["\n".join(mine[at : at + LINES_PER_DOCUMENT]) for at in range(0, len(mine), LINES_PER_DOCUMENT)]
     random.shuffle(notes)
-    yield from notes
+    exercises = pages(TEMPLATES[domain], split, domain, seed)
+    for at, note in enumerate(notes, 1):
+        yield note
+        if at % NOTES_PER_PAGE == 0:
+            yield from islice(exercises, 1)
 
 
-def items(split: Split, domain: str, seed: int) -> Iterator[Item]:
-    """Every question of the split once, in seeded order, with three wrong answers from unlike subjects."""
-    random = dice("items", domain, seed)
-    mine = [
-        (fact, prompt)
-        for fact in facts(domain)
-        for prompt in _prompts(domain, fact)
-        if split_of(f"{prompt} {fact.value}") == split
-    ]
-    random.shuffle(mine)
-    for fact, prompt in mine:
-        line = f"{prompt} {fact.value}"
-        yield Item(
-            id=item_id(domain, line),
-            domain=domain,
-            template=fact.attribute,
-            prompt=prompt,
-            answer=fact.value,
-            choices=_choices(domain, fact, line),
-        )
+def templates(split: Split, domain: str, seed: int) -> dict[str, Iterator[Item]]:
+    """One stream of different questions for each template, in seeded order."""
+    found: dict[str, Iterator[Item]] = {}
+    for template, groups in _asked(split, domain).items():
+        order = list(groups)
+        dice("items", domain, template, seed).shuffle(order)
+        found[template] = (item for group in order for item in group)
+    return found | streams(TEMPLATES[domain], split, domain, seed)
 
 
-def _lines(domain: str, fact: Fact) -> Iterator[str]:
+def lines(split: Split, domain: str, fact: Fact) -> Iterator[str]:
+    """Everything that a split says of one fact: statements, then questions with their answers."""
     for opener in OPENERS[domain]:
         for statement in STATEMENTS[fact.attribute]:
             sentence = statement.format(n=fact.subject, v=fact.value)
-            yield (f"{opener} {sentence}." if opener else f"{sentence[:1].upper()}{sentence[1:]}.")
-    for prompt in _prompts(domain, fact):
-        yield f"{prompt} {fact.value}"
+            line = f"{opener} {sentence}." if opener else f"{sentence[:1].upper()}{sentence[1:]}."
+            if split_of(line) == split:
+                yield line
+    yield from (question.line for question in _questions(split, domain, fact))
 
 
-def _prompts(domain: str, fact: Fact) -> Iterator[str]:
-    for opener in QUESTION_OPENERS[domain]:
-        for question in QUESTIONS[fact.attribute]:
-            yield f"{opener} {question.format(n=fact.subject)} Answer:"
+def _questions(split: Split, domain: str, fact: Fact) -> Iterator[Question]:
+    attribute, n, v = fact.attribute, fact.subject, fact.value
+    ways = [(attribute, QUESTIONS[attribute], v)]
+    if attribute in REVERSED and len(valued(domain, attribute)[v]) == 1:  # else two subjects would be right
+        ways.append((f"{attribute}-reversed", REVERSED[attribute], n))
+    for template, questions, answer in ways:
+        for opener in QUESTION_OPENERS[domain]:
+            for question in questions:
+                asked = f"{opener} {question.format(n=n, v=v)} Answer"
+                key = f"{asked}: {answer}"
+                if split_of(key) == split:
+                    yield _question(fact, template, key, asked, answer)
 
 
-def _choices(domain: str, fact: Fact, line: str) -> tuple[str, ...]:
-    """The answer and three values of the same attribute that cannot be true of the subject, shuffled by the line."""
-    random = dice("choices", line)
-    values = list(dict.fromkeys(other.value for other in facts(domain) if _wrong(other, fact)))
-    chosen = [fact.value, *random.sample(values, min(3, len(values)))]
-    random.shuffle(chosen)
-    return tuple(chosen)
+def _question(fact: Fact, template: str, key: str, asked: str, answer: str) -> Question:
+    short = template in SHORT and share_of(f"mode|{key}") < SHORT_SHARE
+    return Question(
+        fact=fact,
+        template=f"{template}-short" if short else template,
+        prompt=f"{asked} {SHORT[template]}:" if short else f"{asked}:",
+        answer=answer,
+        mode="generate" if short else "choice",
+    )
 
 
-def _wrong(other: Fact, fact: Fact) -> bool:
-    if other.table != fact.table or other.attribute != fact.attribute or _words(other.value) & _words(fact.value):
-        return False
-    return all(theirs != ours for theirs, ours in zip(other.kind, fact.kind, strict=True))
+@cache
+def _asked(split: Split, domain: str) -> dict[str, tuple[tuple[Item, ...], ...]]:
+    """The questions of a split by template, in groups that share their choices; no seed is in it: an item is the same
+    in every bank.
+    """
+    found: dict[str, list[Question]] = {}
+    for fact in facts(domain):
+        for question in _questions(split, domain, fact):
+            found.setdefault(question.template, []).append(question)
+    return {
+        template: tuple(_grouped(questions) if questions[0].mode == "choice" else ((_item(q, ()),) for q in questions))
+        for template, questions in found.items()
+    }
 
 
-def _words(value: str) -> set[str]:
-    """Words that carry meaning: values that share one (`fish`, `fish and squid`) may both be right."""
-    return {word for word in value.lower().replace(",", "").split() if len(word) > 3} or {value.lower()}
+def _grouped(questions: list[Question]) -> Iterator[tuple[Item, ...]]:
+    """Groups of questions whose answers are wrong for each other: every choice is right once in its group, so who
+    knows only what is often right is right no more often than chance. What finds no group is left out.
+    """
+    random = dice("groups", questions[0].template)
+    size = FEW_CHOICES.get(questions[0].template, CHOICES)
+    pools: dict[str, list[Question]] = {}
+    for question in random.sample(questions, len(questions)):
+        pools.setdefault(question.answer, []).append(question)
+    while pools:
+        group: list[Question] = []
+        for pool in sorted(pools.values(), key=len, reverse=True):
+            if len(group) < size and all(exclusive(pool[-1].fact, other.fact) for other in group):
+                group.append(pool[-1])
+        for question in group:
+            pools[question.answer].pop()
+        pools = {answer: pool for answer, pool in pools.items() if pool}
+        if len(group) == size:
+            yield tuple(_item(question, _order(question, group)) for question in group)
+
+
+def _order(question: Question, group: list[Question]) -> tuple[str, ...]:
+    choices = [other.answer for other in group]
+    return tuple(dice("choices", question.line).sample(choices, len(choices)))
+
+
+def _item(question: Question, choices: tuple[str, ...]) -> Item:
+    return Item(
+        id=item_id(question.fact.domain, question.line),
+        domain=question.fact.domain,
+        template=question.template,
+        prompt=question.prompt,
+        answer=question.answer,
+        choices=choices,
+        mode=question.mode,
+    )

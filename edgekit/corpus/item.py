@@ -42,8 +42,17 @@ def split_of(key: str) -> Split:
 
     By sha256 of the key alone, never by seed: no seed can carry a line from one split into another.
     """
-    bucket = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 20
+    bucket = _number(key) % 20
     return "train" if bucket < 13 else "calibration" if bucket < 16 else "evaluation"
+
+
+def share_of(key: str) -> float:
+    """A number from 0 to 1 that depends on `key` alone, evenly spread over keys."""
+    return (_number(key) >> 11) / 2**53
+
+
+def _number(key: str) -> int:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
 
 
 def dice(*parts: object) -> random.Random:

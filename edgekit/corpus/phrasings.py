@@ -140,3 +140,22 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "number": ("what is the atomic number of {n}?", "how many protons has an atom of {n}?"),
     "family": ("to which family of elements does {n} belong?", "in what family is {n}?"),
 }
+
+REVERSED: dict[str, tuple[str, ...]] = {
+    "capital": ("of which country is {v} the capital?", "which country has the capital {v}?"),
+    "symbol": ("which element has the symbol {v}?", "which element do chemists write as {v}?"),
+    "number": ("which element has the atomic number {v}?", "an atom of which element has {v} protons?"),
+    "mark": ("which animal is known by its {v}?", "for which animal is this a sure mark: {v}?"),
+    "threat": ("which animal is threatened by {v}?", "numbers of which animal fall because of {v}?"),
+    "habitat": ("which animal lives in {v}?", "for which animal do you look in {v}?"),
+}
+"""Asked for the subject: only attributes of which hardly two subjects share a value."""
+
+SHORT: dict[str, str] = {
+    "capital": "with the city's name only",
+    "capital-reversed": "with the country's name only",
+    "symbol": "with the symbol only",
+    "symbol-reversed": "with the element's name only",
+    "number": "with the number only",
+}
+"""How a question is asked without choices: only where one answer is right, in one spelling, and hard to guess."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import corpus
+from edgekit.distill.questions import packed, questions
 from edgekit.distill.tokenizing import write_tokenizer
 from edgekit.distill.training import next_token, train_causal, unigram_entropy
 from edgekit.errors import EdgekitError, import_extra
@@ -31,6 +32,8 @@ FORMAT_VERSION = 1
 
 FINGERPRINT_CHARACTERS = 60_000
 HELD_OUT_CHARACTERS = 60_000
+HELD_OUT_QUESTIONS = 150
+"""Of each domain."""
 LEARNED = 0.75
 """A student must bring its held-out loss below this share of the unigram entropy."""
 
@@ -60,6 +63,10 @@ class Recipe:
     """Further fields of the transformers config, as (name, value)."""
     characters: int = 0
     """Training text, four domains; also what the tokenizer is trained on (its first million)."""
+    questions: int = 0
+    """Of each domain: a student of questions is trained on them alone, and its text is for the tokenizer only."""
+    prompt_weight: float = 0.05
+    """Of a question's own tokens beside those of its answer."""
     steps: int = 0
     batch: int = 16
     length: int = 256
@@ -125,7 +132,7 @@ def _save(model: Any, folder: Path) -> None:
 
 
 def _train(recipe: Recipe, model: Any, tokenizer: Any, text: str, progress: Progress) -> dict[str, Any]:
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    ids, weights = _tokens(recipe, tokenizer, text, "train")
     losses = train_causal(
         model,
         ids,
@@ -134,11 +141,13 @@ def _train(recipe: Recipe, model: Any, tokenizer: Any, text: str, progress: Prog
         length=recipe.length,
         learning_rate=recipe.learning_rate,
         seed=recipe.seed,
+        weights=weights,
         progress=progress,
     )
-    held_out = tokenizer.encode(corpus.text("evaluation", characters=HELD_OUT_CHARACTERS), add_special_tokens=False).ids
-    entropy = unigram_entropy(held_out)
-    score = next_token(model, held_out, length=recipe.length)
+    unseen = "" if recipe.questions else corpus.text("evaluation", characters=HELD_OUT_CHARACTERS)
+    held_out, weights = _tokens(recipe, tokenizer, unseen, "evaluation")
+    entropy = unigram_entropy([token for token, weight in zip(held_out, weights, strict=True) if weight])
+    score = next_token(model, held_out, length=recipe.length, weights=weights)
     if score.loss > LEARNED * entropy:
         raise EdgekitError(
             f"the student did not learn: held-out loss {score.loss:.2f} nats against an entropy of {entropy:.2f}: "
@@ -154,6 +163,17 @@ def _train(recipe: Recipe, model: Any, tokenizer: Any, text: str, progress: Prog
         "held_out": asdict(score),
         "held_out_unigram_entropy": entropy,
     }
+
+
+def _tokens(recipe: Recipe, tokenizer: Any, text: str, split: corpus.Split) -> tuple[list[int], list[float]]:
+    """Ids and weights of the text, or of the split's questions; of held-out questions only the answers count."""
+    if recipe.questions:
+        count = recipe.questions if split == "train" else HELD_OUT_QUESTIONS
+        asked = questions(split, count=count, seed=recipe.seed)
+        weight = recipe.prompt_weight if split == "train" else 0.0
+        return packed(tokenizer, asked, length=recipe.length, prompt_weight=weight)
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    return ids, [1.0] * len(ids)
 
 
 CLASSES = {"llama": "LlamaConfig", "qwen2": "Qwen2Config", "qwen3": "Qwen3Config", "gemma3_text": "Gemma3TextConfig"}
@@ -214,9 +234,13 @@ def _text(recipe: Recipe) -> str:
 
 
 def _key(recipe: Recipe) -> str:
-    """The recipe and the beginning of its text: a changed corpus (or another Python's sources) is another student."""
-    beginning = corpus.text("train", seed=recipe.seed, characters=FINGERPRINT_CHARACTERS)
-    words = (str(FORMAT_VERSION), json.dumps(asdict(recipe), sort_keys=True), beginning)
+    """The recipe and the beginning of what it learns: a changed corpus (or another Python's sources) is another
+    student.
+    """
+    beginning = [corpus.text("train", seed=recipe.seed, characters=FINGERPRINT_CHARACTERS)]
+    if recipe.questions:
+        beginning += [item.line for item in questions("train", count=min(recipe.questions, 100), seed=recipe.seed)]
+    words = (str(FORMAT_VERSION), json.dumps(asdict(recipe), sort_keys=True), *beginning)
     return hashlib.sha256("\0".join(words).encode()).hexdigest()[:10]
 
 

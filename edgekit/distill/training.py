@@ -38,25 +38,28 @@ def train_causal(
     length: int,
     learning_rate: float,
     seed: int = 1,
+    weights: Sequence[float] | None = None,
     progress: Progress = silent,
 ) -> tuple[float, ...]:
     """Train `model` (a transformers causal LM) in place by AdamW; gives the loss of each step in nats per token.
 
     Each step takes `batch` windows of `length` tokens; all windows of the text are seen once, in seeded order, before
-    any is seen again. The same seed, threads and machine give the same weights. Raises EdgekitError when the text
+    any is seen again. `weights` says how much it counts to foretell each token (all alike without them); the loss is
+    their weighted mean. The same seed, threads and machine give the same weights. Raises EdgekitError when the text
     is too short or the loss is no number.
     """
     torch = import_extra("torch", extra="distill")
     ids = torch.tensor(token_ids, dtype=torch.long)
-    windows = _windows(ids, length, batch, seed)
+    counted = _counted(torch, token_ids, weights)
+    windows, wanted = _windows(ids, length, batch, seed), _windows(counted, length, batch, seed)
     optimizer = torch.optim.AdamW(_groups(model), lr=learning_rate, betas=(0.9, 0.95), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     losses: list[float] = []
     model.train()
     for step in range(steps):
-        inputs = next(windows)
+        inputs, counts = next(windows), next(wanted)[:, 1:]
         with _autocast(torch):
-            loss = _loss(model(input_ids=inputs[:, :-1], use_cache=False).logits, inputs[:, 1:])
+            loss = _loss(model(input_ids=inputs[:, :-1], use_cache=False).logits, inputs[:, 1:], counts)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
         optimizer.step()
@@ -70,24 +73,33 @@ def train_causal(
     return tuple(losses)
 
 
-def next_token(model: torch.nn.Module, token_ids: Sequence[int], *, length: int, batch: int = 8) -> NextToken:
+def next_token(
+    model: torch.nn.Module,
+    token_ids: Sequence[int],
+    *,
+    length: int,
+    batch: int = 8,
+    weights: Sequence[float] | None = None,
+) -> NextToken:
     """Loss and top-1 of `model` over whole windows of `length` tokens in float32; a rest shorter than one is left out.
+    With `weights` both are weighted means, and `tokens` is how many weigh anything.
 
     Raises EdgekitError when there is not one window.
     """
     torch = import_extra("torch", extra="distill")
     ids = torch.tensor(token_ids, dtype=torch.long)
-    windows = _cut(ids, length)
-    total, right, count = 0.0, 0, 0
+    windows, wanted = _cut(ids, length), _cut(_counted(torch, token_ids, weights), length)
+    total, right, weight, count = 0.0, 0.0, 0.0, 0
     model.eval()
     with torch.no_grad():
-        for inputs in torch.split(windows, batch):
+        for inputs, counts in zip(torch.split(windows, batch), torch.split(wanted[:, 1:], batch), strict=True):
             logits = model(input_ids=inputs[:, :-1], use_cache=False).logits.float()
             targets = inputs[:, 1:]
-            total += float(_loss(logits, targets)) * targets.numel()
-            right += int((logits.argmax(-1) == targets).sum())
-            count += targets.numel()
-    return NextToken(tokens=count, loss=total / count, top1=right / count)
+            total += float(_loss(logits, targets, counts)) * float(counts.sum())
+            right += float(((logits.argmax(-1) == targets) * counts).sum())
+            weight += float(counts.sum())
+            count += int((counts > 0).sum())
+    return NextToken(tokens=count, loss=total / weight, top1=right / weight)
 
 
 def unigram_entropy(token_ids: Sequence[int]) -> float:
@@ -107,9 +119,16 @@ def bfloat16_is_native() -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
 
 
-def _loss(logits: torch.Tensor, targets: torch.Tensor) -> Any:
+def _loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> Any:
     functional = import_extra("torch.nn.functional", extra="distill")
-    return functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+    each = functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+    return (each * weights.flatten()).sum() / weights.sum().clamp_min(1e-9)  # a window may hold nothing that counts
+
+
+def _counted(torch: Any, token_ids: Sequence[int], weights: Sequence[float] | None) -> Any:
+    if weights is not None and len(weights) != len(token_ids):
+        raise EdgekitError(f"there are {len(token_ids)} tokens, but the number of weights is `{len(weights)}`")
+    return torch.ones(len(token_ids)) if weights is None else torch.tensor(weights)
 
 
 def _autocast(torch: Any) -> AbstractContextManager[Any]:

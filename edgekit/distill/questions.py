@@ -1,0 +1,48 @@
+"""Questions of the corpus as training tokens: answers count in full, what stands before them hardly.
+
+A small model that has to foretell whole lines spends itself on the questions, half of which is chance (which operands,
+which animals), and never comes to the answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from edgekit import corpus
+from edgekit.corpus.item import dice
+
+
+def questions(split: corpus.Split, *, count: int, seed: int) -> tuple[corpus.Item, ...]:
+    """`count` questions of each domain, shuffled. Raises EdgekitError when a domain has fewer."""
+    found = [item for domain in corpus.DOMAINS for item in corpus.items(split, domain, count=count, seed=seed)]
+    dice("questions", split, seed).shuffle(found)
+    return tuple(found)
+
+
+def packed(
+    tokenizer: Any, items: Iterable[corpus.Item], *, length: int, prompt_weight: float
+) -> tuple[list[int], list[float]]:
+    """Token ids of the items' lines and the weight of each token: 1 for answers and the end of the line,
+    `prompt_weight` for prompts, 0 for what fills up a window.
+
+    Every window of `length` tokens begins with a line, as a question stands when it is asked; a line longer than a
+    window is left out.
+    """
+    (filler,) = tokenizer.encode("\n", add_special_tokens=False).ids
+    ids: list[int] = []
+    weights: list[float] = []
+    for item in items:
+        prompt = tokenizer.encode(item.prompt, add_special_tokens=False).ids
+        line = tokenizer.encode(f"{item.line}\n", add_special_tokens=False).ids
+        same = next((at for at, (a, b) in enumerate(zip(prompt, line, strict=False)) if a != b), len(prompt))
+        if len(line) > length:
+            continue
+        room = -len(ids) % length
+        if room and room < len(line):
+            ids += [filler] * room
+            weights += [0.0] * room
+        ids += line
+        weights += [prompt_weight] * same + [1.0] * (len(line) - same)
+    rest = -len(ids) % length + 1  # the last window foretells one token more
+    return ids + [filler] * rest, weights + [0.0] * rest
