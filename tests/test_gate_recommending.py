@@ -20,10 +20,10 @@ SMALL, MIDDLE, LARGE = 872_000_000, 930_000_000, 1_060_000_000
 
 def scored(target: str, klds: list[float], **changes: object) -> Quality:
     """A quality record whose chunks have these KLDs per token."""
-    from edgekit.bench import evaluating
+    from edgekit.bench import text_figures
 
     chunks = tuple(ScoredChunk(tokens=256, nll=600.0, reference_nll=590.0, kld=256 * kld, top1=200) for kld in klds)
-    base = replace(quality(0.01, sha=made(target, SMALL).sha256), chunks=chunks, kld_mean=evaluating.kld_mean(chunks))
+    base = replace(quality(0.01, sha=made(target, SMALL).sha256), chunks=chunks, kld_mean=text_figures.kld_mean(chunks))
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
@@ -153,8 +153,8 @@ def test_the_reference_itself_diverges_nowhere() -> None:
 
 def test_retention_is_not_what_was_measured_here() -> None:
     """KLD and perplexity are no retention: the gate that asks for it says so, and not that nothing was measured."""
-    from edgekit.gate.figures import quality as figure_of
     from edgekit.gate.onsite import Subject
+    from edgekit.gate.quality import of_text, retained
 
     one = row("gguf:q4_0", SMALL, 60.0, 0.04)
     assert one.report is not None
@@ -163,11 +163,11 @@ def test_retention_is_not_what_was_measured_here() -> None:
         for evidence in (one.report.evidence, replace(one.report.evidence, quality=None))
     ]
     for subject in subjects:
-        retained = figure_of("retention")(subject)
-        assert isinstance(retained, Unknown)
-        assert "teacher" in retained.reason
-    assert figure_of("kld_mean")(subjects[0]) == kld_of(one, [one])
-    missing = figure_of("kld_mean")(subjects[1])
+        kept = retained()(subject)
+        assert isinstance(kept, Unknown)
+        assert "teacher" in kept.reason
+    assert of_text("kld_mean")(subjects[0]) == kld_of(one, [one])
+    missing = of_text("kld_mean")(subjects[1])
     assert isinstance(missing, Unknown)
     assert missing.reason == "quality was not measured"
 
