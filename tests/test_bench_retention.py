@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from edgekit.bench import judge_answers
+from edgekit import corpus
+from edgekit.bench import check_teacher, judge_answers
+from edgekit.bench.answering import identity_of
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.records import Answer, Answers, DomainScore, Estimate, Figure, Unknown
 from edgekit.storage import from_json, to_json
@@ -167,6 +169,13 @@ def test_a_teacher_that_answered_something_else_is_refused(changed: Answers, say
     with pytest.raises(EdgekitError, match=says) as caught:
         judge_answers(answers("student", evenly(0.73)), changed)
     assert caught.value.code == ExitCode.USAGE
+
+
+def test_a_teacher_is_refused_before_a_student_is_asked() -> None:
+    bank = corpus.Bank(name="own.jsonl", items=(corpus.Item(id="a", domain="d", template="t", prompt="p", answer="x"),))
+    check_teacher(replace(TEACHER, bank_sha256=identity_of(bank)), bank)
+    with pytest.raises(EdgekitError, match=r"2000 of `edgekit-tasks-1`.*1 of `own.jsonl`"):
+        check_teacher(TEACHER, bank)
 
 
 def test_impossible_answers_are_refused() -> None:

@@ -14,13 +14,14 @@ from edgekit.bench.identity import probe_identity
 from edgekit.bench.measuring import measure
 from edgekit.bench.plan import PRESETS, plan_run
 from edgekit.bench.reference_file import is_reference_file, open_reference_file, read_reference_text, save_reference
-from edgekit.bench.retention import judge_answers
+from edgekit.bench.retention import check_teacher, judge_answers
 from edgekit.bench.similarity import compare_responses
 from edgekit.summary import summarize
 
 __all__ = [
     "PRESETS",
     "answer",
+    "check_teacher",
     "compare",
     "compare_outputs",
     "compare_recorded",

@@ -71,7 +71,7 @@ def answer(
     asked = _asked(bank, prompts)
     settings = _settings(settings or Settings(), asked, artifact, threads)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    bank_sha256 = _identity(bank)
+    bank_sha256 = identity_of(bank)
     with open_journal(resume, _key(artifact, bank_sha256, prompts, settings) if resume else "") as journal:
         progress(STAGE, len(journal.found), len(asked), "loading")
         with open_answerer(Path(artifact.path), settings) as answerer:
@@ -151,7 +151,7 @@ def _most_tokens(question: Question) -> int:
     return len(question.text.encode()) + 16
 
 
-def _identity(bank: Bank) -> str:
+def identity_of(bank: Bank) -> str:
     """SHA-256 of the items and of the way they are asked."""
     return hashlib.sha256(f"{RULE}\n{bank.sha256}".encode()).hexdigest()
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from edgekit.bench.answering import identity_of
 from edgekit.bench.paired import Pairs, Range, lead_range, retention_ranges, share_range
+from edgekit.corpus import Bank
 from edgekit.errors import EdgekitError
 from edgekit.records import Answer, Answers, DomainScore, Estimate, Figure, Tasks, Unknown
 from edgekit.units import format_percent
@@ -65,6 +67,13 @@ def judge_answers(student: Answers, teacher: Answers | None = None) -> Tasks:
         domains=tuple(part.score for part in parts),
         cliffs=tuple(_cliffs(whole, parts)),
     )
+
+
+def check_teacher(teacher: Answers, bank: Bank) -> None:
+    """Raise EdgekitError where `teacher` answered other items than `bank`'s: before a student is asked for an hour."""
+    _check(teacher)
+    if teacher.bank_sha256 != identity_of(bank):
+        raise _other_items(teacher, len(bank.items), bank.name)
 
 
 def _judge(domain: str | None, student: Answers, teacher: Answers | None) -> _Judged:
@@ -178,11 +187,7 @@ def _check(answers: Answers) -> None:
 def _check_same(student: Answers, teacher: Answers) -> None:
     _check(teacher)
     if student.bank_sha256 != teacher.bank_sha256:
-        raise EdgekitError(
-            f"the teacher answered other items ({len(teacher.answers)} of `{teacher.bank}`) than the artifact: "
-            f"{len(student.answers)} of `{student.bank}`",
-            hint="save the teacher's answers anew, with the same `--tasks` and `--items`",
-        )
+        raise _other_items(teacher, len(student.answers), student.bank)
     for ours, theirs in zip(student.answers, teacher.answers, strict=False):
         if _asked(ours) != _asked(theirs):
             raise EdgekitError(
@@ -192,6 +197,14 @@ def _check_same(student: Answers, teacher: Answers) -> None:
         raise EdgekitError(
             f"the teacher answered {len(teacher.answers)} items and the artifact `{len(student.answers)}`"
         )
+
+
+def _other_items(teacher: Answers, items: int, bank: str) -> EdgekitError:
+    return EdgekitError(
+        f"the teacher answered other items ({len(teacher.answers)} of `{teacher.bank}`) than the artifact is asked: "
+        f"{items} of `{bank}`",
+        hint="save the teacher's answers anew, with the same tasks and as many items",
+    )
 
 
 def _asked(answer: Answer) -> tuple[object, ...]:
