@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partialmethod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -202,16 +203,27 @@ def _sandboxed(*, trusted: bool) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The harness and its libraries report to logs and bars of their own; edgekit has one of its own."""
+    """The harness and its libraries log, draw bars, and describe the machine (which asks git and pip of the user's
+    folder, and takes seconds); edgekit does all that itself.
+    """
     import datasets
+    from lm_eval import evaluator
+    from tqdm.std import tqdm
 
-    logger = logging.getLogger("lm_eval")
+    logger, begin = logging.getLogger("lm_eval"), tqdm.__init__
     level, bars = logger.level, datasets.are_progress_bars_disabled()
+    told = {name: getattr(evaluator, name) for name in ("add_env_info", "get_git_commit_hash")}
     logger.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
+    tqdm.__init__ = partialmethod(begin, disable=True)
+    for name in told:
+        setattr(evaluator, name, lambda *_: None)
     try:
         yield
     finally:
+        for name, function in told.items():
+            setattr(evaluator, name, function)
+        tqdm.__init__ = begin
         logger.setLevel(level)
         if not bars:
             datasets.enable_progress_bars()
