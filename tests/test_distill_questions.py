@@ -10,8 +10,8 @@ from students import random_student
 pytest.importorskip("torch", reason="edgekit[distill] is not installed")
 pytest.importorskip("transformers", reason="edgekit[distill] is not installed")
 
-from edgekit import corpus  # noqa: E402
-from edgekit.distill.questions import packed, questions  # noqa: E402
+from edgekit import corpus
+from edgekit.distill.questions import packed, questions
 
 LENGTH = 96
 
