@@ -137,7 +137,7 @@ def test_a_row_takes_a_fiftieth_of_llama_cpps() -> None:
 def test_no_room_is_left_where_tokens_are_many() -> None:
     for shape in ("heavy", "flat"):
         size = len(encode_chunk([0] * CONTEXT, join_rows([kept(SHAPES[shape])] * 20), QWEN)) / 120
-        assert size > 0.95 * (2 * QWEN + 8) / 50
+        assert size > 0.93 * (2 * QWEN + 8) / 50
     peaked = len(encode_chunk([0] * CONTEXT, join_rows([kept(SHAPES["peaked"])] * 20), QWEN)) / 120
     assert peaked < 2000  # below the least cut there is nothing worth a byte
 

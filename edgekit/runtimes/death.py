@@ -50,11 +50,14 @@ _HINTS = (
     (r"unable to allocate|failed to allocate|Cannot allocate|bad_alloc|out of memory|mmap failed",
      "not enough memory: a smaller context, ubatch, KV type or quant needs less"),
     (r"missing tensor|tensor '.*' not found", "the file lacks a tensor: was it converted completely?"),
-    (r"the vocabularies differ first|the models read the text", "scores need the same tokens: compare builds of one model"),
+    (r"the vocabularies differ first|the models read the text",
+     "scores need the same tokens: compare builds of one model"),
     (r"^the reference file cannot be used", "copy it again, or make it anew from the model it was made of"),
+    (r"^the reference file cannot be read", "is it still there, and readable?"),
     (r"^the reference file was made of another text", "leave the text out: the file holds its own"),
     (r"^a prompt takes|^a continuation does not fit", "a larger context (`--context`), or a shorter question"),
     (r"^the text is too short", "a longer text or a smaller `--context`; ten chunks or more give a useful range"),
+    (r"has invalid data", "its weights are NaN or infinite: it is damaged, or its training diverged"),
     (r"not within the file bounds|is corrupted|incomplete|truncat", "the file is truncated: copy or download it again"),
 )  # fmt: skip
 

@@ -95,7 +95,7 @@ class _Reader:
 
     def counts(self) -> tuple[int, int, int, int]:
         if len(self._data) < _COUNTS.size:
-            raise Damaged("it is too short")
+            raise Damaged("a part is missing")
         self._place = _COUNTS.size
         return _COUNTS.unpack_from(self._data)
 
@@ -104,14 +104,14 @@ class _Reader:
 
         size = np.dtype(dtype).itemsize * count
         if self._place + size > len(self._data):
-            raise Damaged("it is too short")
+            raise Damaged("a part is missing")
         array = np.frombuffer(self._data, dtype, count, self._place)
         self._place += size
         return array
 
     def end(self) -> None:
         if self._place != len(self._data):
-            raise Damaged("it is too long")
+            raise Damaged("there is too much")
 
 
 def _blocks(vocabulary: int) -> int:
@@ -131,7 +131,7 @@ def _entries(counts: Words, low: Words, log_p: NDArray[np.float64]) -> Entries:
     import numpy as np
 
     if int(counts.sum(dtype=np.int64)) != len(low):
-        raise Damaged("its counts of tokens disagree")
+        raise Damaged("the counts of tokens disagree")
     block = np.tile(np.arange(counts.shape[1], dtype=np.int64), len(counts))
     tokens = (np.repeat(block, counts.ravel()) << _BLOCK_BITS) | low
     starts = np.concatenate([[0], np.cumsum(counts.sum(axis=1, dtype=np.int64))]).astype(np.int64)
@@ -144,23 +144,23 @@ def _check(rows: Rows, text: NDArray[np.uint32], vocabulary: int) -> None:
 
     columns = (rows.nll, rows.log_cut, rows.tail, rows.padding)
     if not len(rows.nll) or not len(text):
-        raise Damaged("it is empty")
+        raise Damaged("nothing is there")
     if not all(np.isfinite(column).all() for column in columns) or min(map(np.min, (rows.nll, rows.tail))) < 0:
-        raise Damaged("it holds impossible numbers")
+        raise Damaged("some numbers cannot be")
     if rows.log_cut.max() > 0 or rows.log_cut.min() < _LEAST_LOG_CUT or rows.padding.min() < 0:
-        raise Damaged("it holds impossible numbers")
+        raise Damaged("some numbers cannot be")
     if rows.tail[rows.sampled.rows()].min(initial=1) <= 0:
-        raise Damaged("it has samples of nothing")
+        raise Damaged("there are samples of nothing")
     for entries in (rows.certain, rows.sampled):
         same_row = np.diff(entries.rows()) == 0
         if (np.diff(entries.tokens)[same_row] <= 0).any() or entries.tokens.max(initial=0) >= vocabulary:
-            raise Damaged("its tokens are out of order")
+            raise Damaged("the tokens are out of order")
     if max(int(rows.top.max()), int(text.max())) >= vocabulary:
-        raise Damaged("its tokens are out of range")
+        raise Damaged("the tokens are out of range")
     mass = np.bincount(rows.certain.rows(), np.exp(rows.certain.log_p), minlength=len(rows.nll))
     whole = np.abs(mass + rows.tail - 1) <= _WHOLE
     if not whole.all() or (rows.padding > rows.tail).any() or rows.tail[rows.certain.rows()].max(initial=0) >= 1:
-        raise Damaged("its probabilities do not sum up to one")
+        raise Damaged("the probabilities do not sum up to one")
 
 
 def _made_whole(rows: Rows) -> Rows:

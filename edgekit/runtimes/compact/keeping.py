@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import EdgekitError
-from edgekit.records import Finding, Settings
+from edgekit.records import Finding, MemoryPeak, Settings
 from edgekit.runtimes.compact.chunks import largest_chunk
 from edgekit.runtimes.handle import amx_findings, readable, start_child, worker_limits
 from edgekit.runtimes.process import Child, worker_command
@@ -39,8 +39,8 @@ def row_bytes_for(vocabulary: int, context_tokens: int) -> int:
     """
     rows = scored_rows(context_tokens)
     beside = largest_chunk(context_tokens, rows, vocabulary, 0) / rows
-    # a fiftieth of that is left for the vocabulary and the text
-    return max(LEAST_ROW_BYTES, int(0.98 * (2 * vocabulary + 8) / _SHARE - beside))
+    # the rest is left for the vocabulary and the text: from a thousand rows on it is enough for a few hundred kilobytes
+    return max(LEAST_ROW_BYTES, int(0.95 * (2 * vocabulary + 8) / _SHARE - beside))
 
 
 def scored_rows(context_tokens: int) -> int:
@@ -75,6 +75,13 @@ class Keeper:
                 raise self._child.distrust("a chunk that was not asked for")
             yield message.done
         self._expect(Done, doing="finishing")
+
+    def finish(self) -> MemoryPeak | None:
+        """End the process in good order; the memory it took beyond its libraries, where the OS tells."""
+        self._child.sampler.end_phase()
+        peak = self._child.sampler.peak()
+        self._child.close()
+        return peak
 
     def _expect(self, *kinds: type[Advanced] | type[Counted] | type[Done], doing: str) -> Any:
         self._child.deadline = time.monotonic() + self._timeout_s

@@ -92,7 +92,10 @@ class FileReference:
             if index >= len(self._layout.chunks):
                 raise Damaged(f"chunk {index + 1} is missing")
             data = container.read_section(self._stream, self._layout.chunks[index], self._layout.seed)
-            tokens, rows = decode_chunk(data, self._vocabulary)
+            try:
+                tokens, rows = decode_chunk(data, self._vocabulary)
+            except Damaged as damage:
+                raise Damaged(f"of chunk {index + 1} {damage}") from None
             scored = self._context_tokens - 1 - self._context_tokens // 2
             if (len(tokens), len(rows.nll)) != (self._context_tokens, scored):
                 raise Damaged(f"chunk {index + 1} is of another length")
