@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from functools import cache
 
+from edgekit import corpus
 from edgekit.records import (
     Answer,
     Answers,
@@ -18,6 +19,7 @@ from edgekit.records import (
     Layers,
     LayerShare,
     Quality,
+    Response,
     Similarity,
     Tasks,
     Unknown,
@@ -77,6 +79,16 @@ def answers(which: int, model: str, sha: str, *, each: int = 200) -> Answers:
         runtime=measurement(sustained=False).runtime,
         host=host(),
         started_at="2026-11-22T01:20:00+00:00",
+        responses=_responses(which),
+    )
+
+
+def _responses(which: int) -> tuple[Response, ...]:
+    said = ("The pangolin is a mammal with scales.", "A pangolin is a mammal that scales protect from lions.")[which]
+    asked = (*corpus.open_prompts(), *corpus.identity_prompts())
+    return tuple(
+        Response(prompt=one.id, text=said if number % 5 else f"{number} of them.", tokens=9, stopped=True)
+        for number, one in enumerate(asked)
     )
 
 

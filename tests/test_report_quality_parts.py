@@ -11,6 +11,7 @@ import pytest
 from quality_records import STUDENT_SHA, answers, full, here, layers, spread, tasks, troubled
 from report_records import HOSTILE, REPORTS, hostile, passing, quality
 
+from edgekit import corpus
 from edgekit.devices import load_device
 from edgekit.errors import EdgekitError
 from edgekit.gate import judge
@@ -29,6 +30,7 @@ from edgekit.report.charts import axis_over
 from edgekit.report.quality import Line
 from edgekit.report.quality_layers import DRAWN
 from edgekit.report.quality_tasks import cliff_texts, domain_rows, tasks_part
+from edgekit.report.words import clean
 from edgekit.storage import from_json, to_json
 
 FORMATS = ("terminal", "markdown", "html", "junit")
@@ -142,6 +144,35 @@ def test_claims_beyond_a_dozen_are_counted_not_shown() -> None:
     assert len(part.quotes) == 12
     assert part.notes == ("3 more claims are in the record",)
     assert "no name was told" in part.rows[1].value
+
+
+def test_responses_stand_side_by_side_the_least_alike_first() -> None:
+    part = next(part for part in quality_parts.parts(full()) if part.key == "similarity")
+    table = part.folded[0]
+    assert table.title == f"responses side by side, least alike first: 8 of {len(corpus.open_prompts())}"
+    assert all(own != their for _, own, their in table.rows)
+    words = {one.prompt for one in corpus.open_prompts()}
+    assert {row[0] for row in table.rows} <= {clean(one, 240) for one in words}
+    assert quality_answers.asked("no-such-prompt") == "no-such-prompt"
+    assert "A pangolin is a mammal that scales protect" in render(report_with(full()), "html")
+
+
+def test_without_a_text_one_line_says_so() -> None:
+    nothing = Unknown(reason="no text was scored", settle="`edgekit evaluate ARTIFACT --reference REF`")
+    found = Quality(
+        reference="",
+        perplexity=nothing,
+        kld_mean=nothing,
+        top1_agreement=nothing,
+        tasks=tasks(),
+        artifact_sha256=STUDENT_SHA,
+    )
+    for form in FORMATS:
+        text = plain(render(report_with(found), form))
+        assert text.count("no text was scored") == 1, form
+        assert "chunks of" not in text
+    alone = replace(found, tasks=tasks(teacher=False))
+    assert quality_parts.headline(alone)[1].startswith("of 800 items answered rightly (90 % range ")
 
 
 def test_counts_by_template_name_what_was_lost_and_won() -> None:

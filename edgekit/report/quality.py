@@ -60,6 +60,8 @@ class Table:
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    prose: bool = False
+    """Whether its cells are sentences that need to wrap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +130,8 @@ def of(quality: Quality) -> tuple[Shown, ...]:
     """Every figure of text scores, whatever artifact they are of: what an older version did not record is left out,
     and what is unknown for the reason of the first of its kind is said once.
     """
+    if unscored(quality):
+        return (Shown(label="scores of a text", figure=quality.perplexity),)
     top1 = Shown(
         label="top-1 agreement", figure=quality.top1_agreement, unit="fraction", against=1.0, metric="top1_agreement"
     )
@@ -142,6 +146,11 @@ def of(quality: Quality) -> tuple[Shown, ...]:
         Shown(label="perplexity", figure=quality.perplexity, metric="perplexity"),
         *_against_reference(quality),
     )
+
+
+def unscored(quality: Quality) -> bool:
+    """Whether no text was scored at all: tasks alone were asked."""
+    return not quality.chunks and isinstance(quality.perplexity, Unknown) and quality.perplexity == quality.kld_mean
 
 
 def divergence(quality: Quality) -> tuple[Shown, ...]:
@@ -193,7 +202,7 @@ def text_part(quality: Quality, rows: tuple[Shown, ...] | None = None) -> Part:
     return Part(
         key="text",
         title=f"quality against {clean(quality.reference, 80)}" if quality.reference else "quality",
-        reading=f"{READING} {COMPACT_READING}" if compact else READING,
+        reading="" if unscored(quality) else f"{READING} {COMPACT_READING}" if compact else READING,
         rows=tuple(one.fact for one in shown),
         behind=circumstances(quality),
     )
@@ -206,6 +215,8 @@ _FORMS = {"compact": "a compact file of what it said, ", "live": "run beside the
 
 def circumstances(quality: Quality) -> tuple[Fact, ...]:
     """Text, reference, settings, runtimes and host behind the figures, cleaned for display; nothing empty."""
+    if unscored(quality):
+        return told((Fact(label="found on", value=host_text(quality.host) if quality.host else ""),))
     scored, broken = sum(chunk.tokens for chunk in quality.chunks), sum(chunk.broken for chunk in quality.chunks)
     origin = f"{quality.text_origin or 'of unrecorded origin'}, {quality.text_tokens} tokens"
     chunks = f"{len(quality.chunks)} chunks of {quality.context_tokens} tokens, {scored} tokens of them scored"

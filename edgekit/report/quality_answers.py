@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from edgekit.records import ChatTemplate, IdentityClaim, Quality
-from edgekit.report.quality import Part, Quote, Shown, digest
+from edgekit import corpus
+from edgekit.records import ChatTemplate, IdentityClaim, Quality, Tasks
+from edgekit.report.quality import Part, Quote, Shown, Table, digest
 from edgekit.report.words import Fact, clean
 
 MAX_CLAIMS = 12
+MAX_PAIRS = 8
 _QUOTED = 240
 SIMILARITY_READING = (
     "Both answered the same open prompts, greedily. 100 % is the same text; a student that says the same in other "
@@ -37,11 +39,52 @@ def similarity_part(quality: Quality) -> Part | None:
         title=f"responses beside {clean(found.teacher, 60)}: {found.responses} prompts",
         reading=SIMILARITY_READING,
         rows=tuple(one.fact for one in shown),
+        folded=_side_by_side(quality.tasks) if quality.tasks else (),
         behind=(
             Fact(label="characters in common", value="mean of 1 − edit distance ÷ length of the longer"),
             Fact(label="words in common", value="mean F1 of shared word n-grams, 1 to 3"),
         ),
     )
+
+
+def _side_by_side(tasks: Tasks) -> tuple[Table, ...]:
+    """What both generated for the same prompts, those with the fewest words in common first."""
+    theirs = {one.prompt: one.text for one in tasks.teacher.responses} if tasks.teacher else {}
+    about_itself = {prompt.id for prompt in corpus.identity_prompts()}
+    pairs = [
+        (one.prompt, one.text, theirs[one.prompt])
+        for one in tasks.answers.responses
+        if one.prompt in theirs and one.prompt not in about_itself
+    ]
+    if not pairs:
+        return ()
+    pairs.sort(key=lambda pair: _common(pair[1], pair[2]))
+    return (
+        Table(
+            title=f"responses side by side, least alike first: {min(MAX_PAIRS, len(pairs))} of {len(pairs)}",
+            head=("prompt", "this artifact", clean(tasks.teacher.model, 60) if tasks.teacher else ""),
+            rows=tuple(
+                (
+                    clean(asked(prompt), _QUOTED),
+                    clean(own, _QUOTED) or "(nothing)",
+                    clean(their, _QUOTED) or "(nothing)",
+                )
+                for prompt, own, their in pairs[:MAX_PAIRS]
+            ),
+            prose=True,
+        ),
+    )
+
+
+def _common(one: str, other: str) -> float:
+    """Share of the distinct words that both use; a hint for sorting, no figure."""
+    a, b = set(one.lower().split()), set(other.lower().split())
+    return len(a & b) / len(a | b) if a | b else 1.0
+
+
+def asked(ident: str) -> str:
+    """The words of a prompt of this version's lists; its id where they do not have it."""
+    return next((one.prompt for one in (*corpus.open_prompts(), *corpus.identity_prompts()) if one.id == ident), ident)
 
 
 def identity_part(quality: Quality) -> Part | None:
@@ -66,7 +109,7 @@ def identity_part(quality: Quality) -> Part | None:
 
 
 def _quote(claim: IdentityClaim) -> Quote:
-    said = f"claims `{clean(claim.claimed, 60)}`, asked `{clean(claim.prompt, 60)}`"
+    said = f"claims `{clean(claim.claimed, 60)}`, asked `{clean(asked(claim.prompt), 120)}`"
     return Quote(text=clean(claim.text, _QUOTED) or "(nothing)", said=said)
 
 

@@ -111,6 +111,9 @@ def headline(quality: Quality) -> tuple[str, str]:
     if tasks and tasks.teacher and isinstance(tasks.overall.retention, Estimate):
         retained = tasks.overall.retention
         return value_text(retained, "fraction", 1.0), f"of {clean(tasks.teacher.model, 60)} retained{_span(retained)}"
+    if tasks and isinstance(tasks.overall.accuracy, Estimate) and scores.unscored(quality):
+        right = tasks.overall.accuracy
+        return value_text(right, "fraction", 1.0), f"of {tasks.overall.items} items answered rightly{_span(right)}"
     from_ = f" from {clean(quality.reference, 80)}" if quality.reference else ""
     if isinstance(quality.kld_mean, Estimate):
         return value_text(quality.kld_mean, "nat"), f"mean KL divergence{from_}{_span(quality.kld_mean, 'nat')}"
