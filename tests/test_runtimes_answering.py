@@ -291,7 +291,7 @@ def test_logits_that_are_no_numbers_answer_nothing(student: Path, tmp_path: Path
     tensor = next(tensor for tensor in GGUFReader(student).tensors if tensor.name == "output_norm.weight")
     with sick.open("r+b") as file:
         file.seek(tensor.data_offset)
-        file.write(np.full(4, np.nan, np.float32).tobytes())
+        file.write(np.full(4, 3e38, np.float32).tobytes())  # finite, and no product with it is
     with open_answerer(sick, SETTINGS) as answerer:
         scores = answerer.choices(PROMPT, CHOICES)
         written = answerer.generate(PROMPT, max_tokens=4)

@@ -216,14 +216,14 @@ def test_a_truncated_model_is_refused(tiny_gguf: Path, tmp_path: Path) -> None:
 
 
 def broken(path: Path, out: Path) -> Path:
-    """The same model with infinities in the scale of its last norm."""
+    """The same model with its last norm so large that the logits overflow; the weights themselves are numbers."""
     from gguf import GGUFReader
 
     out.write_bytes(path.read_bytes())
     tensor = next(tensor for tensor in GGUFReader(path).tensors if tensor.name == "output_norm.weight")
     with out.open("r+b") as file:
         file.seek(tensor.data_offset)
-        file.write(np.full(4, np.inf, np.float32).tobytes())
+        file.write(np.full(4, 3e38, np.float32).tobytes())
     return out
 
 

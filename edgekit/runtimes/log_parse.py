@@ -120,7 +120,7 @@ def _weights_role(name: str) -> Role:
 
 def _without_function(line: str) -> str:
     """`line` without the name of the C function and the build's directory: `llama-vocab.cpp:2544: …` stays."""
-    return re.sub(r"^\S*/(?=[\w.-]+:\d+: )", "", re.sub(r"^[\w:<>~]+: ", "", line))
+    return re.sub(r"^\S*/(?=[\w.-]+:\d+: )", "", re.sub(r"^\.*[\w:<>~]+: ", "", line))
 
 
 __all__ = ["MAX_LOG_BYTES", "LogDigest"]

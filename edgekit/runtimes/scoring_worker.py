@@ -68,14 +68,20 @@ def open_models(start: dict[str, Any], commands: Iterator[dict[str, Any]], send:
     for model, (_, features) in zip(models, builds, strict=True):
         if next(commands, {"op": "quit"})["op"] != "load":
             break
-        sessions.append(_open(model, send, try_amx=start["amx"] == "allowed" and "AMX" in features))
+        try_amx = start["amx"] == "allowed" and "AMX" in features
+        sessions.append(_open(model, send, try_amx=try_amx, judged=not sessions))
     return sessions
 
 
-def _open(model: dict[str, Any], send: Send, *, try_amx: bool) -> ScoringSession:
+def _open(model: dict[str, Any], send: Send, *, try_amx: bool, judged: bool) -> ScoringSession:
+    """The judged model's weights must be numbers: x86 kernels round a NaN among the inputs of a quantized product away,
+    Arm's do not, so that a model which scores well here could be dead on the device.
+    """
     settings = Settings(**model["settings"])
     begun = time.perf_counter_ns()
-    session: ScoringSession = RUNTIMES[model["runtime"]].open_session(Path(model["path"]), settings)
+    runtime = RUNTIMES[model["runtime"]]
+    checked = {"check_weights": True} if judged and runtime is llamacpp else {}
+    session: ScoringSession = runtime.open_session(Path(model["path"]), settings, **checked)
     loaded_ns = time.perf_counter_ns() - begun
     if try_amx and settings.repack:  # with all outputs: `worker.try_batch` leaves the output matrix out
         session.feed([0] * min(32, settings.output_rows or 32), want="all")
