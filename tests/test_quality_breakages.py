@@ -1,0 +1,209 @@
+"""Students broken on purpose fail their quality gates, and whole ones pass the same: through `evaluate` and the judge.
+
+The gates are those one would set for a quantized build of a small student: what `q4_k_m` costs it passes, and nothing
+that `breakages` does to a `q8_0` may. A model that cannot even be compared is refused with exit code 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import breakages
+import pytest
+from breakages import Breakage, broken
+from students import tiny_student
+
+from edgekit import corpus
+from edgekit.checkpoint import open_checkpoint
+from edgekit.devices import load_device
+from edgekit.errors import EdgekitError, ExitCode
+from edgekit.gate.gates import load_gates
+from edgekit.pipeline import evaluating, gating
+from edgekit.quantize.convert import convert
+from edgekit.quantize.llama_quantize import quantize_gguf
+from edgekit.records import Estimate, Report, Unknown
+
+pytestmark = pytest.mark.slow
+
+GATES = """
+[gates]
+kld_mean = { max = 0.003 }
+top1_agreement = { min = 0.93 }
+chat_template_kept = { min = 1 }
+"""
+"""What these students' q4_k_m costs (0.0005 – 0.0013 nat, 96 – 97 %), with room."""
+
+STRICT = """
+[gates]
+kld_mean = { max = 0.0005 }
+top1_agreement = { min = 0.97 }
+"""
+"""What their q8_0 costs (0.00003 nat, 99 %), with room."""
+
+DEVICE = "raspberry-pi-5"
+"""No gate here is about the device."""
+
+
+@dataclass(frozen=True)
+class Builds:
+    """Of one student: whole in f16, and quantized."""
+
+    folder: Path
+    whole: Path
+
+    def quantized(self, kind: str) -> Path:
+        path = self.folder / f"{kind}.gguf"
+        return path if path.exists() else quantize_gguf(self.whole, path, kind)
+
+    def broken(self, breakage: Breakage) -> Path:
+        return broken(self.quantized("q8_0"), breakage, self.folder / "broken.gguf")
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Builds]:
+    @cache
+    def made(architecture: str) -> Builds:
+        folder = tmp_path_factory.mktemp(architecture)
+        return Builds(folder, convert(open_checkpoint(tiny_student(architecture)), folder / "f16.gguf"))
+
+    return made
+
+
+def report(artifact: Path, reference: Path, gates: str = GATES) -> Report:
+    """What the user gets: evaluated against the reference, gathered, and judged by a gates file."""
+    text = evaluating.Text(content=corpus.text("evaluation", characters=40_000), origin="test")
+    asked = evaluating.Asked(reference=reference, text=text, context_tokens=256, chunks=16, threads=2)
+    quality = evaluating.evaluate(artifact, asked)
+    path = artifact.with_suffix(".toml")
+    path.write_text(gates)
+    device = load_device(DEVICE)
+    evidence = gating.gather(gating.open_artifact(artifact), device, quality=quality)
+    return gating.conclude(evidence, device, load_gates(path))
+
+
+def checks(told: Report) -> dict[str, str]:
+    return {check.metric: check.status for check in told.verdicts[0].checks}
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q4_k_m"])
+@pytest.mark.parametrize("architecture", ["qwen3", "qwen2", "llama"])
+def test_healthy_builds_pass(student: Callable[[str], Builds], architecture: str, kind: str) -> None:
+    builds = student(architecture)
+    told = report(builds.quantized(kind), builds.whole)
+    assert told.verdicts[0].status == "pass", told.verdicts[0].reason
+    assert told.exit_code == ExitCode.PASS
+
+
+BREAKAGES: dict[str, tuple[str, Breakage]] = {
+    "random tensor": ("qwen3", breakages.random_tensor),
+    "swapped layers": ("qwen3", breakages.swapped_layers),
+    "wrong rope base": ("qwen3", breakages.rope_base),
+    "zeroed norm": ("qwen3", breakages.zeroed_norm),
+    "wrong norm epsilon": ("qwen3", breakages.norm_epsilon),
+    "transposed projection": ("llama", breakages.transposed),
+    "swapped gate and up": ("qwen3", breakages.swapped_gate_and_up),
+    "flipped sign": ("qwen3", breakages.flipped_sign),
+    "rotated heads": ("qwen3", breakages.rotated_heads),
+    "rotation of other pairs": ("llama", breakages.unpaired_rotation),
+    "embedding off by a row": ("qwen3", breakages.shifted_embedding),
+    "scaled output": ("qwen3", breakages.scaled_output),
+    "overflowing norm": ("qwen3", breakages.overflowing_norm),
+}
+
+
+@pytest.mark.parametrize("name", BREAKAGES)
+def test_broken_build_fails(student: Callable[[str], Builds], name: str) -> None:
+    architecture, breakage = BREAKAGES[name]
+    builds = student(architecture)
+    told = report(builds.broken(breakage), builds.whole)
+    assert told.verdicts[0].status == "fail", told.verdicts[0].reason
+    assert told.exit_code == ExitCode.FAIL
+    assert checks(told)["kld_mean"] in ("fail", "unknown")  # never a pass: of NaN there is no divergence
+
+
+def test_two_bits_everywhere_fail(student: Callable[[str], Builds]) -> None:
+    """q2_k for every matrix, the embedding too: "drops sharply" is not a crash, and is no pass either."""
+    builds = student("qwen3")
+    everything = quantize_gguf(builds.whole, builds.folder / "q2_k-pure.gguf", "q2_k", pure=True)
+    told = report(everything, builds.whole)
+    assert told.verdicts[0].status == "fail", told.verdicts[0].reason
+
+
+def test_an_unbroken_copy_is_the_model_itself(student: Callable[[str], Builds]) -> None:
+    """What the helper itself changes of a file is nothing that runs."""
+    builds = student("qwen3")
+    quality = report(builds.broken(lambda copy: None), builds.quantized("q8_0")).evidence.quality
+    assert quality is not None
+    assert isinstance(quality.kld_mean, Estimate)
+    assert quality.kld_mean.high < 1e-9
+    assert quality.template is not None
+    assert quality.template.status == "same"
+
+
+@pytest.mark.parametrize("breakage", [breakages.zeroed_bias, breakages.missing_bias], ids=("zeroed", "missing"))
+def test_biases_that_hardly_learned(student: Callable[[str], Builds], breakage: Breakage) -> None:
+    """A student trained for seconds has small biases: without them it is no worse than three bits would make it. The
+    gates of a q4_k_m cannot tell that from quantizing, and do not pass it for certain; those of a q8_0 see it.
+    """
+    builds = student("qwen2")
+    strict = report(builds.broken(breakage), builds.whole, STRICT)
+    assert checks(strict)["kld_mean"] == "fail", strict.verdicts[0].reason
+    assert strict.exit_code == ExitCode.FAIL
+    assert report(builds.quantized("q8_0"), builds.whole, STRICT).exit_code == ExitCode.PASS
+
+
+def test_an_epsilon_that_is_too_small_to_matter(student: Callable[[str], Builds]) -> None:
+    """Another family's epsilon (1e-5 for 1e-6) costs a tenth of what q8_0 does: the gates pass it, rightly."""
+    builds = student("qwen3")
+    told = report(builds.broken(partial(breakages.norm_epsilon, epsilon=1e-5)), builds.whole, STRICT)
+    assert told.exit_code == ExitCode.PASS
+
+
+def test_divergence_finds_what_agreement_cannot(student: Callable[[str], Builds]) -> None:
+    """Logits at twice their size pick the same tokens: a gate on top-1 alone would let every temperature be wrong."""
+    builds = student("qwen3")
+    found = checks(report(builds.broken(breakages.scaled_output), builds.whole))
+    assert (found["kld_mean"], found["top1_agreement"]) == ("fail", "pass")
+
+
+def test_no_number_is_no_figure(student: Callable[[str], Builds]) -> None:
+    builds = student("qwen3")
+    quality = report(builds.broken(breakages.overflowing_norm), builds.whole).evidence.quality
+    assert quality is not None
+    assert isinstance(quality.kld_mean, Unknown)
+    assert isinstance(quality.perplexity, Unknown)
+    assert isinstance(quality.top1_agreement, Estimate)
+    assert quality.top1_agreement.high < 0.01
+    assert "broken-logits" in [finding.code for finding in quality.findings]
+
+
+REFUSED: dict[str, tuple[Breakage, str]] = {
+    "truncated vocabulary": (breakages.truncated_vocabulary, "the vocabularies differ first at token"),
+    "other pre-tokenizer": (breakages.other_pre_tokenizer, "the models read the text differently from its token"),
+    "NaN in a block": (breakages.nan_weights, "tensor 'blk.1.ffn_up.weight' has invalid data"),
+    "NaN in a norm": (partial(breakages.nan_weights, name="blk.1.ffn_norm.weight"), "'blk.1.ffn_norm.weight' has inv"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_compared_is_refused(student: Callable[[str], Builds], name: str) -> None:
+    """Of a NaN no score tells: x86 kernels lose it, and the model would pass here and be dead on an Arm phone."""
+    breakage, says = REFUSED[name]
+    builds = student("qwen3")
+    with pytest.raises(EdgekitError) as caught:
+        report(builds.broken(breakage), builds.whole)
+    assert caught.value.code == ExitCode.USAGE
+    assert caught.value.hint
+    assert says in caught.value.message
+
+
+@pytest.mark.parametrize("breakage", [breakages.dropped_template, breakages.changed_template], ids=("lost", "changed"))
+def test_chat_template_is_a_check_of_its_own(student: Callable[[str], Builds], breakage: Breakage) -> None:
+    """Not a logit differs on plain text: only the comparison with the parent tells."""
+    builds = student("qwen3")
+    told = report(builds.broken(breakage), builds.whole)
+    assert checks(told) == {"kld_mean": "pass", "top1_agreement": "pass", "chat_template_kept": "fail"}
+    assert told.exit_code == ExitCode.FAIL
