@@ -5,6 +5,7 @@ said in one line.
 from __future__ import annotations
 
 import dataclasses
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from edgekit.quantize.llama_quantize import quantize_gguf
 from edgekit.records import Artifact, Estimate, Quality, ReferenceFile, Settings
 from edgekit.runtimes import WorkerDied
 from edgekit.runtimes.compact import file as container
+from edgekit.runtimes.compact import keeping
 from edgekit.storage import to_json
 
 SETTINGS = Settings(repack=False)
@@ -361,3 +363,25 @@ def test_a_reference_that_is_broken_is_not_kept(full: Artifact, text: str, tmp_p
     with pytest.raises(WorkerDied, match="no numbers"):
         keep(open_artifact(sick), text, tmp_path / "out.edgekref")
     assert [child.name for child in tmp_path.iterdir()] == ["sick.gguf"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the limit on a file's size")
+def test_a_full_disk_ends_the_run_and_keeps_what_is_there(
+    full: Artifact, reference: ReferenceFile, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.edgekref"
+    monkeypatch.setattr(keeping, "_most_bytes", lambda *_: reference.size_bytes // 2)
+    with pytest.raises(WorkerDied, match="cannot be written: `file too large`") as caught:
+        keep(full, text, out)
+    assert caught.value.code == ExitCode.BROKE
+    assert 0 < open_reference_file(tmp_path / "out.edgekref.unfinished").kept_chunks < CHUNKS
+    monkeypatch.undo()
+    assert keep(full, text, out).complete
+    assert parts_of(out) == parts_of(Path(reference.path))
+
+
+def test_a_strangers_words_are_cleaned(reference: ReferenceFile, tmp_path: Path) -> None:
+    rogue = dataclasses.replace(reference, model="a\x1b[2Jb\nc", findings=())
+    with (tmp_path / "rogue.edgekref").open("wb") as stream:
+        container.start_file(stream, to_json(rogue).encode())
+    assert open_reference_file(tmp_path / "rogue.edgekref").model == "a·[2Jb·c"

@@ -107,8 +107,8 @@ def test_a_perfect_copy_differs_by_nothing(shape: str) -> None:
 
 @pytest.mark.slow
 def test_small_divergences_come_out_within_a_percent() -> None:
-    """Of q8_0's size, a chunk of rows; each single row within a fifth."""
-    reference = zipf(255, QWEN, exponent=1.3)
+    """Of q8_0's size, a hundred rows; each single row within a fifth."""
+    reference = zipf(100, QWEN, exponent=1.3)
     found, exact = both(reference, disturbed(reference, 0.012))
     assert exact.kld.mean() == pytest.approx(1e-4, rel=0.3)
     assert found.kld.mean() == pytest.approx(exact.kld.mean(), rel=0.01)

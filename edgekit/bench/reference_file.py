@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from edgekit import __version__
 from edgekit.bench.hashing import hash_text
@@ -24,6 +24,7 @@ from edgekit.records import Artifact, ReferenceFile, Settings
 from edgekit.runtimes.compact import file as container
 from edgekit.runtimes.compact.chunks import Damaged, largest_chunk
 from edgekit.runtimes.compact.keeping import Keeper, open_keeper, row_bytes_for, scored_rows
+from edgekit.runtimes.protocol import MAX_TEXT, printable
 from edgekit.runtimes.scoring import MAX_CONTEXT, MIN_CONTEXT
 from edgekit.storage import from_json, to_json
 
@@ -291,4 +292,18 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
 
 def _read_header(stream: BinaryIO, layout: container.Layout, path: Path) -> ReferenceFile:
     data = container.read_section(stream, layout.sections[0], 0)
-    return from_json(data, ReferenceFile, origin=str(path))
+    header: ReferenceFile = _cleaned(from_json(data, ReferenceFile, origin=str(path)))
+    return header
+
+
+def _cleaned(record: Any) -> Any:
+    """The same without what could move a cursor: a stranger may have written it, and it is shown."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, str):
+            return printable(value)[:MAX_TEXT]
+        if isinstance(value, tuple):
+            return tuple(map(clean, value))
+        return _cleaned(value) if is_dataclass(value) else value
+
+    return replace(record, **{field.name: clean(getattr(record, field.name)) for field in fields(record)})

@@ -35,14 +35,27 @@ def serve(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send)
     order: dict[str, Any] = next(commands, {"op": "quit"})
     if order["op"] != "keep":
         return
+    try:
+        _keep(session, start, order, tokens, send)
+    except OSError as error:
+        message = f"the reference file cannot be written: `{(error.strerror or 'failed').lower()}`"
+        raise SessionRefused("worker", message) from None
+    send(Done())
+
+
+def _keep(session: ScoringSession, start: dict[str, Any], order: dict[str, Any], tokens: list[int], send: Send) -> None:
+    """Write what is missing of the file, a chunk at a time."""
+    context_tokens = start["context_tokens"]
+    count = count_chunks(tokens, context_tokens, start["chunks"])
     texts = list(session.token_texts())
+    known = len(texts) - next((place for place, one in enumerate(reversed(texts)) if one is not None), 0)
     with Path(start["writable"][0]).open("ab") as stream:
         seed = order["checksum"]
         if order["begin"] == 0:
             seed = container.start_file(stream, order["header"].encode())
             container.append_section(stream, container.VOCABULARY, 0, container.pack_vocabulary(texts), seed)
             container.append_section(stream, container.TEXT, 0, container.pack_text(start["text"]), seed)
-        known = len(texts) - next((place for place, one in enumerate(reversed(texts)) if one is not None), 0)
+        del texts
         for index in range(order["begin"], count):
             chunk = chunk_of(session, tokens, index, context_tokens)
             rows = _keep_chunk(session, chunk, start["block_rows"], known, (order["seed"], index), order["row_bytes"])
@@ -50,7 +63,6 @@ def serve(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send)
             container.append_section(stream, container.CHUNK, index, data, seed)
             send(Advanced(done=index + 1, total=count, detail=""))
         os.fsync(stream.fileno())
-    send(Done())
 
 
 def _keep_chunk(
