@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from edgekit import corpus
-from edgekit.bench.identity import claimed_model, probe_identity
+from edgekit.bench.identity import probe_identity
+from edgekit.bench.self_claims import claimed_model
 from edgekit.records import Answers, Estimate, Response, Unknown
 from edgekit.storage import from_json, to_json
 
@@ -161,12 +162,22 @@ def test_saying_nothing_foreign_leaves_a_doubt() -> None:
         (answers(), "it was not asked who it is"),
         (answers("", " \n"), "it said nothing on all of 2 prompts"),
         (answers("I am Zen.", stand_in=True), "stand-in weights"),
+        (answers("I am Zen.", "my name's Zen", *["10 10 10"] * 20), "it speaks of itself in only 2 of 22 answers"),
     ],
 )
 def test_what_cannot_be_said_is_unknown(record: Answers, reason: str) -> None:
     found = probe_identity(record)
     assert isinstance(found.share, Unknown)
     assert reason in found.share.reason
+
+
+def test_speaking_of_itself_takes_a_self_or_an_expected_name() -> None:
+    for texts, expected in ((["I am small."] * 3, ()), (["我是助手。"] * 3, ()), (["Zen Nano"] * 3, ("Zen Nano",))):
+        share = probe_identity(answers(*texts, "10 10", "x"), expected=expected).share
+        assert isinstance(share, Estimate), texts
+        assert share.value == 0
+    # one claim is a claim, whatever the rest
+    assert isinstance(probe_identity(answers("ChatGPT", *["10"] * 20)).share, Estimate)
 
 
 def test_a_long_claim_is_quoted_in_short() -> None:

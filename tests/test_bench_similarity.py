@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from students import random_student, tiny_student
 
-from edgekit import corpus
+from edgekit import corpus, open_artifact
+from edgekit.bench.answering import answer
 from edgekit.bench.similarity import (
     compare_responses,
     edit_similarity,
@@ -15,7 +18,11 @@ from edgekit.bench.similarity import (
     mean_likeness,
     word_overlap,
 )
-from edgekit.records import Answers, Estimate, Figure, Response, Unknown
+from edgekit.checkpoint import open_checkpoint
+from edgekit.corpus import Bank
+from edgekit.quantize.convert import convert
+from edgekit.quantize.llama_quantize import quantize_gguf
+from edgekit.records import Answers, Estimate, Figure, Response, Settings, Unknown
 from edgekit.storage import from_json, to_json
 
 PROMPTS = corpus.open_prompts()
@@ -162,6 +169,23 @@ def test_what_cannot_be_said_is_unknown(student: Answers, teacher: Answers, reas
 def test_a_strangers_endless_response_takes_no_time() -> None:
     found = compare_responses(answers(said("ab" * 50_000)), answers(said("ba" * 50_000), "2"))
     assert value(found.edit) > 0.99
+
+
+@pytest.mark.slow
+def test_fewer_bits_write_other_things(tmp_path: Path) -> None:
+    full = convert(open_checkpoint(tiny_student("qwen3")), tmp_path / "full.gguf", type="f16")
+    paths = [quantize_gguf(full, tmp_path / f"{name}.gguf", name, threads=2) for name in ("q8_0", "q2_k")]
+    paths.append(convert(open_checkpoint(random_student("qwen3")), tmp_path / "random.gguf", type="f16"))
+    bank = Bank(name="one", version=1, items=corpus.items("evaluation", "reasoning", count=1))
+    asked = {"prompts": PROMPTS[::3], "settings": Settings(repack=False), "threads": 2}
+    teacher, *students = (answer(open_artifact(path), bank, **asked) for path in (full, *paths))
+    fine, coarse, random = (compare_responses(student, teacher) for student in students)
+    assert fine.responses == len(PROMPTS[::3])
+    for name in ("edit", "overlap"):
+        fine_value, coarse_value, random_value = (value(getattr(one, name)) for one in (fine, coarse, random))
+        assert 1 >= fine_value > coarse_value > random_value + 0.2, name
+        assert fine_value > 0.8, name
+        assert random_value < 0.2, name
 
 
 def test_ranges_hold_the_mean_of_the_population() -> None:

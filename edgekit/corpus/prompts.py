@@ -56,7 +56,7 @@ class Family:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patterns:
-    """How a model says who it is; every phrase is a sequence of words. `edgekit.bench.identity` reads them."""
+    """How a model says who it is; every phrase is a sequence of words. `edgekit.bench.self_claims` reads them."""
 
     families: tuple[Family, ...]
     being: tuple[str, ...]
