@@ -49,8 +49,3 @@ def compare(
             found = comparing.compare(base, new, limits, settings=reading_comparing.settings(settings), progress=told)
     show_comparison(found, out, markdown, as_json=json)
     return comparing.EXIT_CODES[found.status]
-
-
-def add_to(app: typer.Typer) -> None:
-    """Give `app` this verb."""
-    app.command(short_help="Is a new build slower or larger than the old one?")(compare)

@@ -153,10 +153,3 @@ def harness(
             progress=told,
         )
     return showing_making.show_harness(found, out, as_json=json)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Give `app` these verbs."""
-    app.command(short_help="How good an artifact is: KLD, tasks, retention.")(evaluate)
-    app.command(short_help="Hold two builds of one model against each other.")(parity)
-    app.command(short_help="lm-evaluation-harness on an artifact.")(harness)

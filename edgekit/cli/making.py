@@ -144,9 +144,3 @@ def sweep(
             progress=told,
         )
     return showing_making.show_sweep(found, place, as_json=json)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Give `app` these verbs."""
-    app.command(short_help="Make GGUF and ONNX artifacts of a checkpoint.")(quantize)
-    app.command(short_help="Several precisions, judged for one device.")(sweep)
