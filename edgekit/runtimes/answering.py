@@ -15,6 +15,7 @@ from typing import Any
 
 from edgekit.errors import EdgekitError
 from edgekit.records import Finding, Runtime, Settings
+from edgekit.runtimes.answering_packs import SEQUENCES
 from edgekit.runtimes.handle import (
     amx_findings,
     amx_state,
@@ -32,8 +33,8 @@ BATCH = 32
 were asked in earlier commands.
 """
 
-BLOCK_ROWS = 64
-"""Rows of logits held at a time: 39 MB at Qwen's vocabulary. llama.cpp's attention takes queries by that many."""
+BLOCK_ROWS = 128
+"""Rows of logits held at a time: 78 MB at Qwen's vocabulary."""
 
 MAX_WRITTEN_BYTES = 2**16 + 64
 _KEPT_CONTROLS = "\n\t"
@@ -217,7 +218,14 @@ def open_answerer(
     start = {
         "op": "start",
         "parent": os.getpid(),
-        "models": [{"runtime": runtime, "path": str(artifact.absolute()), "settings": asdict(judged)}],
+        "models": [
+            {
+                "runtime": runtime,
+                "path": str(artifact.absolute()),
+                "settings": asdict(judged),
+                "sequences": SEQUENCES,
+            }
+        ],
         "readable": readable(artifact),
         "limits": worker_limits(),
         "block_rows": BLOCK_ROWS,

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from edgekit.runtimes import worker as worker_module
-from edgekit.runtimes.protocol import WORST_NATS, Done, Message, SessionRefused, Weighed, Written
+from edgekit.runtimes.answering_packs import Cost, Lines, cost_of, fits, log_totals, weigh_together
+from edgekit.runtimes.protocol import Done, Message, SessionRefused, Weighed, Written
 from edgekit.runtimes.references import ScoringSession
 from edgekit.runtimes.scoring_worker import open_models
 from edgekit.runtimes.worker import Send
@@ -26,6 +27,8 @@ MAX_WRITTEN_BYTES = 2**16
 class AnsweringSession(ScoringSession, Protocol):
     """What answering needs of a runtime."""
 
+    sequences: int
+    """Texts that it can hold at once; with more than one it is llama.cpp's."""
     opener: int | None
     """A token that a text can follow where the model wants none in front: beginning-of-text, else end-of-text."""
 
@@ -48,9 +51,36 @@ def serve(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send)
         if command["op"] != "ask":
             break
         reader.forget()  # what an answer follows from does not depend on which were asked before
-        for index, question in enumerate(command["questions"]):
-            send(_ANSWERS[question["kind"]](reader, index, question))
+        for message in _answer(reader, command["questions"]):
+            send(message)
         send(Done())
+
+
+def _answer(reader: Reader, questions: Sequence[dict[str, Any]]) -> Iterator[Message]:
+    """A message for each question, in order. Questions that follow each other and are weighed alone are weighed
+    together.
+    """
+    pack: list[tuple[int, Lines]] = []
+    for index, question in enumerate(questions):
+        lines = _lines(reader, question) if question["kind"] == "weigh" else None
+        together = lines is not None and reader.session.sequences > 1 and fits(lines, reader.session, reader.block_rows)
+        if lines is not None and together:
+            pack.append((index, lines))
+            continue
+        yield from _weigh_pack(reader, pack)
+        pack = []
+        yield _weigh(reader, index, lines) if lines is not None else _ANSWERS[question["kind"]](reader, index, question)
+    yield from _weigh_pack(reader, pack)
+
+
+def _weigh_pack(reader: Reader, pack: Sequence[tuple[int, Lines]]) -> Iterator[Message]:
+    if not pack:
+        return
+    session: Any = reader.session
+    reader.forget()
+    costs = weigh_together(session, [lines for _, lines in pack], reader.block_rows)
+    for (index, _), found in zip(pack, costs, strict=True):
+        yield _weighed(index, found)
 
 
 class Reader:
@@ -99,10 +129,10 @@ class Reader:
         return logits
 
 
-def _weigh(reader: Reader, index: int, question: dict[str, Any]) -> Message:
-    """What each continuation costs after the prompt. Tokens are those of the whole line (lm-evaluation-harness's
-    `_encode_pair` takes them so, too): where a line's begin to differ from the prompt's own, before the prompt's end
-    perhaps, there every continuation is weighed from.
+def _lines(reader: Reader, question: dict[str, Any]) -> Lines:
+    """The lines of a prompt and each of its continuations. Tokens are those of the whole line
+    (lm-evaluation-harness's `_encode_pair` takes them so, too): where a line's begin to differ from the prompt's own,
+    before the prompt's end perhaps, there every continuation is weighed from.
     """
     prompt = reader.read(question["prompt"])
     wholes = [reader.read(question["prompt"] + continuation) for continuation in question["continuations"]]
@@ -115,8 +145,14 @@ def _weigh(reader: Reader, index: int, question: dict[str, Any]) -> Message:
         wholes, shared = _cut(wholes, shared, reader.session.context_tokens + 1)
     elif longest > reader.session.context_tokens + 1:
         raise _too_long(question["prompt"], longest - 1, reader.session.context_tokens)
-    first = reader.stand_at(wholes[0][:shared])[None]
-    return _weighed(index, [_cost(reader, first, wholes[0][:shared], whole[shared:]) for whole in wholes])
+    return Lines(wholes, shared)
+
+
+def _weigh(reader: Reader, index: int, lines: Lines) -> Message:
+    """What each line costs from where they part, one after the other."""
+    held = lines.wholes[0][: lines.shared]
+    first = reader.stand_at(held)[None]
+    return _weighed(index, [_cost(reader, first, held, whole[lines.shared :]) for whole in lines.wholes])
 
 
 def _cut(wholes: list[list[int]], shared: int, room: int) -> tuple[list[list[int]], int]:
@@ -144,48 +180,34 @@ def _roll(reader: Reader, index: int, question: dict[str, Any]) -> Message:
         opening = max(0, end - 1 - room) if begin > 1 else 0
         first = reader.stand_at(tokens[opening:begin])[None]
         costs.append(_cost(reader, first, tokens[opening:begin], tokens[begin:end]))
-    return _weighed(index, [tuple(map(sum, zip(*costs, strict=True)))], parts=len(costs))
+    return _weighed(index, [_summed(costs)])
 
 
-def _cost(
-    reader: Reader, first: NDArray[np.float32], held: Sequence[int], tokens: Sequence[int]
-) -> tuple[float, int, int, int]:
-    """(nats, tokens, 1 if each was the likeliest, 1 if logits were no numbers) of `tokens` after `held`, whose last
-    row of logits is `first`.
-    """
-    nats, greedy, done, sound = 0.0, True, 1, True
-    nats, greedy, sound = _row_costs(first, tokens[:1])
+def _cost(reader: Reader, first: NDArray[np.float32], held: Sequence[int], tokens: Sequence[int]) -> Cost:
+    """Of `tokens` after `held`, whose last row of logits is `first`."""
+    costs, done = [cost_of(first, log_totals(first), [0], tokens[:1])], 1
     if len(tokens) > 1:
         for rows in reader.rows_after(held, tokens[:-1]):
-            part, likeliest, fine = _row_costs(rows, tokens[done : done + len(rows)])
-            nats, greedy, sound, done = nats + part, greedy and likeliest, sound and fine, done + len(rows)
-    return nats if sound else 0.0, len(tokens), int(greedy and sound), int(not sound)
+            costs.append(cost_of(rows, log_totals(rows), range(len(rows)), tokens[done : done + len(rows)]))
+            done += len(rows)
+    return _summed(costs)
 
 
-def _row_costs(rows: NDArray[np.float32], targets: Sequence[int]) -> tuple[float, bool, bool]:
-    """(−log-likelihood of `targets`, whether each is the likeliest of its row, whether all are numbers)."""
-    import numpy as np
-
-    if max(targets) >= rows.shape[1]:
-        raise SessionRefused("text", f"the tokenizer gives a token without logits: `{max(targets)}`")
-    with np.errstate(all="ignore"):
-        top = rows.max(axis=1, keepdims=True)
-        total = np.log(np.exp(rows - top).sum(axis=1, dtype=np.float64))
-        said = rows[np.arange(len(rows)), targets]
-        nats = total + (top[:, 0] - said).astype(np.float64)
-    sound = bool(np.all(nats <= WORST_NATS))  # False for NaN
-    return float(nats.sum()) if sound else 0.0, sound and bool(np.all(said >= top[:, 0])), sound
+def _summed(costs: Sequence[Cost]) -> Cost:
+    """Of tokens that follow each other."""
+    broken = max(cost.broken for cost in costs)
+    nats = 0.0 if broken else sum(cost.nats for cost in costs)
+    return Cost(nats, sum(cost.tokens for cost in costs), min(cost.greedy for cost in costs), broken)
 
 
-def _weighed(index: int, costs: Sequence[tuple[float, ...]], *, parts: int = 1) -> Weighed:
-    nats, tokens, greedy, broken = zip(*costs, strict=True)
+def _weighed(index: int, costs: Sequence[Cost]) -> Weighed:
     return Weighed(
         question=index,
         # rounding can leave certainty a hair below nothing
-        nano=tuple(round(max(0.0, one) * 1e9) for one in nats),
-        tokens=tuple(int(one) for one in tokens),
-        greedy=tuple(int(one == parts) for one in greedy),
-        broken=tuple(int(one > 0) for one in broken),
+        nano=tuple(round(max(0.0, cost.nats) * 1e9) for cost in costs),
+        tokens=tuple(cost.tokens for cost in costs),
+        greedy=tuple(cost.greedy for cost in costs),
+        broken=tuple(cost.broken for cost in costs),
     )
 
 
@@ -247,7 +269,7 @@ def _common(some: Sequence[int], others: Sequence[int]) -> int:
     return next((place for place in range(most) if some[place] != others[place]), most)
 
 
-_ANSWERS = {"weigh": _weigh, "roll": _roll, "write": _write}
+_ANSWERS = {"roll": _roll, "write": _write}
 
 
 def run() -> None:

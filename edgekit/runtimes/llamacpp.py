@@ -14,7 +14,7 @@ import types
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from edgekit.records import Settings
 from edgekit.runtimes.cores import big_cores
@@ -71,6 +71,16 @@ def _ggml_version(c: Any) -> str:
     return f"ggml {_c_string(c, 'ggml_version')} ({_c_string(c, 'ggml_commit')})"
 
 
+class Node(NamedTuple):
+    """A token of one or several of the texts that are evaluated together: those that share all up to it."""
+
+    token: int
+    position: int
+    texts: Sequence[int]
+    asks: bool
+    """Whether the logits of what follows it are wanted."""
+
+
 class Session:
     """A model and its context in this process. A hostile file can crash it: strangers' models belong into a worker."""
 
@@ -84,7 +94,8 @@ class Session:
         self.first_token: int | None = bos if 0 <= bos < self.vocabulary else None
         openers = (c.llama_vocab_bos(vocabulary), c.llama_vocab_eos(vocabulary))
         self.opener: int | None = next((token for token in openers if 0 <= token < self.vocabulary), None)
-        self._window: int = c.llama_model_n_swa(model)
+        self.window: int = c.llama_model_n_swa(model)
+        self.sequences: int = c.llama_n_seq_max(context)
         self.batch_tokens: int = c.llama_n_batch(context)
         self.ubatch_tokens: int = c.llama_n_ubatch(context)
         self.context_tokens: int = c.llama_n_ctx(context)
@@ -166,6 +177,34 @@ class Session:
         finally:
             c.llama_batch_free(batch)
 
+    def feed_tree(self, nodes: Sequence[Node]) -> NDArray[np.float32]:
+        """Evaluate tokens of several texts at once; logits of those that ask for them, (asking, vocabulary), in
+        llama.cpp's own memory until the next evaluation. `keep` or `reset` is next: `position` means nothing now.
+        """
+        import numpy as np
+
+        c = self._c
+        batch = c.llama_batch_init(len(nodes), 0, self.sequences)
+        try:
+            batch.n_tokens = len(nodes)
+            for index, node in enumerate(nodes):
+                batch.token[index], batch.pos[index] = node.token, node.position
+                batch.n_seq_id[index] = len(node.texts)
+                for place, text in enumerate(node.texts):
+                    batch.seq_id[index][place] = text
+                batch.logits[index] = node.asks
+            self._evaluate(batch, len(nodes))
+        finally:
+            c.llama_batch_free(batch)
+        shape = (sum(node.asks for node in nodes), self.vocabulary)
+        return np.ctypeslib.as_array(c.llama_get_logits(self._context), shape=shape)
+
+    def keep(self, tokens: int) -> None:
+        """Forget all but the first `tokens` tokens of every text; for models without a sliding window."""
+        for text in range(self.sequences):
+            self._c.llama_memory_seq_rm(self._memory, text, tokens, -1)
+        self.position = tokens
+
     def rewind(self, tokens: int) -> None:
         """Forget all but the first `tokens` tokens; everything where the model's memory cannot be cut."""
         if tokens >= self.position:
@@ -179,9 +218,9 @@ class Session:
         """Whether what follows the first `tokens` tokens still finds all that its sliding window spans: a window's
         cache drops what it has passed. As llama.cpp's server decides it.
         """
-        if self._window <= 0:
+        if self.window <= 0:
             return True
-        return bool(self._c.llama_memory_seq_pos_min(self._memory, 0) <= max(0, tokens - self._window))
+        return bool(self._c.llama_memory_seq_pos_min(self._memory, 0) <= max(0, tokens - self.window))
 
     def reset(self) -> None:
         """Forget every token."""
@@ -234,12 +273,15 @@ class Session:
         self._context = self._model = None
 
 
-def open_session(path: Path, settings: Settings, *, on_node: Any = None, check_weights: bool = False) -> Session:
+def open_session(
+    path: Path, settings: Settings, *, on_node: Any = None, check_weights: bool = False, sequences: int = 1
+) -> Session:
     """Load the GGUF at `path` into this process. Raises SessionRefused, `stage` `model` or `context`.
 
     With `check_weights` a tensor that holds NaN or infinity is refused (0.25 s of CPU time a GB when quantized).
     `on_node`, a `ggml_backend_sched_eval_callback`, sees the evaluated nodes that it asks for; the caller keeps it
-    alive.
+    alive. So many `sequences` share the context for `feed_tree`; a model with recurrent memory, of which each would
+    take a copy, has one.
     """
     c = _bindings()
     c.llama_backend_init()
@@ -255,6 +297,8 @@ def open_session(path: Path, settings: Settings, *, on_node: Any = None, check_w
         params = _context_params(c, settings, threads)
         if on_node is not None:
             params.cb_eval = on_node
+        if sequences > 1 and not (c.llama_model_is_recurrent(model) or c.llama_model_is_hybrid(model)):
+            params.n_seq_max, params.kv_unified = sequences, True
         context = c.llama_init_from_model(model, params)
         if not context:
             raise SessionRefused("context", "llama.cpp could not set up the context")

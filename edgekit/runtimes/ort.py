@@ -68,6 +68,7 @@ class Session:
         self.batch_tokens = settings.batch_tokens
         self.ubatch_tokens = min(settings.ubatch_tokens, settings.batch_tokens, settings.context_tokens)
         self.threads = threads
+        self.sequences = 1
         self.position = 0
         self._binding = session.io_binding()
         self._inputs = {port.name for port in session.get_inputs()}.intersection(_CONTEXT_INPUTS)

@@ -80,8 +80,10 @@ def _open(model: dict[str, Any], send: Send, *, try_amx: bool, judged: bool) -> 
     settings = Settings(**model["settings"])
     begun = time.perf_counter_ns()
     runtime = RUNTIMES[model["runtime"]]
-    checked = {"check_weights": True} if judged and runtime is llamacpp else {}
-    session: ScoringSession = runtime.open_session(Path(model["path"]), settings, **checked)
+    options: dict[str, Any] = {}
+    if runtime is llamacpp:
+        options = {"check_weights": judged, "sequences": model.get("sequences", 1)}
+    session: ScoringSession = runtime.open_session(Path(model["path"]), settings, **options)
     loaded_ns = time.perf_counter_ns() - begun
     if try_amx and settings.repack:  # with all outputs: `worker.try_batch` leaves the output matrix out
         session.feed([0] * min(32, settings.output_rows or 32), want="all")
