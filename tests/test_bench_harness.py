@@ -19,6 +19,7 @@ from edgekit import corpus, open_artifact
 from edgekit.bench.answering import answer
 from edgekit.bench.harness import run_harness
 from edgekit.bench.harness_figures import figure_of
+from edgekit.bench.harness_tasks import check_tasks
 from edgekit.checkpoint import open_checkpoint
 from edgekit.corpus import Bank
 from edgekit.errors import EdgekitError
@@ -231,21 +232,43 @@ SPRUNG = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("task: a\ndoc_to_text: !function spy.text\n", "`!function` runs Python"),
+        ("task: a\ndoc_to_text: !function spy.text\n", "names code to run (`!function`)"),
         ("task: a\nclass: spy.Task\n", "names code to run (`class`)"),
-        ("task: a\nmetric_list: [{metric: x/y, hf_evaluate: true}]\n", "names code to run (`hf_evaluate`)"),
-        ("task: [\n", "cannot be read without running code"),
+        ("task: a\nunsafe_code: true\n", "names code to run (`unsafe_code`)"),
+        ("task: a\nmetric_list: [{metric: acc, hf_evaluate: true}]\n", "names code to run (`hf_evaluate`)"),
+        ("task: a\nmetric_list: [{metric: ./spy.py}]\n", "not the harness's own (`./spy.py`)"),
+        ("group: g\ntask: [{task: a, metric_list: [{metric: spy}]}]\n", "not the harness's own (`spy`)"),
+        ("task: a\ninclude: _default\n", "names code to run (`class`)"),
+        ("task: a\ninclude: [/etc/hostname]\n", "includes one outside of its folder"),
+        ("task: a\ninclude: ../own.yaml\n", "includes one outside of its folder"),
+        ("task: [\n", "is not plain YAML"),
+        ("- " * 5000, "is not plain YAML"),
     ],
 )
 def test_a_task_files_code_is_not_run_unasked(
     extra: Any, artifact: Artifact, tmp_path: Path, text: str, said: str
 ) -> None:
     (tmp_path / "spy.py").write_text("open('sprung', 'w').close()\ntext = Task = None\n", encoding="utf-8")
+    (tmp_path / "_default").write_text("class: spy.Task\n", encoding="utf-8")
     (tmp_path / "own.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(EdgekitError) as failure:
         run_harness(artifact, ["a"], include_path=tmp_path, open_answerer=fake)
     assert said in failure.value.message
     assert not Path("sprung").exists()
+
+
+def test_a_small_file_of_aliases_is_no_endless_one(extra: Any, tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60))]
+    (tmp_path / "own.yaml").write_text("\n".join(lines), encoding="utf-8")
+    check_tasks(tmp_path)
+
+
+def test_a_task_may_include_its_neighbours(extra: Any, tmp_path: Path) -> None:
+    (tmp_path / "_default").write_text("metric_list: [{metric: acc}]\n", encoding="utf-8")
+    (tmp_path / "own.yaml").write_text("task: a\ninclude: _default\n", encoding="utf-8")
+    check_tasks(tmp_path)
+    (tmp_path / "own.yaml").write_text("task: a\ninclude: own.yaml\n", encoding="utf-8")
+    check_tasks(tmp_path)  # the harness itself says what a cycle is
 
 
 @pytest.mark.filterwarnings("default")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partialmethod
@@ -18,17 +18,15 @@ from typing import Any, Protocol
 import edgekit
 from edgekit import runtimes
 from edgekit.bench.harness_figures import scores
+from edgekit.bench.harness_tasks import check_tasks, sandboxed
 from edgekit.bench.host import probe_host
 from edgekit.errors import EdgekitError, import_extra
 from edgekit.progress import Progress, silent
 from edgekit.records import Artifact, Finding, HarnessRun, Settings
-from edgekit.tables import nearest, read_file
+from edgekit.tables import nearest
 
 EXTRA = "eval"
 CONTEXT_TOKENS = 4096
-MAX_TASK_FILES, MAX_TASK_BYTES = 2000, 2**20
-_CODE_KEYS = ("class", "hf_evaluate", "custom_dataset")
-"""Keys of a task file that name Python code to run, here or from the hub."""
 
 
 class OpenAnswerer(Protocol):
@@ -54,7 +52,8 @@ def run_harness(
 
     `limit` items of each task are asked (`None`: all) after `fewshot` examples (`None`: as the task says).
     `include_path` is a folder of one's own task files; they are programs: what names Python code is refused, and
-    templates run in Jinja's sandbox, unless `run_task_code`. `settings` are the artifact's (default: llama.cpp's own,
+    templates run in Jinja's sandbox, unless `run_task_code`, which also allows published tasks that run the code a
+    model wrote. `settings` are the artifact's (default: llama.cpp's own,
     a context of 4096 tokens). Raises EdgekitError for unknown tasks, for tasks that the harness cannot load or that
     ask for sampling, and without the extra; WorkerDied for a process that dies.
     """
@@ -64,13 +63,14 @@ def run_harness(
     settings = settings or Settings(context_tokens=CONTEXT_TOKENS)
     settings = replace(settings, threads=threads or settings.threads)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    with _quiet(), _sandboxed(trusted=run_task_code):
+    strangers = include_path is not None and not run_task_code
+    with _quiet(), sandboxed() if strangers else nullcontext():
         manager = _task_manager(tasks, include_path, run_task_code=run_task_code)
         with open_answerer(Path(artifact.path), settings) as answerer:
             from edgekit.bench.harness_model import EdgekitLM
 
             model = EdgekitLM(answerer, progress=progress)
-            found = _evaluate(model, tasks, manager, limit=limit, fewshot=fewshot)
+            found = _evaluate(model, tasks, manager, limit=limit, fewshot=fewshot, unsafe=run_task_code)
             findings = (*answerer.findings, *_doubts(artifact, model.broken))
             runtime = answerer.runtime
     return HarnessRun(
@@ -88,7 +88,9 @@ def run_harness(
     )
 
 
-def _evaluate(model: Any, tasks: Sequence[str], manager: Any, *, limit: int | None, fewshot: int | None) -> Any:
+def _evaluate(
+    model: Any, tasks: Sequence[str], manager: Any, *, limit: int | None, fewshot: int | None, unsafe: bool
+) -> Any:
     """The harness's own results. Whatever it raises becomes one line."""
     import lm_eval
     import numpy as np
@@ -103,6 +105,7 @@ def _evaluate(model: Any, tasks: Sequence[str], manager: Any, *, limit: int | No
                 task_manager=manager,
                 bootstrap_iters=1000,
                 torch_random_seed=None,
+                confirm_run_unsafe_code=unsafe,
             )
     except EdgekitError:
         raise
@@ -131,7 +134,8 @@ def _task_manager(tasks: Sequence[str], folder: Path | None, *, run_task_code: b
     from lm_eval.tasks import TaskManager
 
     if folder is not None:
-        _check_folder(folder, run_task_code=run_task_code)
+        if not run_task_code:
+            check_tasks(folder)
         own = TaskManager(include_path=str(folder), include_defaults=False)
         if set(tasks) <= set(own.all_tasks):
             return own
@@ -144,61 +148,6 @@ def _task_manager(tasks: Sequence[str], folder: Path | None, *, run_task_code: b
             hint=hint if hint.startswith("did you mean") else "`lm-eval ls tasks` lists them",
         )
     return manager
-
-
-def _check_folder(folder: Path, *, run_task_code: bool) -> None:
-    """Raise EdgekitError for a folder without task files, and for task files that would run code unasked."""
-    try:
-        files = sorted(path for path in folder.rglob("*.y*ml") if path.suffix in (".yaml", ".yml"))
-    except OSError as error:
-        raise EdgekitError(f"cannot read tasks ({(error.strerror or 'unreadable').lower()}): `{folder}`") from None
-    if not 0 < len(files) <= MAX_TASK_FILES:
-        raise EdgekitError(
-            f"a folder of tasks holds 1 to {MAX_TASK_FILES} YAML files, not {len(files)}: `{folder}`",
-            hint="one file a task, as lm-evaluation-harness's task guide says",
-        )
-    for path in files:
-        text = read_file(path, what="the task file", max_bytes=MAX_TASK_BYTES)
-        if not run_task_code:
-            _refuse_code(path, text)
-
-
-def _refuse_code(path: Path, text: bytes) -> None:
-    import yaml
-
-    try:
-        table = yaml.safe_load(text)  # knows no `!function`
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = "`!function` runs Python" if b"!function" in text else (str(error).splitlines() or ["not YAML"])[0]
-        raise EdgekitError(
-            f"a task file cannot be read without running code ({reason[:160]}): `{path}`",
-            hint="read it, and allow its code where you trust it",
-        ) from None
-    metrics = table.get("metric_list") if isinstance(table, dict) else None
-    tables = [table, *(metrics if isinstance(metrics, list) else [])]
-    named = next((key for one in tables if isinstance(one, dict) for key in _CODE_KEYS if one.get(key)), None)
-    if named is not None:
-        raise EdgekitError(
-            f"a task file names code to run (`{named}`): `{path}`",
-            hint="read it, and allow its code where you trust it",
-        )
-
-
-@contextmanager
-def _sandboxed(*, trusted: bool) -> Iterator[None]:
-    """Templates of task files run in Jinja's sandbox: plain Jinja lets them reach any Python object."""
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-    from lm_eval import utils
-
-    plain = utils.env
-    if not trusted:
-        sandbox = ImmutableSandboxedEnvironment(undefined=plain.undefined, keep_trailing_newline=True)
-        sandbox.filters.update(plain.filters)
-        utils.env = sandbox
-    try:
-        yield
-    finally:
-        utils.env = plain
 
 
 @contextmanager
