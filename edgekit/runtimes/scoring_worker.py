@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from edgekit.runtimes.scores import RowScores
 
 
+SPINS = "2000"
+"""Turns that a thread waits at a barrier before it sleeps, some 50 to 100 µs: most are met by then, and a sleep costs
+as much. libgomp's own 300 000 starve numpy's threads between two batches, and a busy machine altogether.
+"""
+
+
 def serve(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send) -> None:
     """Open one model, or two (the second is the reference), and score the text that came with the start command."""
     sessions = open_models(start, commands, send)
@@ -51,7 +57,9 @@ def _reference(start: dict[str, Any], sessions: Sequence[ScoringSession]) -> Ref
 
 def open_models(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send) -> list[ScoringSession]:
     """Fence in and open the models of the start command, one at each `load`; fewer where another command comes."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads would starve numpy's between two batches
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     models = start["models"]
     if any(RUNTIMES[model["runtime"]] is llamacpp for model in models):
