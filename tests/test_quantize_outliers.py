@@ -31,10 +31,10 @@ from edgekit.quantize.parts import Part, label_of, layer_of, outstanding
 from edgekit.records import Estimate, Figure, Layers, Settings
 from edgekit.storage import from_json, to_json
 
-TEXT = corpus.text("calibration", characters=8_000)
-CULPRIT = "blk.1.ffn_down.weight"
+TEXT = corpus.text("calibration", characters=6_500)
+CULPRIT = "blk.0.ffn_down.weight"
 THREADS = 2
-CHUNKS = 4
+CHUNKS = 99  # all that the text fills, as the bench scores them
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +89,13 @@ def kld(artifact: Path, reference: Path) -> float:
 
 def test_the_coarse_tensor_is_named_and_no_other(found: Layers) -> None:
     first, *rest = found.rows
-    assert (first.group, first.layer, first.tensors, first.types) == ("blk.1.ffn_down", 1, (CULPRIT,), ("q2_k",))
+    assert (first.group, first.layer, first.tensors, first.types) == ("blk.0.ffn_down", 0, (CULPRIT,), ("q2_k",))
     assert first.share > 0.9
     assert first.suggestion
     assert not any(row.suggestion or row.suggested_extra_bytes for row in rest)
     assert known(first.kld).low > max(known(row.kld).high for row in rest)
     assert [finding.code for finding in found.findings] == ["quantization-outlier"]
-    assert "`blk.1.ffn_down` (q2_k)" in found.findings[0].message
+    assert "`blk.0.ffn_down` (q2_k)" in found.findings[0].message
     assert f"as `{first.suggestion}`" in found.findings[0].hint
 
 
@@ -110,7 +110,7 @@ def test_every_quantized_tensor_has_its_own_row_worst_first(found: Layers, coars
     assert klds == sorted(klds, reverse=True)
     assert min(klds) > 0
     assert math.fsum(row.share for row in found.rows) == pytest.approx(1)
-    assert found.chunks == CHUNKS
+    assert found.chunks >= 4
 
 
 def test_the_suggestion_does_what_it_says(found: Layers, coarse: Path, parent: Path, healthy: Path) -> None:
@@ -137,14 +137,20 @@ def test_no_cheaper_type_would_have_done(found: Layers, coarse: Path, parent: Pa
     assert "f16" in dict(kinds)
 
 
-def test_parts_and_whole_are_what_the_bench_measures(found: Layers, coarse: Path, parent: Path) -> None:
-    """The text fills few more chunks than are scored: the same KLD within their spread. The weights alone lose less
-    than the artifact, whose kernels also round what they multiply with.
+def test_parts_and_whole_are_what_the_bench_measures(found: Layers, coarse: Path, parent: Path, tmp_path: Path) -> None:
+    """A part is the KLD of a full-precision file with those values in it. All at once lose less than the artifact,
+    whose kernels also round what they multiply with.
     """
-    whole = known(found.whole)
-    assert whole.value == pytest.approx(kld(coarse, parent), rel=0.15)
-    assert known(found.weights).value == pytest.approx(known(found.sum).value, rel=0.25)
-    assert known(found.weights).value == pytest.approx(whole.value, rel=0.25)
+    mixed, source = Copy(parent), Copy(coarse)
+    mixed[CULPRIT] = source[CULPRIT]
+    part = kld(mixed.write(tmp_path / "mixed.gguf"), parent)
+    assert known(found.rows[0].kld).value == pytest.approx(part, rel=1e-3)
+    assert known(found.whole).value == pytest.approx(kld(coarse, parent), rel=1e-3)
+    for row in found.rows[1:]:
+        mixed[row.tensors[0]] = source[row.tensors[0]]
+    assert known(found.weights).value == pytest.approx(kld(mixed.write(tmp_path / "all.gguf"), parent), rel=1e-3)
+    assert known(found.sum).value == pytest.approx(known(found.weights).value, rel=0.1)
+    assert known(found.weights).value == pytest.approx(known(found.whole).value, rel=0.25)
     for figure in (found.whole, found.weights, found.sum):
         assert known(figure).low < known(figure).value < known(figure).high
 
@@ -161,22 +167,20 @@ def test_the_record_comes_back_from_its_file(found: Layers, coarse: Path, parent
     assert (found.artifact_sha256, found.reference_sha256) == (sha256_of([coarse]), sha256_of([parent]))
 
 
-def test_nothing_is_written_but_a_scratch_copy(
-    coarse: Path, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    before = [sha256_of([path]) for path in (coarse, parent)]
-    find(coarse, parent, probes=1)
-    assert not list(tmp_path.iterdir())
-    assert [sha256_of([path]) for path in (coarse, parent)] == before
-
-
 # ---- too little time ------------------------------------------------------------------------------------------------
 
 
-def test_without_time_for_all_neighbours_go_together_and_the_worst_are_halved(coarse: Path, parent: Path) -> None:
-    """Fifteen tensors, eighteen probes: not enough for each, and enough to get to the bottom of one band."""
+def test_without_time_for_all_neighbours_go_together_and_the_worst_are_halved(
+    coarse: Path, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fifteen tensors, eighteen probes: not enough for each, and enough to get to the bottom of one band. Nothing is
+    written but a scratch copy.
+    """
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = [sha256_of([path]) for path in (coarse, parent)]
     layers = find(coarse, parent, probes=18)
+    assert not list(tmp_path.iterdir())
+    assert [sha256_of([path]) for path in (coarse, parent)] == before
     assert any(len(row.tensors) == 2 for row in layers.rows)
     assert layers.rows[0].tensors == (CULPRIT,)
     assert layers.rows[0].suggestion
@@ -320,8 +324,8 @@ def test_what_costs_nothing_does_not_stand_out() -> None:
     assert outstanding([Part(("output.weight",), (0.1, 0.2, 0.1, 0.2))]) == (True,)  # all that there is
     assert outstanding([Part(("output.weight",), (0.1,))]) == (False,)  # no range
     quiet = parts_of(np.full((20, 8), 1e-8))
-    assert not any(outstanding([*quiet, Part(("output.weight",), (5e-6,) * 8)]))
-    assert outstanding([*quiet, Part(("output.weight",), (5e-5,) * 8)])[-1]
+    assert not any(outstanding([*quiet, Part(("output.weight",), (5e-5,) * 8)]))
+    assert outstanding([*quiet, Part(("output.weight",), (5e-4,) * 8)])[-1]
 
 
 def test_groups_are_named_by_their_layers() -> None:

@@ -297,15 +297,12 @@ def _answer(probed: _Probed, start: dict[str, Any], commands: Iterator[dict[str,
 
 
 def _remember(probed: _Probed, chunks: Sequence[int], send: worker.Send) -> None:
-    import numpy as np
-
     session, length = probed.session, probed.length
     probed.remembered = []
     for index in chunks:
         chunk = probed.tokens[index * length : (index + 1) * length]
         chunk[0] = chunk[0] if session.first_token is None else session.first_token
-        # kept: a session may hand out logits that its next batch overwrites
-        probed.remembered.append((chunk, np.array(_logits(session, chunk))))
+        probed.remembered.append((chunk, _logits(session, chunk)))
         send(Advanced(done=len(probed.remembered), total=len(chunks), detail="chunk"))
     send(Done())
 
@@ -316,12 +313,12 @@ def _score_all(session: llamacpp.Session, remembered: Sequence[tuple[list[int], 
     send(Done())
 
 
-def _logits(session: llamacpp.Session, chunk: list[int]) -> Rows:
-    """Logits of the chunk's second half but its last token, which has no next to tell."""
+def _logits(session: llamacpp.Session, chunk: list[int], *, copy: bool = True) -> Rows:
+    """Logits of the chunk's second half but its last token, which has no next to tell; a `copy` may be kept."""
     session.reset()
     half = len(chunk) // 2
     session.feed(chunk[:half])
-    return session.feed(chunk[half:-1], want="all")
+    return session.feed(chunk[half:-1], want="all", copy=copy)
 
 
 def _score(session: llamacpp.Session, index: int, chunk: list[int], reference: Rows) -> Scored:
@@ -330,7 +327,7 @@ def _score(session: llamacpp.Session, index: int, chunk: list[int], reference: R
     from edgekit.runtimes.scores import score_rows
 
     half = len(chunk) // 2
-    logits = _logits(session, chunk)
+    logits = _logits(session, chunk, copy=False)
     rows = score_rows(logits, reference, chunk[half + 1 :], threads=session.threads)
     # a model degraded beyond use may give logits that are no numbers: as bad as can be
     columns = (rows.nll, rows.reference_nll, rows.kld)
