@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.float32]
-Breakage = Callable[["Copy"], None]
+Breakage = Callable[["Copy"], object]
 
 
 class Copy:
