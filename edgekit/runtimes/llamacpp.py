@@ -13,6 +13,7 @@ import sys
 import types
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -256,6 +257,10 @@ class Session:
     def ends(self, token: int) -> bool:
         """Whether the model ends a text with `token`."""
         return bool(self._c.llama_vocab_is_eog(self._words, token))
+
+    def spellings(self) -> list[bytes]:
+        """What each token stands for, as the vocabulary writes it, padding included."""
+        return list(map(self._c.llama_vocab_get_text, repeat(self._words), range(self.vocabulary)))
 
     def token_texts(self) -> Iterator[str | None]:
         """What each token stands for, as the vocabulary writes it (`Ġthe`, `▁the`, `<0x0A>`); `None` for padding."""

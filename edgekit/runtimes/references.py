@@ -76,7 +76,8 @@ class LiveReference:
 
     def check(self, session: ScoringSession, text: str, tokens: list[int]) -> None:
         """Vocabularies must be the same but for padding, and the text must read the same."""
-        compare_vocabularies(session.token_texts(), self._session.token_texts())
+        if not spelled_alike(session, self._session):
+            compare_vocabularies(session.token_texts(), self._session.token_texts())
         check_range(tokens, self._session.vocabulary)
         compare_tokens(session, tokens, opened(self._session, self._session.tokenize(text)))
 
@@ -125,6 +126,14 @@ def compare_tokens(session: ScoringSession, ours: list[int], theirs: list[int]) 
         f"the models read the text differently from its token {place} on: {_quoted(texts, one)} in the artifact, "
         f"in the reference {_quoted(texts, other)}",
     )
+
+
+def spelled_alike(one: ScoringSession, other: ScoringSession) -> bool:
+    """Whether both give the very same bytes for every token; a third of the time that their texts take. False also
+    where a runtime has no such list.
+    """
+    lists = [session.spellings() for session in (one, other) if hasattr(session, "spellings")]
+    return len(lists) == 2 and lists[0] == lists[1]
 
 
 def compare_vocabularies(ours: Iterable[str | None], theirs: Iterable[str | None]) -> None:
