@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from edgekit.report.charts import axis_over
 from edgekit.report.quality import Line
 from edgekit.report.quality_layers import DRAWN
 from edgekit.report.quality_tasks import cliff_texts, domain_rows, tasks_part
+from edgekit.report.scatter import log_axis_over
 from edgekit.report.words import clean
 from edgekit.storage import from_json, to_json
 
@@ -133,6 +135,51 @@ def test_a_compact_reference_shows_its_lower_bound() -> None:
     assert "its lower bound 0.0489 nat (0.0462–0.0518), measured-here" in text
     assert "a compact file of what it said" in text
     assert "lower bound" not in render_quality(full(), "terminal", name="a.gguf")
+
+
+def test_a_live_reference_has_no_lower_bound_to_tell() -> None:
+    live = replace(full(), kld_lower=Unknown(reason="the reference ran here"))
+    assert "lower bound" not in render_quality(live, "terminal", name="a.gguf")
+
+
+def test_domains_unknown_for_the_like_reason_follow_the_first() -> None:
+    base = tasks()
+    domains = tuple(
+        replace(one, retention=Unknown(reason=f"the teacher is {n}.5 % above chance", settle="a better teacher"))
+        for n, one in enumerate(base.domains)
+    )
+    part = tasks_part(replace(full(), tasks=replace(base, domains=domains)), {})
+    assert part is not None
+    assert " ".join(part.notes) == (
+        "factual: unknown, the teacher is 0.5 % above chance; a better teacher; "
+        "likewise reasoning, coding, conservation"
+    )
+
+
+def test_a_largest_figure_has_its_meaning_in_place_of_a_range() -> None:
+    largest = here(1.92, 1.92, 1.92, note="the largest of 6144 tokens")
+    shown = scores.Shown(label="largest", figure=largest, unit="nat")
+    assert shown.text == "1.92 nat, measured-here; the largest of 6144 tokens"
+    page = render_quality(replace(full(), kld_max=largest), "html", name="a.gguf")
+    assert "no spread" not in page
+    assert "the largest of 6144 tokens" in page
+
+
+@pytest.mark.parametrize(
+    ("most", "head", "cell"),
+    [
+        (0.5, "KLD, nat", "0.25 (0.125–0.5)"),
+        (0.0005, "KLD, 1e-3 nat", "0.25 (0.125–0.5)"),
+        (0.0, "KLD, 1e-6 nat", "0 (0–0)"),
+    ],
+)
+def test_the_unit_of_the_groups_needs_no_power_of_ten(most: float, head: str, cell: str) -> None:
+    found = layers()
+    rows = tuple(replace(row, kld=here(most / 2, most / 4, most)) for row in found.rows)
+    part = next(p for p in quality_parts.parts(replace(full(), layers=replace(found, rows=rows))) if p.key == "layers")
+    assert part.table is not None
+    assert part.table.head[3] == head
+    assert part.table.rows[0][3] == cell
 
 
 def test_claims_beyond_a_dozen_are_counted_not_shown() -> None:
@@ -300,12 +347,13 @@ def test_findings_of_answers_and_teacher_stand_among_the_findings() -> None:
         tasks=replace(
             found.tasks,
             answers=replace(found.tasks.answers, findings=(said,)),
-            teacher=replace(found.tasks.teacher, findings=(said,)),
+            teacher=replace(found.tasks.teacher, findings=(said, replace(said, code="deaf", message="it was deaf"))),
         ),
     )
     messages = [one.message for one in facts.quality_findings(noisy)]
     assert messages.count("an answer took long") == 1
-    assert "of the teacher: an answer took long" in messages
+    assert "of the teacher: it was deaf" in messages
+    assert "of the teacher: an answer took long" not in messages  # it is said of the host already
     assert "14 groups were probed together for lack of time" in messages
 
 
@@ -417,6 +465,31 @@ def test_an_unknown_retention_is_hatched_and_named() -> None:
     chart = str(quality_charts.retention_chart("c", domain_rows(found.tasks, {})))
     assert chart.count('class="hatched"') == 1
     assert ">unknown</text>" in chart
+
+
+def test_where_all_retention_is_unknown_a_note_says_so_and_nothing_is_drawn() -> None:
+    base, why = tasks(), Unknown(reason="the teacher guesses")
+    domains = tuple(replace(one, retention=why) for one in base.domains)
+    found = replace(full(), tasks=replace(base, overall=replace(base.overall, retention=why), domains=domains))
+    page = render(report_with(found), "html")
+    assert "Retained of the teacher" not in page
+    assert "verall: unknown, the teacher guesses; likewise factual" in page
+
+
+def test_labels_leave_room_for_their_values_and_ticks_for_each_other() -> None:
+    long = quality_charts.Bar(label="w" * 60, value="100 % (96–104), gate 90 %", lanes=())
+    chart = str(quality_charts.bar_chart("c", "t", [long], axis_over([1.0], "fraction")))
+    label = re.search(r'class="bar-label start " x="0%" y="[\d.]+">(w+…w+)<', chart)
+    assert label is not None
+    assert (len(label[1]) + len(long.value)) * 6.7 < 288
+    for low in (2e-5, 2e-4, 3e-3):
+        axis = log_axis_over([low, 90 * low], "nat")
+        ticks = re.findall(
+            r'class="tick-text \w+" x="([\d.]+)%" y="[\d.]+">([^<]+)<', str(quality_charts.spread_foot("c", axis))
+        )
+        assert len(ticks) >= 2
+        for (left, one), (right, other) in pairwise(ticks):
+            assert (float(right) - float(left)) * 2.88 > (len(one) + len(other)) / 2 * 6.7
 
 
 def test_a_student_below_chance_hangs_to_the_left_of_zero() -> None:

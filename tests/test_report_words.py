@@ -68,6 +68,8 @@ def test_units_are_repeated_only_where_they_differ() -> None:
 
 def test_a_range_never_reads_as_a_point_and_a_point_says_so() -> None:
     assert range_text(1.143, 1.148, "s") == "1.14–1.15 s"
+    assert range_text(-0.002, 0.031, "fraction") == "-0.2 to 3.1 %"
+    assert number_text(-0.0004, "fraction", 0.0) == "-0.0400 %"  # never minus nothing
     point = Estimate(value=5.0, low=5.0, high=5.0, basis="predicted")
     assert span_text(point, "h") == "exact"
     assert span_text(replace(point, basis="measured-here"), "h") == "no spread"

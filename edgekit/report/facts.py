@@ -282,7 +282,7 @@ def quality_findings(quality: Quality) -> tuple[Finding, ...]:
     tasks, layers = quality.tasks, quality.layers
     found = (*quality.findings, *(tasks.answers.findings if tasks else ()), *(layers.findings if layers else ()))
     theirs = tasks.teacher.findings if tasks and tasks.teacher else ()
-    of_teacher = (replace(one, message=f"of the teacher: {one.message}") for one in theirs)
+    of_teacher = (replace(one, message=f"of the teacher: {one.message}") for one in theirs if one not in found)
     return _by_weight(tuple(dict.fromkeys((*found, *of_teacher))))
 
 

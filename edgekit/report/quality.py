@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from edgekit.gate.quality import quality_of
 from edgekit.records import Estimate, Evidence, Figure, Quality, Report, Runtime, Settings, Status, Unknown
 from edgekit.report.facts import all_checks, host_text, runtime_text, settings_text
-from edgekit.report.words import Fact, clean, figure_text, limit_of
+from edgekit.report.words import Fact, clean, figure_text, limit_of, value_text
 
 READING = (
     "Scored on this host, the second half of every chunk of text, as llama-perplexity does. KL divergence says by how "
@@ -46,7 +46,14 @@ class Shown:
         if isinstance(self.figure, Unknown):
             return f"unknown: {clean(self.figure.reason)}"
         note = f"; {clean(self.figure.note)}" if self.figure.note else ""
+        if self.counted:
+            return f"{value_text(self.figure, self.unit, self.against)}, {self.figure.basis}{note}"
         return figure_text(self.figure, self.unit, self.against) + note
+
+    @property
+    def counted(self) -> bool:
+        """Whether it has no range but a note on what it means: a largest one, say."""
+        return isinstance(self.figure, Estimate) and self.figure.low == self.figure.high and bool(self.figure.note)
 
     @property
     def fact(self) -> Fact:
@@ -155,9 +162,10 @@ def unscored(quality: Quality) -> bool:
 
 def divergence(quality: Quality) -> tuple[Shown, ...]:
     """KL divergence a token: its mean, and how it is spread over the tokens."""
+    compact = quality.reference_form == "compact"  # of a live one nothing is lumped, and the mean is all there is
     mean = Shown(label="mean KL divergence", figure=quality.kld_mean, unit="nat", metric="kld_mean")
     spread = (
-        ("its lower bound", quality.kld_lower, "kld_lower"),
+        ("its lower bound", quality.kld_lower if compact else NOT_RECORDED, "kld_lower"),
         ("median KL divergence", quality.kld_median, "kld_median"),
         ("KL divergence p90", quality.kld_p90, "kld_p90"),
         ("KL divergence p99", quality.kld_p99, "kld_p99"),

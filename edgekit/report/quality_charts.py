@@ -31,8 +31,8 @@ _TEXT = Markup('<text class="{css}" x="{x}%" y="{y}">{text}</text>')
 _UNIT = Markup('<text class="tick-text start" x="{x}%" y="{y}" dx="{dx}">{text}</text>')
 _DOT = Markup('<circle class="{css}" cx="{x}%" cy="{y}" r="4.5"/>')
 _LABEL, _GAP, _NOTE = 17, 14, 16
-_NARROW_LABEL = 18
-"""Characters of a label that a telephone has room for beside the value."""
+_NARROW, _CHARACTER = 288.0, 6.9
+"""Pixels of the narrowest chart and of a character: what is set for it fits any other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,11 @@ class Bar:
 
 
 def retention_chart(ident: str, rows: Sequence[DomainRow]) -> Markup:
-    """What the artifact keeps of its teacher, overall and by domain, against the gates; 100 % is the teacher."""
+    """What the artifact keeps of its teacher, overall and by domain, against the gates; 100 % is the teacher. Nothing
+    where all of it is unknown: a note says why.
+    """
+    if not any(isinstance(row.score.retention, Estimate) for row in rows):
+        return Markup()
     bars = [
         Bar(
             label=row.name,
@@ -153,7 +157,7 @@ def _lanes_height(bar: Bar) -> float:
 
 
 def _bar(bar: Bar, axis: Axis, top: float) -> Markup:
-    label = _TEXT.format(css=f"bar-label start {bar.css}", x=0, y=top + 12, text=clean(bar.label, _NARROW_LABEL))
+    label = _TEXT.format(css=f"bar-label start {bar.css}", x=0, y=top + 12, text=clean(bar.label, _room(bar.value)))
     body = label + _TEXT.format(css="bar-value end", x=100, y=top + 12, text=clean(bar.value, 60))
     first, height = top + _LABEL, _lane_height(bar)
     for number, lane in enumerate(bar.lanes):
@@ -168,6 +172,11 @@ def _bar(bar: Bar, axis: Axis, top: float) -> Markup:
     if bar.note:
         body += _TEXT.format(css="bar-note start", x=0, y=last + 14, text=clean(bar.note, 40))
     return body
+
+
+def _room(value: str) -> int:
+    """Characters that a label may have beside `value`, on a telephone too."""
+    return max(8, int(_NARROW / _CHARACTER) - len(value) - 1)
 
 
 def _lane(lane: Lane, axis: Axis, top: float, height: float) -> Markup:
@@ -188,18 +197,20 @@ def _lane(lane: Lane, axis: Axis, top: float, height: float) -> Markup:
     return body
 
 
-def _ticks(axis: Axis | LogAxis, top: float) -> Markup:
-    body, drawn = Markup(), [-100.0]
+def _ticks(axis: Axis | LogAxis, top: float, *, unit: bool = True) -> Markup:
+    """Ticks and their labels, `unit` behind one of them."""
+    body, drawn, reached = Markup(), [], -100.0
     for tick in axis.ticks:
-        at = axis.at(tick)
-        if at - drawn[-1] < 9:  # labels of a narrow window must not touch
+        at, half = axis.at(tick), 50 * (_CHARACTER * len(axis.label(tick)) + 8) / _NARROW
+        if at - half < reached:  # labels of a narrow window must not touch
             continue
+        reached = at + half
         drawn.append(at)
         side = "start" if at < 3 else "end" if at > 97 else "middle"
         body += _LINE.format(css="tick", x=at, x2=at, y=top - 2, y2=top + 2)
         body += _TEXT.format(css=f"tick-text {side}", x=at, y=top + 15, text=axis.label(tick))
     named = [tick for tick in axis.ticks if axis.at(tick) in drawn and 3 < axis.at(tick) < 82]
-    if named and axis.unit:
+    if unit and named and axis.unit:
         dx = 4 + 3.7 * len(axis.label(named[-1]))
         body += _UNIT.format(x=axis.at(named[-1]), y=top + 15, dx=dx, text=axis.unit)
     return body
@@ -255,7 +266,7 @@ def spread_row(ident: str, shown: Shown, axis: LogAxis, lines: Sequence[Line] = 
 def spread_foot(ident: str, axis: LogAxis) -> Markup:
     """The axis under such rows."""
     said = ", ".join(axis.label(tick) for tick in axis.ticks)
-    return _svg(ident, f"axis in {axis.unit} a token, logarithmic", said or "no ticks", 22, _ticks(axis, 3))
+    return _svg(ident, f"axis in {axis.unit} a token, logarithmic", said or "no ticks", 22, _ticks(axis, 3, unit=False))
 
 
 __all__ = [

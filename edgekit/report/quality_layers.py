@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from edgekit.records import Figure, Layers, LayerShare, Quality, Unknown
+from edgekit.records import Estimate, Figure, Layers, LayerShare, Quality, Unknown
 from edgekit.report.quality import NOT_RECORDED, Part, Shown, Table, digest, told
-from edgekit.report.sweep_words import bare_text, short_text
+from edgekit.report.sweep_words import short_text
 from edgekit.report.words import Fact, clean
 from edgekit.units import format_bytes, format_percent
 
@@ -21,9 +21,9 @@ def layers_part(quality: Quality) -> Part | None:
     layers = quality.layers
     if layers is None:
         return None
-    table = Table(
-        title="all groups", head=("group", "types", "size", "KLD, nat", "share", "suggested"), rows=_rows(layers)
-    )
+    scale, unit = _scale(layers)
+    head = ("group", "types", "size", f"KLD, {unit}", "share", "suggested")
+    table = Table(title="all groups", head=head, rows=_rows(layers, scale))
     few = len(layers.rows) <= DRAWN
     worst = Table(title=table.title, head=table.head, rows=table.rows[:DRAWN])
     sums = (
@@ -49,13 +49,20 @@ def layers_part(quality: Quality) -> Part | None:
     )
 
 
-def _rows(layers: Layers) -> tuple[tuple[str, ...], ...]:
+def _scale(layers: Layers) -> tuple[float, str]:
+    """Nats in the unit of the table, and its name: one in which the largest group needs no power of ten."""
+    most = max((row.kld.high for row in layers.rows if isinstance(row.kld, Estimate)), default=1.0)
+    units = ((1.0, "nat"), (1e-3, "1e-3 nat"), (1e-6, "1e-6 nat"))
+    return next((one for one in units if most >= 0.1 * one[0]), units[-1])
+
+
+def _rows(layers: Layers, scale: float) -> tuple[tuple[str, ...], ...]:
     return tuple(
         (
             clean(row.group, 60),
             clean(", ".join(row.types), 40),
             format_bytes(row.size_bytes),
-            divergence_text(row.kld),
+            _divergence(row.kld, scale),
             format_percent(row.share),
             suggestion_text(row),
         )
@@ -63,9 +70,12 @@ def _rows(layers: Layers) -> tuple[tuple[str, ...], ...]:
     )
 
 
-def divergence_text(figure: Figure) -> str:
-    """`0.0041 (0.0035–0.0048)`, or why it is unknown."""
-    return f"unknown: {clean(figure.reason)}" if isinstance(figure, Unknown) else bare_text(figure, "nat")
+def _divergence(figure: Figure, scale: float) -> str:
+    """`4.1 (3.5–4.8)` in the unit of the table, or why it is unknown."""
+    if isinstance(figure, Unknown):
+        return f"unknown: {clean(figure.reason)}"
+    value, low, high = (end / scale for end in (figure.value, figure.low, figure.high))
+    return f"{value:.3g} ({low:.3g}{' to ' if low < 0 else '–'}{high:.3g})"
 
 
 def suggestion_text(row: LayerShare) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ READING = (
 )
 ALONE_READING = "The share of the items answered rightly. Without a teacher's answers nothing is said of retention."
 _MAX_TEMPLATES = 60
+_NUMBERS = re.compile(r"[-−\d.]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,19 +136,24 @@ def cliff_texts(tasks: Tasks) -> tuple[str, ...]:
 
 
 def _unknowns(rows: Sequence[DomainRow], tasks: Tasks) -> tuple[str, ...]:
-    """Why a share or a retention is unknown, and what would settle it; once for all that share the reason."""
-    found: dict[Unknown, list[str]] = {}
+    """Why a share or a retention is unknown, and what would settle it; those that differ in their numbers alone follow
+    the first.
+    """
+    found: dict[str, list[tuple[str, Unknown]]] = {}
     for row in rows:
         named: tuple[tuple[str, Figure], ...] = ((f"{row.name}, right answers", row.score.accuracy),)
         if tasks.teacher:
             named += ((f"{row.name}, the teacher's", row.score.teacher_accuracy), (row.name, row.score.retention))
         for name, figure in named:
             if isinstance(figure, Unknown):
-                found.setdefault(figure, []).append(name)
-    return tuple(
-        f"{', '.join(names)}: unknown, {clean(one.reason)}" + (f"; {clean(one.settle)}" if one.settle else "")
-        for one, names in found.items()
-    )
+                found.setdefault(_NUMBERS.sub("", figure.reason), []).append((name, figure))
+    return tuple(_unknown([name for name, _ in alike], alike[0][1]) for alike in found.values())
+
+
+def _unknown(names: Sequence[str], one: Unknown) -> str:
+    settle = f"; {clean(one.settle)}" if one.settle else ""
+    likewise = f"; likewise {', '.join(names[1:])}" if len(names) > 1 else ""
+    return f"{names[0]}: unknown, {clean(one.reason)}{settle}{likewise}"
 
 
 # ---- where answers were lost --------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def number_text(value: float, unit: str, against: float | None = None) -> str:
     """The value in its unit, with as many digits as it takes not to read like the different number `against`."""
     unit = clean(unit, 24)
     text = format_number(value, unit)
-    if against is None or value == against or text != format_number(against, unit):
+    if against is None or value == against or text.removeprefix("-") != format_number(against, unit):
         return text
     suffix = text.rpartition(" ")[2]
     scale = 3600.0 if (suffix, unit) == ("h", "s") else _UNIT_SCALE.get(suffix, 1.0)
@@ -87,7 +87,7 @@ def range_text(low: float, high: float, unit: str, against: float | None = None)
         first, last = number_text(low, unit, high), number_text(high, unit, low)
     number, _, suffix = first.rpartition(" ")
     shared = number and " " not in number and suffix == last.rpartition(" ")[2] and " " not in last.rpartition(" ")[0]
-    return f"{number if shared else first}–{last}"
+    return f"{number if shared else first}{' to ' if low < 0 else '–'}{last}"  # a dash before a minus reads as neither
 
 
 def limit_of(check: Check) -> float | None:
