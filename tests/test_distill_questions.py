@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -24,14 +25,17 @@ def tokenizer() -> Any:
 
 
 def test_questions_are_of_every_domain_and_of_the_split_alone() -> None:
-    trained, held_out = questions("train", count=50, seed=1), questions("evaluation", count=50, seed=1)
-    assert len(trained) == 200
+    trained, held_out = questions("train", each=4), questions("evaluation", each=4)
+    counts = Counter(item.template for item in trained)
+    assert len(counts) > 80
+    assert set(counts.values()) == {4}
+    assert {item.template for item in questions("train", each=3, templates=("sum", "kind"))} == {"sum", "kind"}
     assert {item.domain for item in trained[:40]} == set(corpus.DOMAINS)  # shuffled
     assert not {item.line for item in trained} & {item.line for item in held_out}
 
 
 def test_every_window_begins_with_a_line_and_ends_in_filler(tokenizer: Any) -> None:
-    items = questions("train", count=60, seed=1)
+    items = questions("train", each=3)
     ids, weights = packed(tokenizer, items, length=LENGTH, prompt_weight=0.05)
     assert len(ids) == len(weights)
     assert len(ids) % LENGTH == 1  # the last window foretells one more
@@ -45,7 +49,7 @@ def test_every_window_begins_with_a_line_and_ends_in_filler(tokenizer: Any) -> N
 
 
 def test_the_answers_and_the_ends_of_lines_count(tokenizer: Any) -> None:
-    items = [item for item in questions("train", count=30, seed=1) if item.domain == "factual"]
+    items = [item for item in questions("train", each=3) if item.domain == "factual"]
     ids, weights = packed(tokenizer, items, length=LENGTH, prompt_weight=0.05)
     counted = tokenizer.decode([token for token, weight in zip(ids, weights, strict=True) if weight == 1])
     assert counted == "".join(f" {item.answer}\n" for item in items)

@@ -47,6 +47,15 @@ def documents(split: Split, domain: str, *, seed: int = 1) -> Iterator[str]:
     return _DOCUMENTS[domain](split=split, seed=seed)
 
 
+def templates(split: Split, domain: str, *, seed: int = 1) -> dict[str, Iterator[Item]]:
+    """The different questions of `domain`, one stream for each template, in seeded order; some never end.
+
+    Raises EdgekitError on an unknown split or domain.
+    """
+    _known(split, (domain,))
+    return _TEMPLATES[domain](split=split, seed=seed)
+
+
 def items(split: Split, domain: str, *, count: int, seed: int = 1) -> tuple[Item, ...]:
     """`count` different questions with exact answers, in seeded order, the templates mixed evenly.
 
@@ -54,7 +63,7 @@ def items(split: Split, domain: str, *, count: int, seed: int = 1) -> tuple[Item
     """
     _known(split, (domain,))
     _drawable(count, 1)
-    streams = _TEMPLATES[domain](split=split, seed=seed)
+    streams = templates(split, domain, seed=seed)
     found = tuple(islice(mixed(streams, dice("items", domain, split, seed)), count))
     if len(found) < count:
         raise EdgekitError(f"the {split} split of `{domain}` has only {len(found)} items, fewer than `{count}`")
@@ -143,5 +152,6 @@ __all__ = [
     "read_bank",
     "split_of",
     "task_bank",
+    "templates",
     "text",
 ]

@@ -6,16 +6,25 @@ which animals), and never comes to the answers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from itertools import islice
 from typing import Any
 
 from edgekit import corpus
 from edgekit.corpus.item import dice
 
 
-def questions(split: corpus.Split, *, count: int, seed: int) -> tuple[corpus.Item, ...]:
-    """`count` questions of each domain, shuffled. Raises EdgekitError when a domain has fewer."""
-    found = [item for domain in corpus.DOMAINS for item in corpus.items(split, domain, count=count, seed=seed)]
+def questions(
+    split: corpus.Split, *, each: int, templates: Collection[str] = (), seed: int = 1
+) -> tuple[corpus.Item, ...]:
+    """Up to `each` questions of each template (of all, or of those named), shuffled."""
+    found = [
+        item
+        for domain in corpus.DOMAINS
+        for name, stream in corpus.templates(split, domain, seed=seed).items()
+        if not templates or name in templates
+        for item in islice(stream, each)
+    ]
     dice("questions", split, seed).shuffle(found)
     return tuple(found)
 

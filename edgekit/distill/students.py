@@ -32,8 +32,8 @@ FORMAT_VERSION = 1
 
 FINGERPRINT_CHARACTERS = 60_000
 HELD_OUT_CHARACTERS = 60_000
-HELD_OUT_QUESTIONS = 150
-"""Of each domain."""
+HELD_OUT_QUESTIONS = 20
+"""Of each template."""
 LEARNED = 0.75
 """A student must bring its held-out loss below this share of the unigram entropy."""
 
@@ -64,7 +64,9 @@ class Recipe:
     characters: int = 0
     """Training text, four domains; also what the tokenizer is trained on (its first million)."""
     questions: int = 0
-    """Of each domain: a student of questions is trained on them alone, and its text is for the tokenizer only."""
+    """Of each template: a student of questions is trained on them alone, and its text is for the tokenizer only."""
+    templates: tuple[str, ...] = ()
+    """Of questions; empty: all."""
     prompt_weight: float = 0.05
     """Of a question's own tokens beside those of its answer."""
     steps: int = 0
@@ -168,8 +170,8 @@ def _train(recipe: Recipe, model: Any, tokenizer: Any, text: str, progress: Prog
 def _tokens(recipe: Recipe, tokenizer: Any, text: str, split: corpus.Split) -> tuple[list[int], list[float]]:
     """Ids and weights of the text, or of the split's questions; of held-out questions only the answers count."""
     if recipe.questions:
-        count = recipe.questions if split == "train" else HELD_OUT_QUESTIONS
-        asked = questions(split, count=count, seed=recipe.seed)
+        each = recipe.questions if split == "train" else HELD_OUT_QUESTIONS
+        asked = questions(split, each=each, templates=recipe.templates, seed=recipe.seed)
         weight = recipe.prompt_weight if split == "train" else 0.0
         return packed(tokenizer, asked, length=recipe.length, prompt_weight=weight)
     ids = tokenizer.encode(text, add_special_tokens=False).ids
@@ -239,8 +241,11 @@ def _key(recipe: Recipe) -> str:
     """
     beginning = [corpus.text("train", seed=recipe.seed, characters=FINGERPRINT_CHARACTERS)]
     if recipe.questions:
-        beginning += [item.line for item in questions("train", count=min(recipe.questions, 100), seed=recipe.seed)]
-    words = (str(FORMAT_VERSION), json.dumps(asdict(recipe), sort_keys=True), *beginning)
+        some = questions("train", each=min(recipe.questions, 10), templates=recipe.templates, seed=recipe.seed)
+        beginning += [item.line for item in some]
+    # the newest field, left out where it says nothing: students made before there was one are still theirs
+    fields = {name: value for name, value in asdict(recipe).items() if value or name != "templates"}
+    words = (str(FORMAT_VERSION), json.dumps(fields, sort_keys=True), *beginning)
     return hashlib.sha256("\0".join(words).encode()).hexdigest()[:10]
 
 
