@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgekit import corpus, open_artifact
-from edgekit.bench import compare_outputs
+from edgekit.bench import compare_outputs, evaluate, save_reference
 from edgekit.checkpoint import open_checkpoint
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.quantize.convert import convert
@@ -63,6 +63,15 @@ def test_either_may_be_the_reference(builds: tuple[Artifact, Artifact], text: st
     assert (parity.a, parity.b) == ("student-onnx", "student-f32.gguf")
     assert isinstance(parity.quality.kld_mean, Estimate)
     assert parity.quality.kld_mean.value < 1e-5
+
+
+def test_a_reference_file_may_be_of_either(builds: tuple[Artifact, Artifact], text: str, tmp_path: Path) -> None:
+    for index, (reference, artifact) in enumerate((builds, builds[::-1])):
+        kept = save_reference(reference, text, tmp_path / f"{index}.edgekref", context_tokens=128, chunks=2, threads=2)
+        quality = evaluate(artifact, kept, text, context_tokens=128, threads=2)
+        assert isinstance(quality.kld_mean, Estimate)
+        assert quality.kld_mean.value < 1e-5
+        assert quality.reference == Path(reference.path).name
 
 
 def test_another_tokenizer_in_the_folder_is_refused(
