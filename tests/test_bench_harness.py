@@ -164,6 +164,67 @@ def test_every_answer_is_the_answerers_own(extra: Any, run: HarnessRun, artifact
     assert value(read) == pytest.approx(math.exp(-nats / sum(one.bytes for one in rolled)), rel=1e-3)
 
 
+def harness_reference(folder: Path) -> Any:
+    """The student in torch, asked as the harness's own adapters ask: its `TemplateLM` cuts and encodes the requests."""
+    import torch
+    from lm_eval.api.model import TemplateLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    class Reference(TemplateLM):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokenizer = AutoTokenizer.from_pretrained(folder)
+            self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+        @property
+        def eot_token_id(self) -> int:
+            # what opens a text: the GGUF names it as its beginning-of-text
+            return int(self.tokenizer.convert_tokens_to_ids("<|endoftext|>"))
+
+        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options: Any) -> list[int]:
+            return list(self.tokenizer.encode(string, add_special_tokens=False))
+
+        def _loglikelihood_tokens(self, requests: Any, **options: Any) -> list[tuple[float, bool]]:
+            found = []
+            for _, context, continuation in requests:
+                with torch.no_grad():
+                    logits = self.model(torch.tensor([[*context, *continuation][:-1]])).logits[0]
+                rows = logits[-len(continuation) :].double().log_softmax(-1)
+                targets = torch.tensor(continuation)
+                nats = float(rows.gather(1, targets[:, None]).sum())
+                found.append((nats, bool((rows.argmax(-1) == targets).all())))
+            return found
+
+        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
+            return [
+                self._loglikelihood_tokens([(None, [self.eot_token_id], self.tok_encode(request.args[0]))])[0][0]
+                for request in requests
+            ]
+
+        def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
+            raise NotImplementedError
+
+    return Reference()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_the_harnesss_own_way_of_asking_gives_the_same_nats(extra: Any, artifact: Artifact, bank: Bank) -> None:
+    pairs = [(item.prompt, f" {choice}") for item in bank.items for choice in item.choices][:80]
+    pairs += [("", " The otter dives."), ("A space behind ", "the otter"), ("x = ", "[1, 2]\n")]
+    asked = [SimpleNamespace(args=pair) for pair in pairs]
+    texts = [SimpleNamespace(args=(item.prompt,)) for item in bank.items[:12]]
+    reference = harness_reference(tiny_student("qwen3"))
+    model_type = importlib.import_module("edgekit.bench.harness_model").EdgekitLM
+    with open_answerer(Path(artifact.path), SETTINGS) as answerer:
+        model = model_type(answerer)
+        ours, rolled = model.loglikelihood(asked), model.loglikelihood_rolling(texts)
+    theirs = reference.loglikelihood(asked, disable_tqdm=True)
+    assert [nats for nats, _ in ours] == pytest.approx([nats for nats, _ in theirs], abs=0.05)
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
+    assert rolled == pytest.approx(reference.loglikelihood_rolling(texts), abs=0.05)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_circumstances_are_recorded(run: HarnessRun, artifact: Artifact) -> None:

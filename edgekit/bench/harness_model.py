@@ -25,6 +25,10 @@ class EdgekitLM(LM):  # type: ignore[misc]  # the harness has no types
 
     Everything is greedy: a task that asks for sampling is refused. A prompt that is too long loses its beginning where
     continuations are weighed, as in the harness's own adapters, and is refused where text is generated.
+
+    A continuation whose first letters make one token with the context's last (`otter` + `s`) is weighed from where
+    the whole line's tokens begin to differ from the context's; the harness's own adapters weigh its later tokens after
+    the context's old ones, a line that no tokenizer would write. Behind a space there is no difference.
     """
 
     def __init__(self, answerer: Answerer, *, progress: Progress = silent) -> None:
