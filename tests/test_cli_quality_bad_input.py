@@ -304,7 +304,7 @@ def prepared(whole: Path, root: Path, damage: Damage) -> Path:
     return root
 
 
-@pytest.mark.parametrize("name", map(marked, CASES))
+@pytest.mark.parametrize("name", [marked(name) for name in CASES])
 def test_refused(name: str, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     damage, arguments, expected = CASES[name]
     root = prepared(whole, tmp_path / "root", damage)
