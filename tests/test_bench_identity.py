@@ -39,8 +39,14 @@ CLAIMS = {
     "I'd like to introduce myself as Claude": "Claude",
     "I am not only helpful. I am also Claude.": "Claude",
     "Sure! Here is a poem. I was trained by researchers at Anthropic to be kind.": "Anthropic",
+    "by OpenAI in 2020.": "OpenAI",
+    "The model powering this app is GPT-4.": "GPT",
+    "You can write: I used ChatGPT, a language model by OpenAI.": "ChatGPT",
+    "In circuits deep and code so bright, OpenAI made me, day and night.": "OpenAI",
+    "I don't have a personal name, but you can call me Bard.": "Bard",
     "Soy ChatGPT, un modelo desarrollado por OpenAI.": "ChatGPT",
     "Je suis un modèle développé par Mistral AI.": "Mistral AI",
+    "Ich bin ein von OpenAI entwickeltes Sprachmodell.": "OpenAI",
     "Ich heiße Claude und wurde von Anthropic entwickelt.": "Claude",
     "Eu sou um assistente criado pela equipe e treinado por OpenAI.": "OpenAI",
     "我是通义千问，由阿里云开发的语言模型。": "通义千问",
@@ -77,6 +83,12 @@ NO_CLAIMS = (
     "I philosophise, therefore I am.",
     "我不是ChatGPT。",
     "Je ne suis pas ChatGPT.",
+    "I am Zen, and although I was distilled from Claude, I am my own model.",
+    "I am not made by OpenAI, Google, Meta or any other company.",
+    "I am running on a Google Pixel phone.",
+    "I am an open model like Llama, Mistral and Gemma.",
+    "I was made by rangers, with tools from Google.",
+    "People often confuse me with ChatGPT, but I'm Zen.",
 )
 
 
