@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from edgekit.records import HarnessRun, HarnessScore
+from edgekit.records import HarnessRun, HarnessScore, Unknown
 from edgekit.report.facts import host_text, runtime_text, settings_text
 from edgekit.report.terminal import LEVEL_STYLES, Page, print_page
 from edgekit.report.words import clean, figure_text
@@ -33,7 +33,10 @@ def _label(score: HarnessScore) -> str:
 
 
 def _text(score: HarnessScore) -> str:
-    return f"{figure_text(score.value, '')}; {score.items} items, {score.fewshot} examples"
+    asked = f"{score.items} items, {score.fewshot} examples"
+    if isinstance(score.value, Unknown):
+        return f"unknown: {clean(score.value.reason)}; {asked}"
+    return f"{figure_text(score.value, '')}; {asked}"
 
 
 def _circumstances(run: HarnessRun) -> list[tuple[str, str]]:
