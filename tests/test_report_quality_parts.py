@@ -64,6 +64,7 @@ def test_every_part_is_in_every_format(form: str) -> None:
     for said in (
         "zen-72b-q8_0.gguf",
         "edgekit-tasks-1",
+        "measured-here, with 90 % ranges",
         "44 % (39–50), measured-here",  # edit distance
         "78 % (66–87), measured-here",  # final answers
         "0.0 % (0.0–14), measured-here; 0 claims",  # identity

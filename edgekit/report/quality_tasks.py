@@ -94,6 +94,7 @@ def tasks_part(quality: Quality, lines: Lines) -> Part | None:
         title=_title(tasks),
         reading=READING if tasks.teacher else ALONE_READING,
         table=_table(tasks, rows),
+        rows=_basis(rows),
         notes=_unknowns(rows, tasks),
         folded=_templates(tasks),
         behind=_circumstances(tasks, quality),
@@ -103,6 +104,13 @@ def tasks_part(quality: Quality, lines: Lines) -> Part | None:
 def _title(tasks: Tasks) -> str:
     asked = f"tasks: {tasks.overall.items} items of {clean(tasks.answers.bank, 60)}"
     return f"{asked}, beside {clean(tasks.teacher.model, 60)}" if tasks.teacher else asked
+
+
+def _basis(rows: Sequence[DomainRow]) -> tuple[Fact, ...]:
+    """What stands for every figure of the table, which has no room for it."""
+    scores = [row.score for row in rows]
+    basis = basis_of([figure for one in scores for figure in (one.accuracy, one.teacher_accuracy, one.retention)])
+    return (Fact(label="all figures", value=f"{basis}, with 90 % ranges"),) if basis else ()
 
 
 def _table(tasks: Tasks, rows: Sequence[DomainRow]) -> Table:
@@ -196,13 +204,11 @@ def _circumstances(tasks: Tasks, quality: Quality) -> tuple[Fact, ...]:
     modes = (
         f"{chosen} by the likelihood of the choices, {len(answers.answers) - chosen} by exact match of a short answer"
     )
-    figures = (tasks.overall.accuracy, tasks.overall.teacher_accuracy, tasks.overall.retention)
     discordant = tasks.overall.discordant
     return told(
         (
             Fact(label="bank", value=f"{answers.bank}{digest(answers.bank_sha256)}"),
             Fact(label="judged", value=modes if answers.answers else ""),
-            Fact(label="figures are", value=basis_of(figures)),
             Fact(
                 label="right of one only",
                 value="" if discordant is None else f"{format_percent(discordant)} of the items",
