@@ -172,7 +172,7 @@ def test_the_record_says_what_was_asked_and_how() -> None:
     assert made.artifact_sha256 == "11" * 32
     assert made.settings is not None
     assert (made.settings.kv_type, made.settings.threads) == ("q8_0", 3)
-    assert made.settings.context_tokens == 256
+    assert made.settings.context_tokens == 512
     own = answer(fake_artifact(), bank(*items, name="edgekit-tasks"), open_answerer=asking(lambda _: scores(-1, -2)))
     assert own.bank == "edgekit-tasks-1"
     other = ask([replace(items[0], prompt="Q 1?")], lambda _: scores(-1, -2))

@@ -32,6 +32,7 @@ from edgekit.runtimes import (
     llamacpp,
     open_answerer,
 )
+from edgekit.runtimes.answering_packs import Lines, weigh_together
 
 # without repacking, as in this process, where broken AMX kernels would take the tests down
 SETTINGS = Settings(context_tokens=256, batch_tokens=256, ubatch_tokens=64, threads=2, repack=False)
@@ -222,6 +223,80 @@ def test_nothing_in_front_is_no_prompt(student: Path) -> None:
         assert session.first_token is None
         line = [session.opener, *session.tokenize("The ranger")]
         assert scores[0].nats == pytest.approx(log_likelihoods(session, line).sum(), rel=2e-3, abs=2e-2)
+
+
+# ---- many at once -------------------------------------------------------------------------------------------------
+
+
+def one_by_one(monkeypatch: pytest.MonkeyPatch, path: Path, *questions: object) -> list[Reply]:
+    with monkeypatch.context() as patch:
+        patch.setattr(answering, "SEQUENCES", 1)
+        return ask(path, *questions)
+
+
+def alike(some: list[Reply], others: list[Reply]) -> None:
+    for one, other in zip(some, others, strict=True):
+        assert isinstance(one, tuple)
+        assert isinstance(other, tuple)
+        assert [score.tokens for score in one] == [score.tokens for score in other]
+        assert [score.nats for score in one] == pytest.approx([score.nats for score in other], rel=3e-3, abs=2e-2)
+
+
+@pytest.mark.parametrize("model", ["student", "sliding"])
+def test_many_at_once_cost_what_they_cost_alone(
+    model: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More tokens, rows and texts than one batch takes, and a longer one that is weighed for itself."""
+    path = request.getfixturevalue(model)
+    questions = [
+        Weigh(
+            prompt=f"Quiz: a ranger saw {number} otters, {number + 3} hyenas and a boat. Which first? Answer:",
+            continuations=tuple(
+                f" {word} of {number}" for word in ("otters", "hyenas", "a boat", "nothing")[: 2 + number % 3]
+            ),
+        )
+        for number in range(24)
+    ]
+    long = Weigh(prompt="The river is long. " * 8, continuations=tuple(f" {n} and {n}" for n in range(70)))
+    questions.insert(5, long)
+    alike(ask(path, *questions), one_by_one(monkeypatch, path, *questions))
+
+
+def test_what_all_begin_with_is_read_once(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = "Question: what is the capital of Peru? Answer: Lima\n" * 3
+    questions = [
+        Weigh(
+            prompt=f"{examples}Question: what is {number} + 1? Answer:", continuations=(" one", " seven", f" {number}")
+        )
+        for number in range(9)
+    ]
+    alike(ask(student, *questions), one_by_one(monkeypatch, student, *questions))
+    session = llamacpp.open_session(student, replace(SETTINGS, output_rows=128), sequences=8)
+    fed: list[int] = []
+    feed = session.feed_tree
+    monkeypatch.setattr(session, "feed_tree", lambda nodes: fed.append(len(nodes)) or feed(nodes), raising=False)
+    try:
+        lines = [
+            Lines(
+                [session.tokenize(question.prompt + tail) for tail in question.continuations],
+                len(session.tokenize(question.prompt)),
+            )
+            for question in questions
+        ]
+        costs = list(weigh_together(session, lines, 128))
+    finally:
+        session.close()
+    assert len(costs) == 9
+    shared = len(session_tokens(lines))
+    assert shared >= 30
+    assert sum(fed) == sum(one.tokens for one in lines) - 8 * shared
+
+
+def session_tokens(lines: list[Lines]) -> list[int]:
+    """What all begin with, but for the last token of what each shares."""
+    first = lines[0].wholes[0]
+    most = min(one.shared for one in lines) - 1
+    return first[: next((at for at in range(most) if any(one.wholes[0][at] != first[at] for one in lines)), most)]
 
 
 # ---- texts --------------------------------------------------------------------------------------------------------

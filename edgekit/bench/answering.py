@@ -137,8 +137,10 @@ def _of_prompt(prompt: Prompt) -> _Asked:
 
 
 def _settings(settings: Settings, asked: Sequence[_Asked], artifact: Artifact, threads: int) -> Settings:
-    """A context that surely takes the longest question: nearly every token stands for a byte or more."""
-    needed = -(-max(_most_tokens(one.question) for one in asked) // 256) * 256
+    """A context that surely takes the longest question (nearly every token stands for a byte or more), and where there
+    is more room than that, several at once.
+    """
+    needed = max(-(-max(_most_tokens(one.question) for one in asked) // 256) * 256, 512)
     context = min(needed, settings.context_tokens, artifact.header.context_train or needed)
     return replace(settings, context_tokens=context, threads=threads or settings.threads)
 

@@ -2,8 +2,8 @@
 share its prompt, as in `multiple_choice_score` of tools/perplexity/perplexity.cpp.
 
 One after the other, a question takes a batch for its prompt and a small one for each continuation, and small batches
-read all weights for a few tokens: eight times slower on a 0.6B student. What all questions of a command begin with
-(examples, an instruction) is evaluated once.
+read all weights for a few tokens: half as much CPU time again on a 0.6B q4_0 stand-in at two threads (1.29 s a question
+against 0.86 s). What all questions of a command begin with (examples, an instruction) is evaluated once.
 """
 
 from __future__ import annotations
