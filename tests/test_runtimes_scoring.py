@@ -124,6 +124,26 @@ def test_memory_is_told(tiny_gguf: Path) -> None:
     assert 0 < peak.unevictable_bytes < 200 * 2**20
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_logits_of_a_large_vocabulary_take_little_memory(tmp_path: Path) -> None:
+    """Two models of 151 936 tokens: beside what one of them keeps anyway (45 MB of vocabulary, a small cache) the
+    second may add its own and 39 MB of logits, twice for a moment.
+    """
+    shape = dataclasses.replace(load_shape("tiny"), vocabulary=151_936)
+    model = write_stand_in(shape, "q8_0", tmp_path / "wide.gguf", seed=1)
+    wide = dataclasses.replace(SETTINGS, context_tokens=256, batch_tokens=256, ubatch_tokens=256)
+    peaks = []
+    for reference in (None, model):
+        with runtimes.open_scorer(model, reference, wide, text=TEXT, vocabulary=151_936, chunks=1) as scorer:
+            list(scorer.scores())
+            peak = scorer.finish()
+        assert peak is not None
+        assert peak.unevictable_bytes is not None
+        peaks.append(peak.unevictable_bytes)
+    assert peaks[0] < 150e6
+    assert peaks[1] - peaks[0] < 105e6
+
+
 # ---- what cannot be scored ----------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from edgekit.records import Settings
 from edgekit.runtimes.cores import big_cores
+from edgekit.runtimes.ggml_tensor import LogitsScratch
 from edgekit.runtimes.protocol import SessionRefused
 
 if TYPE_CHECKING:
@@ -85,8 +86,17 @@ class Node(NamedTuple):
 class Session:
     """A model and its context in this process. A hostile file can crash it: strangers' models belong into a worker."""
 
-    def __init__(self, bindings: Any, model: Any, context: Any, settings: Settings, threads: int) -> None:
+    def __init__(
+        self,
+        bindings: Any,
+        model: Any,
+        context: Any,
+        settings: Settings,
+        threads: int,
+        scratch: LogitsScratch | None = None,
+    ) -> None:
         c = self._c = bindings
+        self._scratch = scratch
         self._model, self._context = model, context
         self._memory = c.llama_get_memory(context)
         vocabulary = self._words = c.llama_model_get_vocab(model)
@@ -141,6 +151,8 @@ class Session:
         parts = []
         for part, outputs in self._parts(tokens, rows):
             self._feed_part(part, outputs=outputs or 1, begin=self.position)
+            if self._scratch is not None:
+                self._scratch.give_back()
             if outputs:
                 pointer = self._c.llama_get_logits(self._context)
                 part_rows = np.ctypeslib.as_array(pointer, shape=(outputs, self.vocabulary))
@@ -279,16 +291,24 @@ class Session:
 
 
 def open_session(
-    path: Path, settings: Settings, *, on_node: Any = None, check_weights: bool = False, sequences: int = 1
+    path: Path,
+    settings: Settings,
+    *,
+    on_node: Any = None,
+    check_weights: bool = False,
+    sequences: int = 1,
+    lean: bool = False,
 ) -> Session:
     """Load the GGUF at `path` into this process. Raises SessionRefused, `stage` `model` or `context`.
 
     With `check_weights` a tensor that holds NaN or infinity is refused (0.25 s of CPU time a GB when quantized).
     `on_node`, a `ggml_backend_sched_eval_callback`, sees the evaluated nodes that it asks for; the caller keeps it
     alive. So many `sequences` share the context for `feed_tree`; a model with recurrent memory, of which each would
-    take a copy, has one.
+    take a copy, has one. A `lean` session holds logits once between evaluations, where llama.cpp holds them twice, for
+    a millisecond a batch.
     """
     c = _bindings()
+    scratch = LogitsScratch() if lean else None
     c.llama_backend_init()
     model_params = _model_params(c, settings)
     model_params.check_tensors = check_weights
@@ -304,12 +324,14 @@ def open_session(
             params.cb_eval = on_node
         if sequences > 1 and not (c.llama_model_is_recurrent(model) or c.llama_model_is_hybrid(model)):
             params.n_seq_max, params.kv_unified = sequences, True
+        if scratch is not None:
+            params.cb_eval = scratch.callback = c.ggml_backend_sched_eval_callback(scratch)
         context = c.llama_init_from_model(model, params)
         if not context:
             raise SessionRefused("context", "llama.cpp could not set up the context")
         if not c.llama_get_memory(context):
             raise SessionRefused("model", "the model has no memory of past tokens and cannot generate text")
-        return Session(c, model, context, settings, threads)
+        return Session(c, model, context, settings, threads, scratch)
     except BaseException:
         if context:
             c.llama_free(context)

@@ -154,6 +154,7 @@ def open_scorer(
     models = [model_start(artifact, judged)]
     if reference is not None:
         models.append(model_start(reference, replace(judged, kv_type="f16")))
+    models = [{**model, "lean": True} for model in models]
     stored = dict(reference_file or {})
     start = {
         "op": "start",

@@ -90,7 +90,11 @@ def _open(model: dict[str, Any], send: Send, *, try_amx: bool, judged: bool) -> 
     runtime = RUNTIMES[model["runtime"]]
     options: dict[str, Any] = {}
     if runtime is llamacpp:
-        options = {"check_weights": judged, "sequences": model.get("sequences", 1)}
+        options = {
+            "check_weights": judged,
+            "sequences": model.get("sequences", 1),
+            "lean": model.get("lean", False),
+        }
     session: ScoringSession = runtime.open_session(Path(model["path"]), settings, **options)
     loaded_ns = time.perf_counter_ns() - begun
     if try_amx and settings.repack:  # with all outputs: `worker.try_batch` leaves the output matrix out
