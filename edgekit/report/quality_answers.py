@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from edgekit import corpus
 from edgekit.records import ChatTemplate, IdentityClaim, Quality, Tasks
 from edgekit.report.quality import Part, Quote, Shown, Table, digest
 from edgekit.report.words import Fact, clean
@@ -49,6 +48,8 @@ def similarity_part(quality: Quality) -> Part | None:
 
 def _side_by_side(tasks: Tasks) -> tuple[Table, ...]:
     """What both generated for the same prompts, those with the fewest words in common first."""
+    from edgekit import corpus  # its lists of prompts are read only when they are shown
+
     theirs = {one.prompt: one.text for one in tasks.teacher.responses} if tasks.teacher else {}
     about_itself = {prompt.id for prompt in corpus.identity_prompts()}
     pairs = [
@@ -84,6 +85,8 @@ def _common(one: str, other: str) -> float:
 
 def asked(ident: str) -> str:
     """The words of a prompt of this version's lists; its id where they do not have it."""
+    from edgekit import corpus
+
     return next((one.prompt for one in (*corpus.open_prompts(), *corpus.identity_prompts()) if one.id == ident), ident)
 
 
