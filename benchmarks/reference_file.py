@@ -30,7 +30,8 @@ from edgekit.corpus import text as corpus_text
 from edgekit.files import read_text
 from edgekit.records import Artifact, Estimate, Figure, Quality, ReferenceFile, Settings
 from edgekit.runtimes import big_cores
-from edgekit.runtimes.compact.keeping import open_keeper, row_bytes_for, scored_rows
+from edgekit.runtimes.compact.chunks import scored_rows
+from edgekit.runtimes.compact.keeping import open_keeper, row_bytes_for
 from edgekit.shapes import cached_stand_in
 
 RESULTS = Path(__file__).parent / "results" / "reference_file.json"

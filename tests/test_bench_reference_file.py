@@ -123,6 +123,26 @@ def test_fewer_chunks_may_be_asked_for(q4: Artifact, reference: ReferenceFile, t
     assert len(judge(q4, reference, text, chunks=None).chunks) == CHUNKS
 
 
+def test_long_chunks_come_in_parts(full: Artifact, q4: Artifact, text: str, tmp_path: Path) -> None:
+    """A stop within a chunk, too: it goes on at the chunk's beginning."""
+    out, options = tmp_path / "long.edgekref", {"context_tokens": 1024, "chunks": 2}
+    whole = parts_of(Path(keep(full, text, tmp_path / "whole", **options).path))
+    assert len(whole) == 2 + 2 * 2
+    with pytest.raises(Stopped):
+        keep(full, text, out, progress=stop_after(2), **options)
+    left = tmp_path / "long.edgekref.unfinished"
+    left.write_bytes(left.read_bytes()[:-1000])
+    assert open_reference_file(left).kept_chunks == 1
+    kept = keep(full, text, out, **options)
+    assert parts_of(out) == whole
+    stored, live = judge(q4, kept, text, **options), judge(q4, full, text, **options)
+    for ours, exact in zip(stored.chunks, live.chunks, strict=True):
+        assert ours.kld == pytest.approx(exact.kld, rel=0.02)
+        assert ours.reference_nll == pytest.approx(exact.reference_nll, rel=1e-6)
+    (tmp_path / "cut").write_bytes(out.read_bytes()[:-1000])
+    assert "unfinished, 1 of 2" in refused(lambda: judge(full, open_reference_file(tmp_path / "cut"), text, **options))
+
+
 # ---- writing again --------------------------------------------------------------------------------------------------
 
 
@@ -174,7 +194,7 @@ def test_a_damaged_rest_is_not_built_upon(full: Artifact, reference: ReferenceFi
         keep(full, text, out, progress=stop_after(5))
     left = tmp_path / "again.edgekref.unfinished"
     with left.open("rb") as stream:
-        third = container.read_layout(stream).chunks[2]
+        third = container.read_layout(stream).parts[2]
     data = bytearray(left.read_bytes())
     data[third.begin + 99] ^= 1
     left.write_bytes(data)
@@ -309,12 +329,12 @@ def test_a_chunk_of_another_file_is_refused(
     other = keep(q4, text, tmp_path / "other.edgekref")
     data = bytearray(Path(reference.path).read_bytes())
     with Path(reference.path).open("rb") as one, Path(other.path).open("rb") as two:
-        ours, theirs = container.read_layout(one).chunks[0], container.read_layout(two).chunks[0]
+        ours, theirs = container.read_layout(one).parts[0], container.read_layout(two).parts[0]
     foreign = Path(other.path).read_bytes()[theirs.begin - 20 : theirs.begin + theirs.length]
     data[ours.begin - 20 : ours.begin + ours.length] = foreign
     bad = tmp_path / "bad.edgekref"
     bad.write_bytes(data)
-    assert "chunk 1 is damaged" in refused(lambda: judge(full, open_reference_file(bad), text))
+    assert "part 1 of the chunks is damaged" in refused(lambda: judge(full, open_reference_file(bad), text))
 
 
 def test_another_version_is_refused(reference: ReferenceFile, tmp_path: Path) -> None:

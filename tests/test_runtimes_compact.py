@@ -7,8 +7,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgekit.runtimes.compact.chunks import Damaged, decode_chunk, encode_chunk, largest_chunk
-from edgekit.runtimes.compact.keeping import row_bytes_for, scored_rows
+from edgekit.runtimes.compact.chunks import Damaged, decode_chunk, encode_chunk, largest_chunk, scored_rows
+from edgekit.runtimes.compact.keeping import row_bytes_for
 from edgekit.runtimes.compact.rows import LEAST_CUT, Rows, join_rows, judge_rows, keep_rows
 from edgekit.runtimes.scores import RowScores, score_rows
 
@@ -128,7 +128,7 @@ def test_what_needs_no_estimate_is_exact() -> None:
 def test_a_row_takes_a_fiftieth_of_llama_cpps() -> None:
     rows = scored_rows(CONTEXT)
     peer = rows * (2 * QWEN + 8)
-    assert largest_chunk(CONTEXT, rows, QWEN, row_bytes_for(QWEN, CONTEXT)) < peer / 50
+    assert largest_chunk(CONTEXT, QWEN, row_bytes_for(QWEN, CONTEXT)) < peer / 50
     for reference in SHAPES.values():
         chunk = join_rows([kept(reference[:1])] * rows)
         assert len(encode_chunk([0] * CONTEXT, chunk, QWEN)) < peer / 50

@@ -22,14 +22,13 @@ from edgekit.files import check_space
 from edgekit.progress import Progress, silent
 from edgekit.records import Artifact, ReferenceFile, Settings
 from edgekit.runtimes.compact import file as container
-from edgekit.runtimes.compact.chunks import Damaged, largest_chunk
-from edgekit.runtimes.compact.keeping import Keeper, open_keeper, row_bytes_for, scored_rows
+from edgekit.runtimes.compact.chunks import Damaged, largest_chunk, parts_of
+from edgekit.runtimes.compact.keeping import MOST_ROW_BYTES, Keeper, open_keeper, row_bytes_for
 from edgekit.runtimes.protocol import MAX_TEXT, printable
 from edgekit.runtimes.scoring import MAX_CONTEXT, MIN_CONTEXT
 from edgekit.storage import from_json, to_json
 
 STAGE = "keeping"
-MAX_VOCABULARY = 2**24
 _DAMAGED_HINT = "copy it again, or make it anew from the model it was made of"
 
 
@@ -93,16 +92,21 @@ def open_reference_file(path: Path) -> ReferenceFile:
     with _reading(path) as stream:
         layout = container.read_layout(stream)
         record = _read_header(stream, layout, path)
-        kept = min(len(layout.chunks), record.chunks)
         if not _possible(record):
             raise Damaged("its header tells of sizes that cannot be")
-        if len(layout.chunks) > record.chunks or (kept == record.chunks and layout.end != layout.size_bytes):
+        parts = parts_of(record.context_tokens)
+        whole = len(layout.parts) == record.chunks * parts
+        if len(layout.parts) > record.chunks * parts or (whole and layout.end != layout.size_bytes):
             raise Damaged("there is something behind its end")
-    return replace(record, path=str(path), size_bytes=layout.size_bytes, kept_chunks=kept)
+    return replace(record, path=str(path), size_bytes=layout.size_bytes, kept_chunks=len(layout.parts) // parts)
 
 
 def _possible(record: ReferenceFile) -> bool:
-    sizes = ((record.chunks, 2**31), (record.vocabulary, MAX_VOCABULARY), (record.row_bytes, 2**20))
+    sizes = (
+        (record.chunks, 2**31),
+        (record.vocabulary, container.MAX_VOCABULARY + 1),
+        (record.row_bytes, MOST_ROW_BYTES + 1),
+    )
     return MIN_CONTEXT <= record.context_tokens <= MAX_CONTEXT and all(0 < size < most for size, most in sizes)
 
 
@@ -239,7 +243,7 @@ def _lock(stream: BinaryIO, path: Path) -> None:
 
 def _holds_chunks(stream: BinaryIO) -> bool:
     try:
-        return bool(container.read_layout(stream).chunks)
+        return bool(container.read_layout(stream).parts)
     except (Damaged, OSError):
         return False
 
@@ -248,17 +252,16 @@ def _resume(stream: BinaryIO, header: ReferenceFile) -> tuple[int, int]:
     """(chunks kept already, checksum of the header) of an unfinished file of the very same; (0, 0) and an empty file
     otherwise.
     """
-    chunks, end, checksum = 0, 0, 0
+    chunks = end = checksum = 0
     try:
         layout = container.read_layout(stream)
         before = _read_header(stream, layout, Path(header.model))
         if _identity(before) == _identity(header):
-            chunks, end = container.whole_end(stream, layout)
-            checksum = layout.seed
+            parts = parts_of(header.context_tokens)
+            chunks, checksum = container.whole_parts(stream, layout) // parts, layout.seed
+            end = layout.parts[chunks * parts - 1].end if chunks else 0
     except (Damaged, EdgekitError):
         pass
-    if not chunks:
-        end = 0
     stream.truncate(end)
     return chunks, checksum
 
@@ -269,8 +272,7 @@ def _identity(header: ReferenceFile) -> ReferenceFile:
 
 
 def _check_room(out: Path, header: ReferenceFile, begin: int) -> None:
-    rows = scored_rows(header.context_tokens)
-    chunk = largest_chunk(header.context_tokens, rows, header.vocabulary, header.row_bytes)
+    chunk = largest_chunk(header.context_tokens, header.vocabulary, header.row_bytes)
     check_space(out, (header.chunks - begin) * chunk, "the reference file", hint="keep fewer chunks, or another disk")
 
 

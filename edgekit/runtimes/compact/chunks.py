@@ -1,5 +1,7 @@
 """A chunk of a compact reference as bytes: the text's tokens and `Rows`. All numbers are little-endian.
 
+A chunk comes in parts of a few hundred rows, each decoded alone, so that a long context takes no more memory than a
+short one; the first part has the tokens.
 A token's id is written as its low 16 bits; ids ascend in a row, and how many of them lie in each block of 65 536 says
 the rest. log p of a certain token has 24 bits (steps of 2⁻¹⁹ nat below 0), of a sampled one 16 (2⁻¹¹ below the cut):
 of the divergence that costs about the squares of those, 1e-12 and, of the tail's share alone, 1e-8.
@@ -18,8 +20,12 @@ if TYPE_CHECKING:
 
     Words = NDArray[np.uint16]
 
+PART_ROWS = 256
+"""All that llama.cpp's usual context of 512 tokens scores."""
+
 _COUNTS = struct.Struct("<IIII")  # tokens, rows, certain tokens, sampled tokens
 _COLUMN_BYTES = 4 * 8 + 4  # nll, log cut, tail, padding; top
+_SECTION_HEAD_BYTES = 20  # of `file`
 _BLOCK_BITS = 16
 _CERTAIN_STEP, _SAMPLED_STEP = 2.0**-19, 2.0**-11
 _MOST_CERTAIN, _MOST_SAMPLED = 2**24 - 1, 2**16 - 1
@@ -32,14 +38,30 @@ class Damaged(Exception):  # noqa: N818  (named for what it is)
     """What should be a chunk's bytes is not; the text says what."""
 
 
-def largest_chunk(context_tokens: int, rows: int, vocabulary: int, row_bytes: int) -> int:
-    """Bytes that a chunk of `rows` scored rows takes at most: a row may have a sample more than was reckoned with."""
+def scored_rows(context_tokens: int) -> int:
+    """Rows that a chunk scores: its second half, but for the last token."""
+    return context_tokens - 1 - context_tokens // 2
+
+
+def parts_of(context_tokens: int) -> int:
+    """Parts that a chunk comes in."""
+    return -(-scored_rows(context_tokens) // PART_ROWS)
+
+
+def rows_of(context_tokens: int, part: int) -> int:
+    """Rows of one of them."""
+    return min(PART_ROWS, scored_rows(context_tokens) - part * PART_ROWS)
+
+
+def largest_chunk(context_tokens: int, vocabulary: int, row_bytes: int) -> int:
+    """Bytes that a chunk takes at most: a row may have a sample more than was reckoned with."""
     fixed = _COLUMN_BYTES + 2 * 2 * _blocks(vocabulary) + SAMPLED_BYTES + CERTAIN_BYTES
-    return _COUNTS.size + 4 * context_tokens + rows * (fixed + row_bytes)
+    heads = parts_of(context_tokens) * (_COUNTS.size + _SECTION_HEAD_BYTES)
+    return heads + 4 * context_tokens + scored_rows(context_tokens) * (fixed + row_bytes)
 
 
 def encode_chunk(tokens: list[int], rows: Rows, vocabulary: int) -> bytes:
-    """The bytes of a chunk whose text is `tokens`."""
+    """The bytes of a part of a chunk whose text is `tokens`; none of them but in its first."""
     import numpy as np
 
     certain, sampled = rows.certain, rows.sampled
@@ -143,7 +165,7 @@ def _check(rows: Rows, text: NDArray[np.uint32], vocabulary: int) -> None:
     import numpy as np
 
     columns = (rows.nll, rows.log_cut, rows.tail, rows.padding)
-    if not len(rows.nll) or not len(text):
+    if not len(rows.nll):
         raise Damaged("nothing is there")
     if not all(np.isfinite(column).all() for column in columns) or min(map(np.min, (rows.nll, rows.tail))) < 0:
         raise Damaged("some numbers cannot be")
@@ -155,7 +177,7 @@ def _check(rows: Rows, text: NDArray[np.uint32], vocabulary: int) -> None:
         same_row = np.diff(entries.rows()) == 0
         if (np.diff(entries.tokens)[same_row] <= 0).any() or entries.tokens.max(initial=0) >= vocabulary:
             raise Damaged("the tokens are out of order")
-    if max(int(rows.top.max()), int(text.max())) >= vocabulary:
+    if max(int(rows.top.max()), int(text.max(initial=0))) >= vocabulary:
         raise Damaged("the tokens are out of range")
     mass = np.bincount(rows.certain.rows(), np.exp(rows.certain.log_p), minlength=len(rows.nll))
     whole = np.abs(mass + rows.tail - 1) <= _WHOLE

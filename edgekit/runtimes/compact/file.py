@@ -4,7 +4,7 @@
     HEAD   the record `ReferenceFile` as JSON                     sections: tag, index, length, CRC-32 of all of it
     VOCA   what the tokens stand for, compressed                  and of the header's, 20 bytes each, before the
     TEXT   the text, compressed                                   bytes that they tell of
-    CHNK   a chunk (`chunks`), once for each
+    CHNK   a part of a chunk (`chunks`), once for each
 
 Little-endian. A file that was cut off is good up to its last whole section, and writing goes on from there; a section
 of another file, or out of its order, has the wrong checksum.
@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -31,8 +31,8 @@ _CHECKSUM = struct.Struct("<I")
 
 HEAD, VOCABULARY, TEXT, CHUNK = b"HEAD", b"VOCA", b"TEXT", b"CHNK"
 _ORDER = (HEAD, VOCABULARY, TEXT)
-_MOST_BYTES = {HEAD: 2**20, VOCABULARY: 2**26, TEXT: 2**28, CHUNK: 2**28}
-MAX_VOCABULARY_BYTES = 2**27
+_MOST_BYTES = {HEAD: 2**20, VOCABULARY: 2**26, TEXT: 2**28, CHUNK: 2**25}
+MAX_VOCABULARY_BYTES, MAX_VOCABULARY = 2**26, 2**22
 _PADDING = 2**32 - 1
 
 
@@ -46,6 +46,11 @@ class Section:
     length: int
     checksum: int
 
+    @property
+    def end(self) -> int:
+        """Where the next one begins."""
+        return self.begin + self.length
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -56,8 +61,8 @@ class Layout:
     size_bytes: int
 
     @property
-    def chunks(self) -> tuple[Section, ...]:
-        """Those of the chunks, in the text's order."""
+    def parts(self) -> tuple[Section, ...]:
+        """Those of the chunks' parts, in the text's order."""
         return self.sections[len(_ORDER) :]
 
     @property
@@ -90,7 +95,7 @@ def read_layout(stream: BinaryIO) -> Layout:
     end = _PREAMBLE.size
     while (section := _read_section(stream, end, size, len(sections))) is not None:
         sections.append(section)
-        end = section.begin + section.length
+        end = section.end
     if not sections:
         raise Damaged("its header is cut off")
     return Layout(tuple(sections), end, size)
@@ -139,19 +144,16 @@ def append_section(stream: BinaryIO, tag: bytes, index: int, data: bytes, seed: 
     stream.flush()
 
 
-def whole_end(stream: BinaryIO, layout: Layout) -> tuple[int, int]:
-    """(chunks, bytes) that are whole and undamaged, from the beginning: where writing can go on. (0, 0) where not even
-    the beginning is.
-    """
-    end, chunks = 0, 0
+def whole_parts(stream: BinaryIO, layout: Layout) -> int:
+    """How many of the chunks' parts are undamaged, from the first on; none where what stands before them is not."""
+    count = 0
     try:
         for section in layout.sections:
             read_section(stream, section, layout.seed if section.tag != HEAD else 0)
-            if section.tag in (TEXT, CHUNK):
-                end, chunks = section.begin + section.length, chunks + (section.tag == CHUNK)
+            count += section.tag == CHUNK
     except Damaged:
         pass
-    return chunks, end
+    return count
 
 
 def _checksum(tag: bytes, index: int, data: bytes, seed: int) -> int:
@@ -160,7 +162,7 @@ def _checksum(tag: bytes, index: int, data: bytes, seed: int) -> int:
 
 def _named(tag: bytes, index: int) -> str:
     if tag == CHUNK:
-        return f"chunk {index + 1}"
+        return f"part {index + 1} of the chunks"
     return {HEAD: "the header", VOCABULARY: "the vocabulary", TEXT: "the text"}[tag]
 
 
@@ -179,7 +181,7 @@ def unpack_vocabulary(data: bytes) -> list[str | None]:
     """What `pack_vocabulary` packed. Raises Damaged for anything else."""
     plain = _decompress(data, MAX_VOCABULARY_BYTES, "the vocabulary")
     count = struct.unpack_from("<I", plain)[0] if len(plain) >= 4 else 0
-    if not 0 < 4 * (count + 1) <= len(plain):
+    if not 0 < 4 * (count + 1) <= len(plain) or count > MAX_VOCABULARY:
         raise Damaged("the vocabulary is cut off")
     place, texts = 4 * (count + 1), list[str | None]()
     for length in struct.unpack_from(f"<{count}I", plain, 4):
@@ -216,9 +218,3 @@ def _decompress(data: bytes, most: int, what: str) -> bytes:
     if not unpacking.eof:
         raise Damaged(f"{what} is cut off, or too large")
     return plain
-
-
-def chunk_sections(stream: BinaryIO, layout: Layout) -> Iterator[tuple[Section, bytes]]:
-    """The chunks, one at a time, each checked as it is read. Raises Damaged."""
-    for section in layout.chunks:
-        yield section, read_section(stream, section, layout.seed)

@@ -15,13 +15,13 @@ from typing import Any
 
 from edgekit.errors import EdgekitError
 from edgekit.records import Finding, MemoryPeak, Settings
-from edgekit.runtimes.compact.chunks import largest_chunk
+from edgekit.runtimes.compact.chunks import largest_chunk, scored_rows
 from edgekit.runtimes.handle import amx_findings, readable, start_child, worker_limits
 from edgekit.runtimes.process import Child, worker_command
 from edgekit.runtimes.protocol import Advanced, Counted, Done
 from edgekit.runtimes.scoring import MAX_CONTEXT, MIN_CONTEXT, Opened, block_rows, model_start, start_models
 
-LEAST_ROW_BYTES = 1200
+LEAST_ROW_BYTES, MOST_ROW_BYTES = 1200, 2**15
 """A row's tokens take as many even where logits take little: with fewer than a few hundred tokens single rows tell
 little of their KLD.
 """
@@ -37,15 +37,9 @@ def row_bytes_for(vocabulary: int, context_tokens: int) -> int:
     """Bytes for the tokens of a row, so that with all else a row takes a fiftieth of llama.cpp's base file: there it is
     two bytes a token of the vocabulary and eight more (tools/perplexity/perplexity.cpp, `log_softmax`).
     """
-    rows = scored_rows(context_tokens)
-    beside = largest_chunk(context_tokens, rows, vocabulary, 0) / rows
+    beside = largest_chunk(context_tokens, vocabulary, 0) / scored_rows(context_tokens)
     # the rest is left for the vocabulary and the text: from a thousand rows on it is enough for a few hundred kilobytes
-    return max(LEAST_ROW_BYTES, int(0.95 * (2 * vocabulary + 8) / _SHARE - beside))
-
-
-def scored_rows(context_tokens: int) -> int:
-    """Rows that a chunk scores: its second half, but for the last token."""
-    return context_tokens - 1 - context_tokens // 2
+    return max(LEAST_ROW_BYTES, min(MOST_ROW_BYTES, int(0.95 * (2 * vocabulary + 8) / _SHARE - beside)))
 
 
 class Keeper:
@@ -136,5 +130,5 @@ def open_keeper(
 def _most_bytes(text: str, vocabulary: int, context_tokens: int) -> int:
     """What the file can grow to: nearly every token stands for a byte or more."""
     row_bytes = row_bytes_for(vocabulary, context_tokens)
-    chunk = largest_chunk(context_tokens, scored_rows(context_tokens), vocabulary, row_bytes)
-    return _BESIDE_BYTES + (len(text.encode()) // context_tokens + 2) * (chunk + 32)
+    chunk = largest_chunk(context_tokens, vocabulary, row_bytes)
+    return _BESIDE_BYTES + (len(text.encode()) // context_tokens + 2) * chunk

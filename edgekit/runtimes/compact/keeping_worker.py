@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.runtimes import worker as worker_module
 from edgekit.runtimes.compact import file as container
-from edgekit.runtimes.compact.chunks import encode_chunk
+from edgekit.runtimes.compact.chunks import PART_ROWS, encode_chunk, parts_of
 from edgekit.runtimes.compact.rows import Rows, join_rows, keep_rows
 from edgekit.runtimes.protocol import Advanced, Counted, Done, SessionRefused
 from edgekit.runtimes.references import ScoringSession
@@ -58,23 +58,24 @@ def _keep(session: ScoringSession, start: dict[str, Any], order: dict[str, Any],
         del texts
         for index in range(order["begin"], count):
             chunk = chunk_of(session, tokens, index, context_tokens)
-            rows = _keep_chunk(session, chunk, start["block_rows"], known, (order["seed"], index), order["row_bytes"])
-            data = encode_chunk(chunk, rows, session.vocabulary)
-            container.append_section(stream, container.CHUNK, index, data, seed)
+            blocks = _keep_chunk(session, chunk, start["block_rows"], known, (order["seed"], index), order["row_bytes"])
+            for number, rows in enumerate(_in_parts(blocks)):
+                data = encode_chunk([] if number else chunk, rows, session.vocabulary)
+                container.append_section(stream, container.CHUNK, index * parts_of(context_tokens) + number, data, seed)
             send(Advanced(done=index + 1, total=count, detail=""))
         os.fsync(stream.fileno())
 
 
 def _keep_chunk(
     session: ScoringSession, chunk: list[int], block_rows: int, known: int, seed: tuple[int, int], row_bytes: int
-) -> Rows:
+) -> Iterator[Rows]:
     """What is kept of the scored half of a chunk; the same for the same `seed`, however it is reached."""
     import numpy as np
 
     half, last = len(chunk) // 2, len(chunk) - 1
     starts: NDArray[np.float64] = np.random.default_rng(seed).random(last - half)
     session.reset()
-    context, parts = chunk[:half], []
+    context = chunk[:half]
     for begin in range(half, last, block_rows):
         tokens, targets = chunk[begin : begin + block_rows], chunk[begin + 1 : begin + block_rows + 1]
         logits = session.feed([*context, *tokens], want=len(tokens), copy=False)[: len(targets)]
@@ -84,8 +85,20 @@ def _keep_chunk(
         )
         if not np.all(rows.nll <= WORST_NATS):
             raise SessionRefused("step", "the reference model is broken: its logits are no numbers")
-        parts.append(rows)
-    return join_rows(parts)
+        yield rows
+
+
+def _in_parts(blocks: Iterator[Rows]) -> Iterator[Rows]:
+    """The same rows, `PART_ROWS` at a time."""
+    waiting: list[Rows] = []
+    for block in blocks:
+        rows = join_rows([*waiting, block])
+        count = len(rows.nll)
+        whole = count // PART_ROWS * PART_ROWS
+        for begin in range(0, whole, PART_ROWS):
+            yield rows.part(begin, begin + PART_ROWS)
+        waiting = [rows.part(whole, count)] if count > whole else []
+    yield from waiting
 
 
 def run() -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.runtimes.compact import file as container
-from edgekit.runtimes.compact.chunks import Damaged, decode_chunk
-from edgekit.runtimes.compact.rows import Rows, judge_rows
+from edgekit.runtimes.compact.chunks import Damaged, decode_chunk, parts_of, rows_of
+from edgekit.runtimes.compact.rows import Rows, join_scores, judge_rows
 from edgekit.runtimes.protocol import SessionRefused
 from edgekit.runtimes.references import ScoringSession, check_range, compare_tokens, compare_vocabularies
 from edgekit.runtimes.scoring_worker import chunk_of
@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 
 
 class FileReference:
-    """What the file at `path` says of its text; the rest is its header's, which edgekit has checked. One chunk is held
-    at a time.
+    """What the file at `path` says of its text; the rest is its header's, which edgekit has checked. A few hundred
+    rows are held at a time.
     """
 
     def __init__(self, path: Path, *, model: str, context_tokens: int, vocabulary: int, text_sha256: str) -> None:
         self._model = model
         self._context_tokens, self._text_sha256 = context_tokens, text_sha256
         self._vocabulary = self._known = vocabulary
-        self._place = 0
+        self._parts = parts_of(context_tokens)
+        self._next = self._place = 0
         self._rows: Rows | None = None
         with _refusing():
             self._stream = path.open("rb")
@@ -54,9 +55,10 @@ class FileReference:
         check_range(tokens, min(self._vocabulary, session.vocabulary))
         ours: list[int] = []
         theirs: list[int] = []
-        for index in range(len(self._layout.chunks)):
-            theirs += self._read(index)[0]
-            if len(tokens) > index * self._context_tokens:
+        for number in range(len(self._layout.parts)):
+            theirs += self._read(number)[0]
+            index, part = divmod(number, self._parts)
+            if not part and len(tokens) > index * self._context_tokens:
                 ours += chunk_of(session, tokens, index, self._context_tokens)
         self._compare(lambda: compare_tokens(session, ours, theirs))
 
@@ -69,35 +71,48 @@ class FileReference:
             ) from None
 
     def begin(self, index: int, chunk: list[int]) -> None:
-        """Read what the file holds of a chunk."""
-        tokens, rows = self._read(index)
-        if tokens != chunk:
+        """Read what the file holds of a chunk, its first part."""
+        self._next = index * self._parts
+        if self._advance() != chunk:
             raise SessionRefused("reference", f"the reference file holds another text in chunk `{index + 1}`")
-        self._rows, self._place = rows, 0
 
     def score(self, tokens: list[int], logits: NDArray[np.float32], targets: list[int], *, threads: int) -> RowScores:
         """The unbiased estimate, the lower bound, and what is exact; over the reference's columns, or over the tokens
         that stand for something where the artifact has fewer.
         """
-        assert self._rows is not None
-        rows = self._rows.part(self._place, self._place + len(targets))
-        self._place += len(targets)
-        columns = self._vocabulary
-        if logits.shape[1] < columns:
-            columns, rows = self._known, rows.without_padding(self._known)
-        return judge_rows(rows, logits[:, :columns], targets, threads=threads)
+        found, done = [], 0
+        while done < len(targets):
+            assert self._rows is not None
+            if self._place == len(self._rows.nll):
+                self._advance()
+            rows = self._rows.part(self._place, min(len(self._rows.nll), self._place + len(targets) - done))
+            self._place += len(rows.nll)
+            columns, end = self._vocabulary, done + len(rows.nll)
+            if logits.shape[1] < columns:
+                columns, rows = self._known, rows.without_padding(self._known)
+            found.append(judge_rows(rows, logits[done:end, :columns], targets[done:end], threads=threads))
+            done = end
+        return join_scores(found)
 
-    def _read(self, index: int) -> tuple[list[int], Rows]:
+    def _advance(self) -> list[int]:
+        """Take the next part; its tokens."""
+        tokens, self._rows = self._read(self._next)
+        self._next, self._place = self._next + 1, 0
+        return tokens
+
+    def _read(self, number: int) -> tuple[list[int], Rows]:
+        """A part, the `number`th of the file."""
+        index, part = divmod(number, self._parts)
         with _refusing():
-            if index >= len(self._layout.chunks):
+            if number >= len(self._layout.parts):
                 raise Damaged(f"chunk {index + 1} is missing")
-            data = container.read_section(self._stream, self._layout.chunks[index], self._layout.seed)
+            data = container.read_section(self._stream, self._layout.parts[number], self._layout.seed)
             try:
                 tokens, rows = decode_chunk(data, self._vocabulary)
             except Damaged as damage:
                 raise Damaged(f"of chunk {index + 1} {damage}") from None
-            scored = self._context_tokens - 1 - self._context_tokens // 2
-            if (len(tokens), len(rows.nll)) != (self._context_tokens, scored):
+            wanted = (0 if part else self._context_tokens, rows_of(self._context_tokens, part))
+            if (len(tokens), len(rows.nll)) != wanted:
                 raise Damaged(f"chunk {index + 1} is of another length")
             return tokens, rows
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -258,6 +258,17 @@ def judge_rows(rows: Rows, logits: Logits, targets: Sequence[int], *, threads: i
     found = _each(lambda row: _judge(rows, row, logits[row], targets[row]), range(len(logits)), threads)
     kld, lower, nll, top1, top5 = (np.array(column) for column in zip(*found, strict=True))
     return RowScores(kld=kld, nll=nll, reference_nll=rows.nll, top1=top1, top5=top5, kld_lower=lower)
+
+
+def join_scores(parts: Sequence[RowScores]) -> RowScores:
+    """Scores of rows that follow each other."""
+    import numpy as np
+
+    from edgekit.runtimes.scores import RowScores
+
+    return RowScores(
+        **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(RowScores)}
+    )
 
 
 def _judge(rows: Rows, row: int, logits: Logits, target: int) -> tuple[float, float, float, bool, bool]:
