@@ -190,7 +190,9 @@ class Layers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatTemplate:
-    """Whether the artifact's chat template is its parent's, byte for byte."""
+    """Whether the artifact's chat templates are its parent's: byte for byte but for what no template engine sees
+    (`\\r\\n` for `\\n`, one newline at the end), and every named one. The hashes are those of the default one.
+    """
 
     status: Literal["same", "changed", "lost", "added", "none"]
     parent: str
