@@ -172,9 +172,25 @@ def test_a_teacher_that_answered_something_else_is_refused(changed: Answers, say
 
 
 def test_a_teacher_is_refused_before_a_student_is_asked() -> None:
-    bank = corpus.Bank(name="own.jsonl", items=(corpus.Item(id="a", domain="d", template="t", prompt="p", answer="x"),))
-    check_teacher(replace(TEACHER, bank_sha256=identity_of(bank)), bank)
-    with pytest.raises(EdgekitError, match=r"2000 of `edgekit-tasks-1`.*1 of `own.jsonl`"):
+    item = corpus.Item(id="a", domain="d", template="t", prompt="p", answer="x", choices=("x", "y"))
+    bank = corpus.Bank(name="own.jsonl", items=(item, replace(item, id="b", mode="generate", choices=())))
+    given = tuple(
+        Answer(item=one.id, domain="d", template="t", mode=one.mode, correct=True, chance=one.chance)
+        for one in bank.items
+    )
+    teacher = replace(TEACHER, bank_sha256=identity_of(bank), answers=given)
+    check_teacher(teacher, bank)
+    for answers_, says in (
+        (given[:1], "1 items of a bank of `2`"),
+        (given[::-1], "from item `b` on"),
+        ((given[0], replace(given[1], mode="choice")), "from item `b` on"),
+        ((replace(given[0], chance=0.25), given[1]), "from item `a` on"),
+        ((replace(given[0], chance=2.0), given[1]), "chance"),
+        ((), "no items"),
+    ):
+        with pytest.raises(EdgekitError, match=says):
+            check_teacher(replace(teacher, answers=answers_), bank)
+    with pytest.raises(EdgekitError, match=r"2000 of `edgekit-tasks-1`.*2 of `own.jsonl`"):
         check_teacher(TEACHER, bank)
 
 

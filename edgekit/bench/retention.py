@@ -15,6 +15,7 @@ from edgekit.errors import EdgekitError
 from edgekit.records import Answer, Answers, DomainScore, Estimate, Figure, Tasks, Unknown
 from edgekit.units import format_percent
 
+_Asked = tuple[str, str, str, str, float]
 OVERALL = "overall"
 ENOUGH_ITEMS = 30
 """Below it no interval over items is to be trusted."""
@@ -74,6 +75,7 @@ def check_teacher(teacher: Answers, bank: Bank) -> None:
     _check(teacher)
     if teacher.bank_sha256 != identity_of(bank):
         raise _other_items(teacher, len(bank.items), bank.name)
+    _check_items(teacher, [(item.id, item.domain, item.template, item.mode, item.chance) for item in bank.items])
 
 
 def _judge(domain: str | None, student: Answers, teacher: Answers | None) -> _Judged:
@@ -188,15 +190,18 @@ def _check_same(student: Answers, teacher: Answers) -> None:
     _check(teacher)
     if student.bank_sha256 != teacher.bank_sha256:
         raise _other_items(teacher, len(student.answers), student.bank)
-    for ours, theirs in zip(student.answers, teacher.answers, strict=False):
-        if _asked(ours) != _asked(theirs):
-            raise EdgekitError(
-                f"the teacher's answers are not those to the bank they name, from item `{theirs.item}` on"
-            )
-    if len(student.answers) != len(teacher.answers):
-        raise EdgekitError(
-            f"the teacher answered {len(teacher.answers)} items and the artifact `{len(student.answers)}`"
-        )
+    _check_items(teacher, [_asked(one) for one in student.answers])
+
+
+def _check_items(teacher: Answers, asked: Sequence[_Asked]) -> None:
+    """Raise EdgekitError where the answers are not those to the bank that they name: the file was edited."""
+    for one, wanted in zip(teacher.answers, asked, strict=False):
+        if _asked(one) != wanted:
+            message = f"the teacher's answers are not those to the bank that they name, from item `{one.item}` on"
+            raise EdgekitError(message, hint="save them anew")
+    if len(teacher.answers) != len(asked):
+        message = f"the teacher answered {len(teacher.answers)} items of a bank of `{len(asked)}`"
+        raise EdgekitError(message, hint="save them anew")
 
 
 def _other_items(teacher: Answers, items: int, bank: str) -> EdgekitError:
@@ -207,5 +212,5 @@ def _other_items(teacher: Answers, items: int, bank: str) -> EdgekitError:
     )
 
 
-def _asked(answer: Answer) -> tuple[object, ...]:
+def _asked(answer: Answer) -> _Asked:
     return answer.item, answer.domain, answer.template, answer.mode, answer.chance

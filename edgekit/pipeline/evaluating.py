@@ -224,16 +224,19 @@ def _tasks(asked: Asked) -> tuple[Bank | None, Path | Answers | None]:
     """The items to ask, and the teacher: its saved answers where it is a file of them."""
     if asked.tasks is None:
         return None, None
-    from edgekit import corpus
+    from edgekit import bench, corpus
 
     saved = load_record(asked.teacher, Answers) if asked.teacher and asked.teacher.suffix == ".json" else None
     if asked.tasks.file is not None:
-        return corpus.read_bank(asked.tasks.file), saved or asked.teacher
-    answered = tuple(dict.fromkeys(answer.domain for answer in saved.answers)) if saved else ()
-    bank = corpus.task_bank(
-        items=asked.tasks.items or (len(saved.answers) if saved else DEFAULT_ITEMS),
-        domains=asked.tasks.domains or answered or corpus.DOMAINS,
-    )
+        bank = corpus.read_bank(asked.tasks.file)
+    else:
+        answered = tuple(dict.fromkeys(answer.domain for answer in saved.answers)) if saved else ()
+        bank = corpus.task_bank(
+            items=asked.tasks.items or (len(saved.answers) if saved else DEFAULT_ITEMS),
+            domains=asked.tasks.domains or answered or corpus.DOMAINS,
+        )
+    if saved is not None:
+        bench.check_teacher(saved, bank)  # before a student is asked for an hour
     return bank, saved or asked.teacher
 
 
