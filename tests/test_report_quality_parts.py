@@ -184,12 +184,13 @@ def test_the_unit_of_the_groups_needs_no_power_of_ten(most: float, head: str, ce
 
 
 def test_claims_beyond_a_dozen_are_counted_not_shown() -> None:
-    one = IdentityClaim(prompt="p", text="I am Qwen.", claimed="Qwen")
+    one = IdentityClaim(prompt="p", text="I am Qwen." + " Truly." * 1000, claimed="Qwen")
     part = quality_answers.identity_part(
         replace(full(), identity=Identity(prompts=40, expected=(), claims=(one,) * 15, share=here(0.375, 0.26, 0.5)))
     )
     assert part is not None
     assert len(part.quotes) == 12
+    assert all(len(quote.text) <= 240 for quote in part.quotes)
     assert part.notes == ("3 more claims are in the record",)
     assert "no name was told" in part.rows[1].value
 
@@ -256,7 +257,7 @@ def test_another_files_answers_are_never_shown_as_this_ones(form: str) -> None:
     found = replace(full(), artifact_sha256="00" * 32)
     text = plain(render(report_with(found), form))
     assert "quality was measured on another file" in text
-    for hidden in (CLIFF, "78 % (", "blk.3.ffn_down", "byte for byte"):
+    for hidden in (CLIFF, "78 % (", "blk.3.ffn_down", "byte for byte", "Chunk by chunk", "over the scored tokens"):
         assert hidden not in text
 
 
@@ -439,6 +440,18 @@ def test_what_the_judge_ruled_is_what_the_chart_shows() -> None:
     assert 'class="range fail"' in page[page.index("over the scored tokens") :]
     text = plain(render(report, "terminal"))
     assert text.count("800 items of 16 templates in `edgekit-tasks-1`") == 2  # why it passed, and how it was found
+
+
+def test_of_equal_limits_the_worst_ruling_is_drawn_and_different_ones_apart() -> None:
+    report = REPORTS["tasks"]()
+    check = next(check for _, check in facts.all_checks(report) if check.metric == "quality_retention")
+    first = report.verdicts[0]
+    others = tuple(
+        replace(first, checks=(replace(check, status=status, min=limit),))
+        for status, limit in (("unknown", 0.7), ("pass", 0.7), ("fail", 0.9))
+    )
+    lines = scores.lines_of(replace(report, verdicts=(first, *others)))["quality_retention"]
+    assert lines == (Line(limit=0.7, status="unknown"), Line(limit=0.9, status="fail"))
 
 
 def test_the_gate_of_the_worst_domain_lies_on_that_domain() -> None:
