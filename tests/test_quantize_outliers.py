@@ -13,6 +13,7 @@ import breakages
 import numpy as np
 import pytest
 from breakages import Copy, broken
+from routed import write_routed
 from students import random_student, tiny_student
 
 from edgekit import corpus
@@ -165,6 +166,18 @@ def test_nothing_stands_out_of_a_healthy_build(healthy: Path, parent: Path) -> N
 def test_the_record_comes_back_from_its_file(found: Layers, coarse: Path, parent: Path) -> None:
     assert from_json(to_json(found), Layers, origin="layers") == found
     assert (found.artifact_sha256, found.reference_sha256) == (sha256_of([coarse]), sha256_of([parent]))
+
+
+def test_experts_count_as_one_tensor(parent: Path, tmp_path: Path) -> None:
+    routed = write_routed(parent, tmp_path / "routed-f16.gguf")
+    name = "blk.1.ffn_down_exps.weight"
+    coarse = quantize_gguf(
+        routed, tmp_path / "routed.gguf", "q8_0", tensor_types=((exactly(name), "q2_k"),), threads=THREADS
+    )
+    layers = find(coarse, routed, probes=1)
+    assert name in layers.rows[0].tensors
+    assert layers.rows[0].suggestion
+    assert known(layers.sum).value == pytest.approx(known(layers.weights).value, rel=0.25)
 
 
 # ---- too little time ------------------------------------------------------------------------------------------------
