@@ -11,19 +11,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from students import tiny_student
 
 from edgekit import corpus, open_artifact
 from edgekit.bench import evaluate, is_reference_file, open_reference_file, read_reference_text, save_reference
+from edgekit.bench.reference_file import seat
 from edgekit.checkpoint import open_checkpoint
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.quantize.convert import convert
 from edgekit.quantize.llama_quantize import quantize_gguf
 from edgekit.records import Artifact, Estimate, Quality, ReferenceFile, Settings
-from edgekit.runtimes import WorkerDied
+from edgekit.runtimes import WorkerDied, llamacpp
 from edgekit.runtimes.compact import file as container
 from edgekit.runtimes.compact import keeping
+from edgekit.runtimes.compact.reference import open_reference
+from edgekit.runtimes.scores import score_rows
+from edgekit.shapes import load_shape, vocabulary, write_stand_in
 from edgekit.storage import to_json
 
 SETTINGS = Settings(repack=False)
@@ -125,7 +130,7 @@ def test_fewer_chunks_may_be_asked_for(q4: Artifact, reference: ReferenceFile, t
 
 def test_long_chunks_come_in_parts(full: Artifact, q4: Artifact, text: str, tmp_path: Path) -> None:
     """A stop within a chunk, too: it goes on at the chunk's beginning."""
-    out, options = tmp_path / "long.edgekref", {"context_tokens": 1024, "chunks": 2}
+    out, options = tmp_path / "long.edgekref", {"context_tokens": 520, "chunks": 2}
     whole = parts_of(Path(keep(full, text, tmp_path / "whole", **options).path))
     assert len(whole) == 2 + 2 * 2
     with pytest.raises(Stopped):
@@ -141,6 +146,30 @@ def test_long_chunks_come_in_parts(full: Artifact, q4: Artifact, text: str, tmp_
         assert ours.reference_nll == pytest.approx(exact.reference_nll, rel=1e-6)
     (tmp_path / "cut").write_bytes(out.read_bytes()[:-1000])
     assert "unfinished, 1 of 2" in refused(lambda: judge(full, open_reference_file(tmp_path / "cut"), text, **options))
+
+
+@pytest.mark.parametrize(("ours", "theirs", "columns"), [(1056, 1024, 1024), (1024, 1056, 900)])
+def test_padding_may_differ_in_length(
+    ours: int, theirs: int, columns: int, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A longer artifact is judged on the reference's columns, a shorter one on the tokens that stand for something."""
+    monkeypatch.setattr(vocabulary, "_QWEN_BASE", 874)  # and 26 special ones
+    tiny, logits = load_shape("tiny"), []
+    settings = dataclasses.replace(SETTINGS, context_tokens=64, batch_tokens=64, ubatch_tokens=64, threads=2)
+    for size, seed in ((ours, 1), (theirs, 2)):
+        path = write_stand_in(dataclasses.replace(tiny, vocabulary=size), "q8_0", tmp_path / f"{size}.gguf", seed=seed)
+        session = llamacpp.open_session(path, settings)
+        tokens = session.tokenize(text)[:64]
+        session.feed(tokens[:32])
+        logits.append(session.feed(tokens[32:], want="all")[:-1, :columns])
+        session.close()
+    kept = keep(open_artifact(tmp_path / f"{theirs}.gguf"), text, tmp_path / "kept", context_tokens=64, chunks=1)
+    quality = judge(open_artifact(tmp_path / f"{ours}.gguf"), kept, text, context_tokens=64, chunks=1)
+    exact = score_rows(*map(np.ascontiguousarray, logits), tokens[33:])
+    (chunk,) = quality.chunks
+    assert chunk.kld == pytest.approx(exact.kld.sum(), rel=0.02)
+    assert (chunk.nll, chunk.reference_nll) == pytest.approx((exact.nll.sum(), exact.reference_nll.sum()), rel=1e-3)
+    assert "stand-in-quality" in [finding.code for finding in quality.findings]
 
 
 # ---- writing again --------------------------------------------------------------------------------------------------
@@ -371,7 +400,6 @@ def test_a_header_of_sizes_that_cannot_be_is_refused(
 
 
 def test_a_reference_that_is_broken_is_not_kept(full: Artifact, text: str, tmp_path: Path) -> None:
-    import numpy as np
     from gguf import GGUFReader
 
     sick = tmp_path / "sick.gguf"
@@ -405,3 +433,27 @@ def test_a_strangers_words_are_cleaned(reference: ReferenceFile, tmp_path: Path)
     with (tmp_path / "rogue.edgekref").open("wb") as stream:
         container.start_file(stream, to_json(rogue).encode())
     assert open_reference_file(tmp_path / "rogue.edgekref").model == "a·[2Jb·c"
+
+
+# ---- what was kept before stays readable ----------------------------------------------------------------------------
+
+GOLDEN = Path(__file__).parent / "golden" / "reference-v1.edgekref"
+
+
+def test_a_file_of_version_one_reads_as_it_always_did() -> None:
+    record = open_reference_file(GOLDEN)
+    assert record.complete
+    assert (record.model, record.vocabulary, record.context_tokens) == ("golden-f16.gguf", 70_000, 16)
+    assert read_reference_text(record) == "Seven okapi crossed the river Ituri."
+    stored = {name: known for name, known in seat(record).items() if name != "path"}
+    reference = open_reference(GOLDEN, **stored)  # type: ignore[arg-type]
+    tokens = [*range(5, 20), 66_001]
+    reference.begin(0, tokens)
+    level = -1.1 * np.log(np.arange(1, 70_001))
+    logits = np.stack([np.roll(0.9 * level, 7000 * row) for row in range(7)]).astype(np.float32)
+    scores = reference.score(tokens[8:], logits, tokens[9:], threads=1)
+    reference.close()
+    found = [0.070929, 0.067928, 0.067721, 0.067629, 0.06737, 0.066829, 0.066246]  # the truth is 0.066523
+    assert scores.kld == pytest.approx(found, abs=2e-6)
+    assert scores.kld_lower == pytest.approx([0.033052] * 7, abs=2e-6)
+    assert scores.top1.all()

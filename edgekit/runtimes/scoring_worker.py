@@ -48,10 +48,10 @@ def serve(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send)
 def _reference(start: dict[str, Any], sessions: Sequence[ScoringSession]) -> Reference | None:
     """The second model, or the file in its place."""
     if start["reference_file"]:
-        from edgekit.runtimes.compact.reference import FileReference
+        from edgekit.runtimes.compact.reference import open_reference
 
         stored = start["reference_file"]
-        return FileReference(Path(stored["path"]), **{name: stored[name] for name in stored if name != "path"})
+        return open_reference(Path(stored["path"]), **{name: stored[name] for name in stored if name != "path"})
     return LiveReference(sessions[1]) if len(sessions) > 1 else None
 
 

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from edgekit.runtimes.compact import file as container
 from edgekit.runtimes.compact.chunks import Damaged, decode_chunk, parts_of, rows_of
@@ -25,21 +25,40 @@ if TYPE_CHECKING:
     from edgekit.runtimes.scores import RowScores
 
 
-class FileReference:
-    """What the file at `path` says of its text; the rest is its header's, which edgekit has checked. A few hundred
-    rows are held at a time.
-    """
+def open_reference(path: Path, *, model: str, context_tokens: int, vocabulary: int, text_sha256: str) -> FileReference:
+    """The file at `path`; the rest is its header's, which edgekit has checked. Raises SessionRefused (`reference`)."""
+    with _refusing():
+        stream = path.open("rb")
+        try:
+            layout = container.read_layout(stream)
+        except BaseException:
+            stream.close()
+            raise
+    return FileReference(stream, layout, model, context_tokens, vocabulary, text_sha256)
 
-    def __init__(self, path: Path, *, model: str, context_tokens: int, vocabulary: int, text_sha256: str) -> None:
-        self._model = model
+
+class FileReference:
+    """What a file says of its text. A few hundred rows are held at a time."""
+
+    def __init__(
+        self,
+        stream: BinaryIO,
+        layout: container.Layout,
+        model: str,
+        context_tokens: int,
+        vocabulary: int,
+        text_sha256: str,
+    ) -> None:
+        self._stream, self._layout, self._model = stream, layout, model
         self._context_tokens, self._text_sha256 = context_tokens, text_sha256
         self._vocabulary = self._known = vocabulary
         self._parts = parts_of(context_tokens)
         self._next = self._place = 0
         self._rows: Rows | None = None
-        with _refusing():
-            self._stream = path.open("rb")
-            self._layout = container.read_layout(self._stream)
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._stream.close()
 
     def check(self, session: ScoringSession, text: str, tokens: list[int]) -> None:
         """The whole file is read through once: what is wrong with it shows before anything is evaluated."""
