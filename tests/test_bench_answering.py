@@ -173,10 +173,9 @@ def test_the_record_says_what_was_asked_and_how() -> None:
     assert made.settings is not None
     assert (made.settings.kv_type, made.settings.threads) == ("q8_0", 3)
     assert made.settings.context_tokens == 512
-    own = answer(fake_artifact(), bank(*items, name="edgekit-tasks"), open_answerer=asking(lambda _: scores(-1, -2)))
-    assert own.bank == "edgekit-tasks-1"
+    renamed = answer(fake_artifact(), bank(*items, name="other"), open_answerer=asking(lambda _: scores(-1, -2)))
     other = ask([replace(items[0], prompt="Q 1?")], lambda _: scores(-1, -2))
-    assert own.bank_sha256 == made.bank_sha256 != other.bank_sha256
+    assert renamed.bank_sha256 == made.bank_sha256 != other.bank_sha256
     assert made.bank_sha256 != bank(*items).sha256
 
 

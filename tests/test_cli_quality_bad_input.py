@@ -245,18 +245,11 @@ CASES: dict[str, tuple[Damage, tuple[str, ...], str]] = {
 
 WAITING = {
     "found late: before a model answers or is measured": (
-        "teacher of other items",
-        "teacher that lost an answer",
-        "teacher with impossible chances",
         "bench without its reference",
         "bench with a cut reference",
         "bench without its teacher",
         "bench with a teacher of other items",
         "bench with bad tasks",
-    ),
-    "the message does not name the way out": (
-        "teacher of own tasks, and none given",
-        "teacher of own tasks, and a number of items",
     ),
     "inputs are written over": (
         "kept reference over the model",
@@ -318,6 +311,13 @@ def test_refused(name: str, whole: Path, tmp_path: Path, capfd: pytest.CaptureFi
     assert expected.lower() in told.lower()
     assert contents(root) == before, "something was left behind"
     assert not {"measuring …", "answering …"} & set(told.splitlines()), "it was found out after the work"
+
+
+@pytest.mark.xfail(strict=True, reason="the corpus is taken in place of the text that the file holds")
+def test_a_kept_reference_brings_its_text(whole: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As the hint of the refusal says: leave `--text` out."""
+    code = main(["evaluate", str(whole / "q4_0.gguf"), "--reference", str(whole / "kept.ref"), "--context", "32", "-q"])
+    assert code == 0, capfd.readouterr().err
 
 
 def test_the_process_ends_so(whole: Path, tmp_path: Path, cli: Cli) -> None:

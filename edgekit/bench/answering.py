@@ -20,7 +20,6 @@ from edgekit import __version__, runtimes
 from edgekit.bench.host import probe_host
 from edgekit.bench.journal import Journal, open_journal
 from edgekit.corpus import Bank, Item
-from edgekit.corpus.bank import NAME as OWN_BANK
 from edgekit.corpus.prompts import Prompt
 from edgekit.errors import EdgekitError
 from edgekit.progress import Progress, silent
@@ -87,7 +86,7 @@ def answer(
         edgekit_version=__version__,
         model=Path(artifact.path).name,
         artifact_sha256=artifact.sha256,
-        bank=f"{bank.name}-{bank.version}" if bank.name == OWN_BANK else bank.name,
+        bank=bank.name,
         bank_sha256=bank_sha256,
         answers=tuple(one for item in bank.items if isinstance(one := found[item.id], Answer)),
         responses=tuple(one for prompt in prompts if isinstance(one := found[prompt.id], Response)),

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgekit.errors import EdgekitError
 from edgekit.files import read_text
 from edgekit.pipeline.gating import open_artifact
 from edgekit.progress import Progress, silent
@@ -225,11 +226,17 @@ def _tasks(asked: Asked) -> tuple[Bank | None, Path | Answers | None]:
     if asked.tasks is None:
         return None, None
     from edgekit import bench, corpus
+    from edgekit.corpus.bank import NAME as OWN_TASKS
 
     saved = load_record(asked.teacher, Answers) if asked.teacher and asked.teacher.suffix == ".json" else None
     if asked.tasks.file is not None:
         bank = corpus.read_bank(asked.tasks.file)
     else:
+        if saved is not None and not saved.bank.startswith(f"{OWN_TASKS}-"):
+            raise EdgekitError(
+                f"the teacher answered tasks that are not edgekit's own: `{saved.bank}`",
+                hint="name their file with `--tasks`",
+            )
         answered = tuple(dict.fromkeys(answer.domain for answer in saved.answers)) if saved else ()
         bank = corpus.task_bank(
             items=asked.tasks.items or (len(saved.answers) if saved else DEFAULT_ITEMS),
