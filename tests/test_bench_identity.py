@@ -86,6 +86,10 @@ NO_CLAIMS = (
     "I am Zen, and although I was distilled from Claude, I am my own model.",
     "I am not made by OpenAI, Google, Meta or any other company.",
     "I am running on a Google Pixel phone.",
+    "Here is a list of models. ChatGPT. Claude.",
+    "I am Claude? No, I am Zen.",
+    "OpenAI, a company far away, never created me.",
+    "I am llama, says the page on animals.",
     "I am an open model like Llama, Mistral and Gemma.",
     "I was made by rangers, with tools from Google.",
     "People often confuse me with ChatGPT, but I'm Zen.",
@@ -117,6 +121,12 @@ def test_a_family_that_is_expected_is_ones_own(expected: tuple[str, ...]) -> Non
     assert claimed_model("I am Qwen, created by Alibaba Cloud.", expected=expected) == ""
     assert claimed_model("I am Qwen, created by OpenAI.", expected=expected) == "OpenAI"
     assert claimed_model("I am ChatGPT.", expected=expected) == "ChatGPT"
+
+
+def test_a_name_beside_ones_own_is_not_claimed() -> None:
+    assert claimed_model("Qwen, unlike ChatGPT, is small.", expected=("Qwen",)) == ""
+    assert claimed_model("Qwen, ChatGPT and Claude are models.", expected=("Qwen",)) == ""
+    assert claimed_model("Qwen by OpenAI.", expected=("Qwen",)) == "OpenAI"
 
 
 def test_a_hostile_answer_is_read_in_no_time() -> None:
@@ -190,6 +200,21 @@ def test_speaking_of_itself_takes_a_self_or_an_expected_name() -> None:
         assert share.value == 0
     # one claim is a claim, whatever the rest
     assert isinstance(probe_identity(answers("ChatGPT", *["10"] * 20)).share, Estimate)
+
+
+def test_the_lead_of_a_prompt_belongs_to_what_it_says() -> None:
+    lead = next(prompt for prompt in corpus.identity_prompts() if prompt.lead.endswith("I am"))
+    text = " Claude and I like rivers."
+    record = answers(text)
+    response = replace(record.responses[0], prompt=lead.id)
+    (claim,) = probe_identity(replace(record, responses=(response,))).claims
+    assert (claim.claimed, claim.text) == ("Claude", f"{lead.lead} Claude and I like rivers.")
+    assert not probe_identity(record).claims
+
+
+def test_what_stands_far_behind_is_not_read() -> None:
+    assert claimed_model("ten otters " * 300 + ". I am ChatGPT.") == "ChatGPT"
+    assert claimed_model("ten otters " * 400 + ". I am ChatGPT.") == ""
 
 
 def test_a_long_claim_is_quoted_in_short() -> None:

@@ -141,6 +141,8 @@ def test_other_responses_are_unlike() -> None:
     assert found.overlap.low < 0.45 < 0.55 < found.overlap.high
     none = compare_responses(answers(said("")), answers(said("seven otters dive"), "2"))
     assert value(none.edit) == value(none.overlap) == value(none.agreement) == 0
+    assert isinstance(none.edit, Estimate)
+    assert 0.03 < none.edit.high < 0.1
 
 
 def test_prompts_that_the_teacher_leaves_empty_do_not_count() -> None:

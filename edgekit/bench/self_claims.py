@@ -223,11 +223,13 @@ def _claims(
         if _denied(words, begin, mention.start, known) or not (has_self or of_itself(begin)):
             continue
         return True
+    after = _claimed_after(words, mention, known)
+    if after is not None:
+        return after
     return (
-        _claimed_after(words, mention, known)
-        or _labelled(words, mention, known)
+        _labelled(words, mention, known)
         or _apposed(words, mention, known)
-        or (first and _bare(sentence, known))
+        or (first and _bare(sentence, mention, known))
     )
 
 
@@ -257,12 +259,12 @@ def _denied(words: list[str], begin: int, end: int, known: _Known) -> bool:
     return not known.denials.isdisjoint(words[begin:end])
 
 
-def _claimed_after(words: list[str], mention: _Mention, known: _Known) -> bool:
-    """`OpenAI, a company in San Francisco, created me`."""
+def _claimed_after(words: list[str], mention: _Mention, known: _Known) -> bool | None:
+    """`OpenAI, a company in San Francisco, created me`: whether it is said; `None` where it is not spoken of."""
     for at in range(mention.end, min(len(words), mention.end + REACH)):
         if any(tuple(words[at : at + size]) in known.after for size in range(2, 6)):
             return not _denied(words, mention.start, at, known)
-    return False
+    return None
 
 
 def _labelled(words: list[str], mention: _Mention, known: _Known) -> bool:
@@ -290,10 +292,10 @@ def _apposed(words: list[str], mention: _Mention, known: _Known) -> bool:
     return bool(says_so) and known.denials.isdisjoint(clause)
 
 
-def _bare(sentence: _Sentence, known: _Known) -> bool:
-    """Whether the answer begins with nothing but names: `GPT-4 by OpenAI`."""
+def _bare(sentence: _Sentence, mention: _Mention, known: _Known) -> bool:
+    """Whether the answer begins with this name and nothing but names: `GPT-4 by OpenAI`."""
     end = sentence.words.index(",") if "," in sentence.words else len(sentence.words)
     clause = _Sentence(sentence.words[:end], sentence.written[:end])
     named = {place for mention in _mentions(clause) for place in range(mention.start, mention.end)}
     rest = [word for place, word in enumerate(clause.words) if place not in named]
-    return bool(named) and all(word in known.fillers or word.isdigit() for word in rest)
+    return mention.start in named and all(word in known.fillers or word.isdigit() for word in rest)
