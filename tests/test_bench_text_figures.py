@@ -103,6 +103,14 @@ def test_too_few_tokens_beyond_a_quantile_leave_it_unknown_and_say_what_it_takes
     assert isinstance(figures.kld_quantile(of_tokens(klds), 0.999), Estimate)
 
 
+def test_chunks_that_differ_too_much_give_no_range() -> None:
+    """All of what lies beyond 90 % is in one of four chunks: another text may have none of it."""
+    figure = figures.kld_quantile(of_tokens([[0.1, 0.2] * 50, [0.1, 0.2] * 50, [0.1, 0.2] * 50, [5.0, 9.0] * 50]), 0.9)
+    assert isinstance(figure, Unknown)
+    assert "`4` chunks of text differ too much" in figure.reason
+    assert "10 chunks" in figure.settle
+
+
 def test_a_quantile_of_one_chunk_has_no_range() -> None:
     figure = figures.kld_quantile(of_tokens([[0.1] * 2000]), 0.5)
     assert isinstance(figure, Unknown)

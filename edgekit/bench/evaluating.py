@@ -59,8 +59,9 @@ def evaluate(
 
     `chunks` of `context_tokens` are scored, all that the text fills where it is `None`. `settings` are those of the
     artifact (KV type, flash attention, repacking; default: llama.cpp's own), `origin` says where the text came from.
-    Raises EdgekitError for a text that is too short or holds no text, for models that do not read it as the same
-    tokens, and for what a runtime declines; a process that dies raises WorkerDied (exit code 4).
+    Raises EdgekitError for a text that is too short or holds no text, for chunks longer than a model's own context,
+    for models that do not read the text as the same tokens, and for what a runtime declines; a process that dies
+    raises WorkerDied (exit code 4).
     """
     text_sha256 = hash_text(text)
     if chunks is not None and chunks < 1:
@@ -68,6 +69,8 @@ def evaluate(
     settings = _settings(settings or Settings(), context_tokens, threads)
     live = reference if isinstance(reference, Artifact) else None
     kept = reference if isinstance(reference, ReferenceFile) else None
+    for model in filter(None, (artifact, live)):
+        _check_context(model, context_tokens)
     if kept is not None:
         chunks = check_usable(kept, text_sha256=text_sha256, context_tokens=context_tokens, chunks=chunks)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -120,6 +123,17 @@ def compare_outputs(
         b, a, text, context_tokens=context_tokens, chunks=chunks, threads=threads, origin=origin, progress=progress
     )
     return Parity(a=Path(a.path).name, b=Path(b.path).name, quality=quality)
+
+
+def _check_context(model: Artifact, context_tokens: int) -> None:
+    """Beyond the positions that a model was trained on its answers say nothing of its quality."""
+    most = model.header.context_train
+    if 0 < most < context_tokens:
+        raise EdgekitError(
+            f"chunks cannot be longer than the {most} tokens that `{Path(model.path).name}` was made for: "
+            f"`{context_tokens}`",
+            hint=f"`--context {most}` or less",
+        )
 
 
 def _settings(settings: Settings, context_tokens: int, threads: int) -> Settings:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from edgekit.intervals import mean_interval, quantile_interval, share_interval
+from edgekit.intervals import ENOUGH, mean_interval, quantile_interval, share_interval
 from edgekit.records import Estimate, Figure, ScoredChunk, Unknown, exact
 
 _MAX_NATS = 690.0
@@ -70,7 +70,8 @@ def kld_lower(chunks: Sequence[ScoredChunk]) -> Figure:
 def kld_quantile(chunks: Sequence[ScoredChunk], share: float) -> Figure:
     """The KLD that a `share` of the tokens stays below (linear between neighbours, as the peer and numpy have it).
 
-    Unknown with fewer than `BEYOND` tokens beyond it. Its range is `quantile_interval`'s.
+    Unknown with fewer than `BEYOND` tokens beyond it, and where the chunks differ so much that its range,
+    `quantile_interval`'s, ends beyond the tokens.
     """
     missing = _no_tokens(chunks)
     if missing is not None:
@@ -83,12 +84,16 @@ def kld_quantile(chunks: Sequence[ScoredChunk], share: float) -> Figure:
         return _too_few(chunks)
     # 10 of 10 000 are beyond 99.9 %, whatever floats make of it
     needed = math.ceil(round(BEYOND / (1 - share), 6) * len(chunks) / tokens)
-    between = quantile_interval(pieces, share) if len(chunks) >= needed else None
-    if between is None:
-        beyond = f"{tokens * (1 - share):.3g}".rstrip()
+    if len(chunks) < needed:
         return Unknown(
-            reason=f"about `{beyond}` of {tokens} tokens lie beyond {100 * share:g} %, too few for a range",
-            settle=f"a longer text: {max(needed, len(chunks) + 1)} chunks or more",
+            reason=f"about `{tokens * (1 - share):.3g}` of {tokens} tokens lie beyond {100 * share:g} %: too few",
+            settle=f"a longer text: {needed} chunks or more",
+        )
+    between = quantile_interval(pieces, share)
+    if between is None:
+        return Unknown(
+            reason=f"`{len(chunks)}` chunks of text differ too much for a range at {100 * share:g} %",
+            settle=f"a longer text: {max(ENOUGH, 2 * len(chunks))} chunks or more",
         )
     value = float(np.quantile(np.concatenate([np.asarray(piece) for piece in pieces]), share))
     return Estimate(value=value, low=min(value, between[0]), high=max(value, between[1]), basis="measured-here")
