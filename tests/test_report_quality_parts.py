@@ -457,6 +457,10 @@ def test_of_equal_limits_the_worst_ruling_is_drawn_and_different_ones_apart() ->
 def test_the_gate_of_the_worst_domain_lies_on_that_domain() -> None:
     rows = domain_rows(tasks(), {"retention_worst_domain": (Line(limit=0.7, status="fail"),)})
     assert [row.name for row in rows if row.lines] == ["coding"]
+    found = troubled().tasks  # an unknown domain may be worse than any
+    assert found is not None
+    rows = domain_rows(found, {"retention_worst_domain": (Line(limit=0.7, status="unknown"),)})
+    assert [row.name for row in rows if row.lines] == ["conservation"]
 
 
 def test_bars_end_at_the_value_and_whiskers_at_the_range() -> None:

@@ -123,4 +123,4 @@ def headline(quality: Quality) -> tuple[str, str]:
 
 
 def _span(figure: Estimate, unit: str = "fraction") -> str:
-    return f" (90 % range {span_text(figure, unit)})"
+    return f" (90 % range {span_text(figure, unit)}, {figure.basis})"
