@@ -224,6 +224,20 @@ def test_chance_makes_no_cliff() -> None:
     assert judge_answers(student, teacher).cliffs == ()
 
 
+def test_cliffs_are_rare_where_there_are_none() -> None:
+    """Four domains alike: what the draw of items alone calls a cliff."""
+    called = {100: 0, 500: 0}
+    for each, runs in ((100, 40), (500, 10)):
+        for run in range(runs):
+            dice = random.Random(run)
+            teacher = answers("teacher", evenly(0.85), each=each)
+            shifted = [replace(one, correct=dice.random() < (0.806 if one.correct else 0.3)) for one in teacher.answers]
+            student = replace(answers("student", evenly(0), each=each), answers=tuple(shifted))
+            called[each] += bool(judge_answers(student, teacher).cliffs)
+    assert called[100] <= 3
+    assert called[500] == 0
+
+
 def test_ranges_are_wider_where_whole_templates_were_lost() -> None:
     """The same share lost, here spread over all templates, there all in two of six."""
     spread = answers("student", evenly(0.68))

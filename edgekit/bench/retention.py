@@ -24,8 +24,9 @@ NEAR_CHANCE = 0.10
 """A teacher within it of guessing has nothing to retain: the quotient would be noise."""
 
 CLIFF = 0.15
-"""Points of retention below the whole from which on a domain is called a cliff: about what an INT4 build of a small
-model loses in a domain that breaks, and three standard errors of a domain of 500 items.
+"""Retention below the whole from which on a domain is called a cliff: five standard errors of a domain of 500 items
+where 21 % of them divide student and teacher. Of 250 simulated banks of 400 items in four domains alike one had a
+domain called so, of 1000 items none.
 """
 
 WIDENED = 1.25

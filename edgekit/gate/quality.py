@@ -36,6 +36,12 @@ _NO_TEMPLATE = Unknown(
     reason="the chat template was not compared with the parent's", settle="evaluate with `--reference` or `--teacher`"
 )
 
+BANK_ITEMS = 10_000
+"""About what edgekit's own bank holds."""
+
+_FAR = 100
+"""Times as much of anything: no advice."""
+
 _ALONE = ("perplexity",)
 """Figures of a text that need no reference."""
 
@@ -235,22 +241,24 @@ def narrower(evidence: Evidence, gate: Gate, figure: Estimate) -> str:
     value to stay: ranges shrink with the square root.
     """
     limit = gate.min if gate.min is not None else gate.max
-    if limit is None:
+    if limit is None or gate.metric == "chat_template_kept":
         return ""
     distance, half = abs(figure.value - limit), (figure.high - figure.low) / 2
     factor = (half / distance) ** 2 if distance > 0 else math.inf
-    much = f"about {factor:.2g} × as" if factor < 1000 else "far"
-    tasks = tasks_of(evidence)
     if "retention" in gate.metric:
-        if "templates differ" in figure.note:
-            return "more templates: the range is owed to how much they differ, and more items of these do not narrow it"
-        if isinstance(tasks, Unknown):
-            return ""
-        if factor < 1000:
-            return f"answer about {math.ceil(tasks.overall.items * factor)} items (`--items`), {much} many"
-        return f"answer {much} more items (`--items`)"
+        return _more_items(evidence, figure, factor)
     if gate.metric in ("response_similarity", "final_answer_agreement", "foreign_identity_share"):
-        return "edgekit's list of prompts is the range's limit: judge it by the lean, or waive it with a date"
-    if gate.metric == "chat_template_kept":
+        return "edgekit's list of prompts limits the range: judge it by its lean, and waive the gate with a date"
+    return f"evaluate on about {factor:.2g} × as much text" if factor < _FAR else "evaluate on far more text"
+
+
+def _more_items(evidence: Evidence, figure: Estimate, factor: float) -> str:
+    tasks = tasks_of(evidence)
+    if isinstance(tasks, Unknown):
         return ""
-    return f"evaluate on {much} much text"
+    if "templates differ" in figure.note:
+        return "more templates: the range is owed to how much they differ, and more items of these do not narrow it"
+    items = tasks.overall.items * factor
+    if items > BANK_ITEMS:
+        return f"more items (`--items`), though the {BANK_ITEMS} that edgekit's bank holds would hardly tell"
+    return f"answer about {math.ceil(items)} items (`--items`), {factor:.2g} × as many"

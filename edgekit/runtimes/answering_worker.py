@@ -61,9 +61,10 @@ def _answer(reader: Reader, questions: Sequence[dict[str, Any]]) -> Iterator[Mes
     together.
     """
     pack: list[tuple[int, Lines]] = []
+    session: Any = reader.session
     for index, question in enumerate(questions):
         lines = _lines(reader, question) if question["kind"] == "weigh" else None
-        together = lines is not None and reader.session.sequences > 1 and fits(lines, reader.session, reader.block_rows)
+        together = lines is not None and session.sequences > 1 and fits(lines, session, reader.block_rows)
         if lines is not None and together:
             pack.append((index, lines))
             continue
