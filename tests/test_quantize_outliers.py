@@ -203,7 +203,8 @@ def test_without_time_for_all_neighbours_go_together_and_the_worst_are_halved(
 
 
 def test_with_no_time_at_all_every_kind_is_measured_once(coarse: Path, parent: Path) -> None:
-    layers = find_outliers(coarse, parent, TEXT, chunks=3, minutes=0, threads=THREADS)
+    layers = find_outliers(coarse, parent, 2 * TEXT, chunks=6, minutes=0, threads=THREADS)
+    assert layers.chunks == 4
     assert len(layers.rows) == 8
     assert layers.rows[0].group == "blk.0-1.ffn_down"
     assert layers.rows[0].layer is None

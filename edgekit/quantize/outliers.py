@@ -28,7 +28,7 @@ from edgekit.quantize.pairing import Pair, as_matrix, open_pair
 from edgekit.quantize.parts import Part, label_of, outstanding
 from edgekit.quantize.probing import Prober, open_prober
 from edgekit.quantize.schedule import groups
-from edgekit.quantize.sensitivity import CONTEXT_TOKENS, usable_chunks
+from edgekit.quantize.sensitivity import CONTEXT_TOKENS, FEWEST_CHUNKS, usable_chunks
 from edgekit.records import Layers, Unknown
 from edgekit.runtimes.cores import big_cores
 
@@ -73,10 +73,10 @@ def find_outliers(
     """Which tensors of the quantized GGUF `artifact` its KLD from `reference`, the full-precision GGUF it was made of,
     comes from, the worst first; nats per token on `chunks` chunks of `text`.
 
-    Takes about `minutes`, longer only where every kind of tensor could not be measured once; a number of `probes` in
-    its place makes what is measured independent of the machine's speed. Hashes that are given are not computed. Raises
-    EdgekitError for files that are no such pair (`open_pair`), other tokenizers, and a text too short; WorkerDied when
-    llama.cpp dies of a model.
+    Takes about `minutes`: on less text where that is short (four chunks at least), and longer only where not even so
+    every kind of tensor could be measured once. A number of `probes` in its place makes what is measured independent of
+    the machine's speed. Hashes that are given are not computed. Raises EdgekitError for files that are no such pair
+    (`open_pair`), other tokenizers, and a text too short; WorkerDied when llama.cpp dies of a model.
     """
     started = time.monotonic()
     text_sha256 = _identity(text)
@@ -93,8 +93,7 @@ def find_outliers(
     )
     with open_prober(reference, pair.reference, {}, beside=artifact, context_tokens=context, threads=threads) as prober:
         prober.read(text, context)
-        count = usable_chunks(prober, pair.reference, chunks)
-        prober.remember([index * prober.possible_chunks // count for index in range(count)], progress)
+        prober.remember(_chunks(prober, pair, chunks, allowance), progress)
         found = _hunt(_Hunt(prober, pair, allowance, progress), prober.score_beside(), threads)
     return Layers(
         method=method_of(found.parts),
@@ -102,12 +101,23 @@ def find_outliers(
         sum=mean_over_chunks(found.together),
         whole=mean_over_chunks(found.whole),
         weights=mean_over_chunks(found.weights),
-        chunks=count,
+        chunks=len(found.whole),
         text_sha256=text_sha256,
         reference_sha256=reference_sha256,
         artifact_sha256=artifact_sha256,
         findings=tuple(findings_of(pair, found)),
     )
+
+
+def _chunks(prober: Prober, pair: Pair, wanted: int, allowance: _Allowance) -> list[int]:
+    """Which chunks to score, spread over the text: fewer where the time is short for every kind of tensor on all."""
+    count = usable_chunks(prober, pair.reference, wanted)
+    seconds = allowance.deadline - time.monotonic()
+    if math.isfinite(seconds):
+        kinds = len(groups([one.ours.name for one in pair.changed], 1))
+        affordable = int(seconds / prober.remember([0]) / (kinds + 2))  # the whole, and all tensors at once
+        count = max(min(FEWEST_CHUNKS, count), min(affordable, count))
+    return [index * prober.possible_chunks // count for index in range(count)]
 
 
 def _hunt(hunt: _Hunt, whole: tuple[float, ...], threads: int) -> Found:
