@@ -276,6 +276,14 @@ def test_a_broken_artifact_has_no_scores(extra: Any, artifact: Artifact, folder:
 
 
 @pytest.mark.filterwarnings("default")
+def test_the_context_is_no_longer_than_was_trained_on(extra: Any, artifact: Artifact, folder: Path) -> None:
+    trained = replace(artifact, header=replace(artifact.header, context_train=300))
+    run = run_harness(trained, ["edgekit_picking"], include_path=folder, limit=2, open_answerer=fake)
+    assert run.settings is not None
+    assert run.settings.context_tokens == 300
+
+
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("changed", ['until: ["\\n"]\n  do_sample: true', 'until: ["\\n"]\n  temperature: 0.7'])
 def test_a_task_that_asks_for_sampling_is_refused(
     extra: Any, artifact: Artifact, folder: Path, tmp_path: Path, changed: str

@@ -51,6 +51,7 @@ def test_a_slip_in_the_list_is_refused(entry: dict[str, object], said: str) -> N
         prompts._prompt(entry, "test")
 
 
+@pytest.mark.slow
 def test_no_open_prompt_stands_in_what_students_are_taught() -> None:
     asked = [line for prompt in corpus.open_prompts() for line in prompt.prompt.splitlines() if len(line) > 40]
     assert len(asked) > 40

@@ -54,14 +54,15 @@ def run_harness(
     `include_path` is a folder of one's own task files; they are programs: what names Python code is refused, and
     templates run in Jinja's sandbox, unless `run_task_code`, which also allows published tasks that run the code a
     model wrote. `settings` are the artifact's (default: llama.cpp's own,
-    a context of 4096 tokens). Raises EdgekitError for unknown tasks, for tasks that the harness cannot load or that
+    a context of 4096 tokens), the context no longer than it was trained on. Raises EdgekitError for unknown tasks, for tasks that the harness cannot load or that
     ask for sampling, and without the extra; WorkerDied for a process that dies.
     """
     if not tasks or (limit is not None and limit < 1):
         raise EdgekitError(f"a harness run needs tasks and at least one item: `{', '.join(tasks)}`, limit `{limit}`")
     import_extra("lm_eval", extra=EXTRA)
     settings = settings or Settings(context_tokens=CONTEXT_TOKENS)
-    settings = replace(settings, threads=threads or settings.threads)
+    context = min(settings.context_tokens, artifact.header.context_train or settings.context_tokens)
+    settings = replace(settings, context_tokens=context, threads=threads or settings.threads)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     strangers = include_path is not None and not run_task_code
     with _quiet(), sandboxed() if strangers else nullcontext():
