@@ -244,7 +244,7 @@ CASES: dict[str, tuple[Damage, tuple[str, ...], str]] = {
 
 
 WAITING = {
-    "found late: before a model answers or is measured": (
+    "found late: before anything is measured": (
         "bench without its reference",
         "bench with a cut reference",
         "bench without its teacher",
