@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.quantize.imatrix import PART_TOKENS, imatrix_bytes
 from edgekit.records import Settings
 from edgekit.runtimes import llamacpp
+from edgekit.runtimes.ggml_tensor import GgmlTensor
 from edgekit.runtimes.protocol import Advanced, SessionRefused
 
 if TYPE_CHECKING:
@@ -26,25 +27,6 @@ if TYPE_CHECKING:
 _LEAST_ROWS = 16
 _BLOCK_COLUMNS = 2048
 """Their running sums stay in a core's first cache: three times as fast as whole rows of a wide feed-forward."""
-
-
-class _Tensor(ctypes.Structure):
-    """`struct ggml_tensor` of `ggml/include/ggml.h` up to its name."""
-
-    _fields_ = (
-        ("type", ctypes.c_int),
-        ("buffer", ctypes.c_void_p),
-        ("ne", ctypes.c_int64 * 4),
-        ("nb", ctypes.c_size_t * 4),
-        ("op", ctypes.c_int),
-        ("op_params", ctypes.c_int32 * 16),
-        ("flags", ctypes.c_int32),
-        ("src", ctypes.c_void_p * 10),
-        ("view_src", ctypes.c_void_p),
-        ("view_offs", ctypes.c_size_t),
-        ("data", ctypes.c_void_p),
-        ("name", ctypes.c_char * 64),
-    )
 
 
 @dataclass(slots=True)
@@ -81,7 +63,7 @@ class Collector:
     def __call__(self, address: int, ask: bool, _: object) -> bool:
         """llama.cpp asks of each node whether it is wanted, and shows it once it is computed; False then stops."""
         try:
-            node = _Tensor.from_address(address)
+            node = GgmlTensor.from_address(address)
             if ask:
                 return not self.error and self._wanted(node)
             self._collect(node)
@@ -91,11 +73,11 @@ class Collector:
             self.error = f"reading activations failed: `{type(error).__name__}: {error}`"
         return not self.error and self._seen != self._in_a_graph
 
-    def _wanted(self, node: _Tensor) -> bool:
+    def _wanted(self, node: GgmlTensor) -> bool:
         if node.op not in (self.product, self.routed):
             return False
-        name = _plain_name(_Tensor.from_address(node.src[0]).name)
-        rows = _Tensor.from_address(node.src[1])
+        name = _plain_name(GgmlTensor.from_address(node.src[0]).name)
+        rows = GgmlTensor.from_address(node.src[1])
         if not (name.startswith("blk.") or name == self.output) or rows.type != 0:
             return False
         if node.op == self.routed:
@@ -108,12 +90,12 @@ class Collector:
             return False
         return True
 
-    def _collect(self, node: _Tensor) -> None:
+    def _collect(self, node: GgmlTensor) -> None:
         self._seen += 1
-        weight, rows = _Tensor.from_address(node.src[0]), _Tensor.from_address(node.src[1])
+        weight, rows = GgmlTensor.from_address(node.src[0]), GgmlTensor.from_address(node.src[1])
         name = _plain_name(weight.name)
         if node.op == self.routed:
-            self._add_routed(name, weight.ne[2], rows, _Tensor.from_address(node.src[2]))
+            self._add_routed(name, weight.ne[2], rows, GgmlTensor.from_address(node.src[2]))
             return
         if weight.ne[2] * weight.ne[3] != 1:
             raise SessionRefused("model", f"edgekit cannot calibrate stacked matrices: `{name}`")
@@ -126,7 +108,7 @@ class Collector:
         entry.sums[0] += squares
         entry.counts[0] += count
 
-    def _add_routed(self, name: str, experts: int, rows: _Tensor, chosen: _Tensor) -> None:
+    def _add_routed(self, name: str, experts: int, rows: GgmlTensor, chosen: GgmlTensor) -> None:
         """`rows` are (columns, experts used or 1, tokens), `chosen` the experts used by each token."""
         import numpy as np
 
@@ -156,7 +138,7 @@ def _plain_name(name: bytes) -> str:
     return parts[1] if len(parts) > 1 else parts[0]
 
 
-def _array(tensor: _Tensor, kind: str) -> NDArray[Any]:
+def _array(tensor: GgmlTensor, kind: str) -> NDArray[Any]:
     """The tensor's memory as (ne3, ne2, ne1, columns and what follows them in a row), without a copy."""
     import numpy as np
 
@@ -169,7 +151,7 @@ def _array(tensor: _Tensor, kind: str) -> NDArray[Any]:
     return np.lib.stride_tricks.as_strided(flat, shape=tuple(ne)[::-1], strides=tuple(nb)[::-1], writeable=False)
 
 
-def _matrices(tensor: _Tensor) -> Iterator[NDArray[np.float32]]:
+def _matrices(tensor: GgmlTensor) -> Iterator[NDArray[np.float32]]:
     array = _array(tensor, "<f4")
     return (matrix for outer in array for matrix in outer)
 
