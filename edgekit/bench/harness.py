@@ -53,9 +53,9 @@ def run_harness(
     `limit` items of each task are asked (`None`: all) after `fewshot` examples (`None`: as the task says).
     `include_path` is a folder of one's own task files; they are programs: what names Python code is refused, and
     templates run in Jinja's sandbox, unless `run_task_code`, which also allows published tasks that run the code a
-    model wrote. `settings` are the artifact's (default: llama.cpp's own,
-    a context of 4096 tokens), the context no longer than it was trained on. Raises EdgekitError for unknown tasks, for tasks that the harness cannot load or that
-    ask for sampling, and without the extra; WorkerDied for a process that dies.
+    model wrote. `settings` are the artifact's (default: llama.cpp's own, a context of 4096 tokens); the context is no
+    longer than it was trained on. Raises EdgekitError for unknown tasks, for tasks that the harness cannot load or
+    that ask for sampling, and without the extra; WorkerDied for a process that dies.
     """
     if not tasks or (limit is not None and limit < 1):
         raise EdgekitError(f"a harness run needs tasks and at least one item: `{', '.join(tasks)}`, limit `{limit}`")
