@@ -48,6 +48,7 @@ def evaluate(
         Path | None, typer.Option("--save-reference", help="Keep what it says of the text here, to be `--reference`.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the record here, as JSON.")] = None,
+    report: Annotated[Path | None, typer.Option("--report", help="Also write a page here, .html or .md.")] = None,
     force: ForceOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -78,7 +79,7 @@ def evaluate(
         save=save,
         save_reference=save_reference,
     )
-    places = reading.Outputs.prepare(out=out, answers=save, reference=save_reference, force=force)
+    places = reading.Outputs.prepare(out=out, answers=save, reference=save_reference, page=report, force=force)
     with progress(quiet=quiet) as told:
         if save_reference is not None:
             evaluating.save_reference(artifact, asked, save_reference, force=force, progress=told)

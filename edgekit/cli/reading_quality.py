@@ -79,26 +79,37 @@ def settings(kv_type: str | None) -> Settings:
     return overrides(None, None, None, kv_type, None, None, None, None, None).applied_to(Settings())
 
 
+PAGES = {".html": "html", ".md": "markdown"}
+"""Suffix → the format of a page."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """Files that `evaluate` writes besides what it prints: its record, and the answers for use as a teacher's."""
+    """Files that `evaluate` writes besides what it prints: its record, the answers for use as a teacher's, a page."""
 
     record: Path | None = None
     answers: Path | None = None
+    page: Path | None = None
 
     @staticmethod
-    def prepare(*, out: Path | None, answers: Path | None, reference: Path | None, force: bool) -> Outputs:
+    def prepare(
+        *, out: Path | None, answers: Path | None, reference: Path | None, page: Path | None, force: bool
+    ) -> Outputs:
         """Try every place before the work. Raises EdgekitError where something is, or two are the same."""
-        given = [path.absolute() for path in (out, answers, reference) if path]
+        given = [path.absolute() for path in (out, answers, reference, page) if path]
         if len(set(given)) < len(given):
             raise EdgekitError(f"two outputs are the same file: `{given[0].name}`", hint="give each a name of its own")
         if answers is not None and answers.suffix != ".json":
             raise EdgekitError(f"answers are kept as JSON: `{answers.name}`", hint=f"`--save {answers.stem}.json`")
-        for path in (out, answers):
+        if page is not None and page.suffix not in PAGES:
+            raise EdgekitError(
+                f"a page is .html or .md: `{page.name}`", hint=f"`--report {page.stem or 'quality'}.html`"
+            )
+        for path in (out, answers, page):
             free(path, force=force)
         if reference is not None and reference.is_dir():
             raise EdgekitError(f"the output is a directory: `{reference}`", hint="name the file to write")
-        return Outputs(record=out, answers=answers)
+        return Outputs(record=out, answers=answers, page=page)
 
     @property
     def resume(self) -> Path | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from edgekit.cli.reading_quality import Outputs
+from edgekit.cli.reading_quality import PAGES, Outputs
 from edgekit.errors import ExitCode
 from edgekit.files import replacing
 from edgekit.pipeline.quantizing import Made
@@ -53,7 +53,7 @@ def show_intentions(intentions: Sequence[Intention], *, as_json: bool) -> int:
 
 def show_quality(quality: Quality, name: str, places: Outputs, *, as_json: bool) -> int:
     """Quality on stdout, its record and the answers where they are wanted."""
-    from edgekit.report import print_quality
+    from edgekit.report import print_quality, render_quality
 
     if places.answers is not None and quality.tasks is not None:
         write_record(places.answers, quality.tasks.answers)
@@ -61,6 +61,11 @@ def show_quality(quality: Quality, name: str, places: Outputs, *, as_json: bool)
     if places.record is not None:
         write_record(places.record, quality)
         print(f"record: {places.record}", file=sys.stderr)  # noqa: T201
+    if places.page is not None:
+        with replacing(places.page) as temporary:
+            page = render_quality(quality, PAGES[places.page.suffix], name=name)
+            temporary.write_text(page, encoding="utf-8")
+        print(f"report: {places.page}", file=sys.stderr)  # noqa: T201
     if places.resume is not None:
         places.resume.unlink(missing_ok=True)
     if as_json:
