@@ -150,7 +150,7 @@ def tensor_of(array: np.ndarray, op: int = 0, sources: tuple[object, ...] = (), 
     """A `ggml_tensor` over numpy's memory."""
     import ctypes
 
-    tensor = collector._Tensor()
+    tensor = collector.GgmlTensor()
     tensor.type = 0
     shape = (1,) * (4 - array.ndim) + array.shape
     strides = (array.strides[0] * array.shape[0],) * (4 - array.ndim) + array.strides
