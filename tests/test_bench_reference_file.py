@@ -251,6 +251,8 @@ def test_what_is_there_stays(full: Artifact, text: str, tmp_path: Path) -> None:
     assert "--force" in caught.value.hint
     assert out.read_text(encoding="utf-8") == "precious"
     assert keep(full, text, out, chunks=1, force=True).complete
+    with pytest.raises(EdgekitError, match="the output is a folder"):
+        keep(full, text, tmp_path, force=True)
 
 
 def test_only_one_writes(full: Artifact, text: str, tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ def save_reference(
     """
     if out.exists() and not force:
         raise EdgekitError(f"the output exists: `{out}`", hint="choose another place with `--out`, or add `--force`")
+    if out.is_dir():
+        raise EdgekitError(f"the output is a folder: `{out}`", hint="name a file to write")
     if chunks is not None and chunks < 1:
         raise EdgekitError(f"at least one chunk must be kept: `{chunks}`")
     text_sha256 = hash_text(text)
@@ -81,7 +83,10 @@ def save_reference(
     made = open_reference_file(unfinished)
     if not made.complete:
         raise EdgekitError(f"the reference file was not written to its end: `{unfinished}`", hint="is the disk full?")
-    unfinished.replace(out)
+    try:
+        unfinished.replace(out)
+    except OSError as error:
+        raise EdgekitError(f"cannot write ({(error.strerror or 'failed').lower()}): `{out}`") from None
     return replace(made, path=str(out))
 
 
@@ -256,7 +261,7 @@ def _resume(stream: BinaryIO, header: ReferenceFile) -> tuple[int, int]:
     try:
         layout = container.read_layout(stream)
         before = _read_header(stream, layout, Path(header.model))
-        if _identity(before) == _identity(header):
+        if _identity(before) == _identity(_cleaned(header)):
             parts = parts_of(header.context_tokens)
             chunks, checksum = container.whole_parts(stream, layout) // parts, layout.seed
             end = layout.parts[chunks * parts - 1].end if chunks else 0
