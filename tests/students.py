@@ -7,8 +7,11 @@ something. `random_student` has not, but no norm of it is one and no bias zero, 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
+from edgekit import corpus
+from edgekit.corpus.bank import spread
 from edgekit.distill import Recipe, make_student
 from edgekit.distill import random_student as make_random
 
@@ -82,6 +85,14 @@ RECIPES = {
     ),
 }
 
+# What two million parameters learn to answer in a minute, of each domain
+TAUGHT = (
+    *("capital", "capital-short", "continent", "language", "which-continent"),
+    *("larger", "order", "syllogism"),
+    *("error", "kind", "extreme"),
+    *("group", "region", "which-group", "report-threat"),
+)
+
 # Trained on questions: models that really answer, for tests of tasks and retention
 TASK_STUDENT = replace(
     LLAMA,
@@ -91,22 +102,36 @@ TASK_STUDENT = replace(
     tied=True,
     head_dim=64,
     extra=(("rope_theta", 1e6), ("rms_norm_eps", 1e-6)),
-    questions=6000,
-    steps=600,
-    batch=16,
+    layers=1,
+    ffn=256,
+    characters=600_000,
+    questions=250,
+    templates=TAUGHT,
+    steps=400,
+    batch=6,
     length=192,
+    learning_rate=4e-3,
 )
-TASK_TEACHER = replace(TASK_STUDENT, name="task-teacher", layers=4, ffn=768)
+TASK_TEACHER = replace(TASK_STUDENT, name="task-teacher", layers=2, ffn=768, steps=900)
 
 
 def task_teacher() -> Path:
-    """Folder of a model that answers the evaluation questions of the corpus far better than chance."""
+    """Folder of a model that answers `task_questions` far better than chance."""
     return make_student(TASK_TEACHER)
 
 
 def task_student() -> Path:
     """Folder of a smaller one with the same tokenizer, between chance and its teacher."""
     return make_student(TASK_STUDENT)
+
+
+def task_questions(count: int = 400) -> corpus.Bank:
+    """Evaluation questions of the kinds that both were taught, spread evenly over domains and templates."""
+    streams = [
+        [stream for name, stream in corpus.templates("evaluation", domain).items() if name in TAUGHT]
+        for domain in corpus.DOMAINS
+    ]
+    return corpus.Bank(name="taught", items=tuple(islice(spread(streams), count)))
 
 
 def tiny_student(architecture: str, *, dtype: str = "float32") -> Path:

@@ -34,10 +34,10 @@ MICRO = replace(
     ffn=64,
     vocabulary=320,
     characters=0,
-    steps=60,
+    steps=120,
     batch=4,
     length=64,
-    learning_rate=2e-2,
+    learning_rate=1e-2,
 )
 
 
