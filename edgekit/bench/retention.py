@@ -29,7 +29,7 @@ where 21 % of them divide student and teacher. Of 250 simulated banks of 400 ite
 domain called so, of 1000 items none.
 """
 
-WIDENED = 1.25
+WIDENED = 1.5
 """A range over templates so many times as wide as one over items is owed to the templates."""
 
 _NO_TEACHER = Unknown(
