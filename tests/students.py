@@ -6,6 +6,7 @@ something. `random_student` has not, but no norm of it is one and no bias zero, 
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -132,6 +133,15 @@ def task_questions(count: int = 400) -> corpus.Bank:
         for domain in corpus.DOMAINS
     ]
     return corpus.Bank(name="taught", items=tuple(islice(spread(streams), count)))
+
+
+def task_file(folder: Path, count: int = 400) -> Path:
+    """The same questions as a user's JSONL file, as `--tasks` takes it."""
+    path = folder / "taught.jsonl"
+    keys = ("id", "domain", "template", "prompt", "answer", "choices")
+    rows = [{key: getattr(item, key) for key in keys if getattr(item, key)} for item in task_questions(count).items]
+    path.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
+    return path
 
 
 def tiny_student(architecture: str, *, dtype: str = "float32") -> Path:

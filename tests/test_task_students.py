@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean
 
 import pytest
-from students import TAUGHT, task_questions, task_student, task_teacher
+from students import TAUGHT, task_file, task_questions, task_student, task_teacher
 
 pytest.importorskip("torch", reason="edgekit[distill] is not installed")
 pytest.importorskip("transformers", reason="edgekit[distill] is not installed")
@@ -45,6 +45,12 @@ def test_the_questions_are_of_every_domain_and_held_out() -> None:
     assert len({item.id for item in bank.items}) == 400
     assert {item.mode for item in bank.items} == {"choice", "generate"}
     assert task_questions(40).items == bank.items[:40]
+
+
+def test_as_a_users_file_they_are_the_same_questions(tmp_path: Path) -> None:
+    bank = corpus.read_bank(task_file(tmp_path, 200))
+    assert bank.items == task_questions(200).items
+    assert (bank.name, bank.sha256) == ("taught.jsonl", task_questions(200).sha256)
 
 
 @pytest.mark.slow
