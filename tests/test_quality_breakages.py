@@ -15,9 +15,9 @@ import breakages
 import numpy as np
 import pytest
 from breakages import Breakage, broken
-from students import tiny_student
+from students import task_questions, task_teacher, tiny_student
 
-from edgekit import corpus
+from edgekit import bench, corpus
 from edgekit.checkpoint import open_checkpoint
 from edgekit.devices import load_device
 from edgekit.errors import EdgekitError, ExitCode
@@ -25,7 +25,7 @@ from edgekit.gate.gates import load_gates
 from edgekit.pipeline import evaluating, gating
 from edgekit.quantize.convert import convert
 from edgekit.quantize.llama_quantize import quantize_gguf
-from edgekit.records import Estimate, Quality, Report, Unknown
+from edgekit.records import Answers, Estimate, Quality, Report, Unknown
 
 pytestmark = pytest.mark.slow
 
@@ -212,3 +212,66 @@ def test_chat_template_is_a_check_of_its_own(student: Callable[[str], Builds], b
     told = builds.report(builds.broken(breakage.__name__, breakage))
     assert checks(told) == {"kld_mean": "pass", "top1_agreement": "pass", "chat_template_kept": "fail"}
     assert told.exit_code == ExitCode.FAIL
+
+
+# ---- on tasks -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A model that answers, and what it answered whole: the teacher of its own builds."""
+
+    builds: Builds
+    bank: corpus.Bank
+    teacher: Answers
+
+    def report(self, path: Path) -> Report:
+        artifact = gating.open_artifact(path)
+        tasks = bench.judge_answers(bench.answer(artifact, self.bank, threads=2), self.teacher)
+        quality = Quality(
+            reference="",
+            perplexity=evaluating.NOT_SCORED,
+            kld_mean=evaluating.NOT_SCORED,
+            top1_agreement=evaluating.NOT_SCORED,
+            tasks=tasks,
+            artifact_sha256=artifact.sha256,
+        )
+        gates = path.with_suffix(".toml")
+        gates.write_text("[gates]\nquality_retention = { min = 0.8 }\n")
+        device = load_device(DEVICE)
+        return gating.conclude(gating.gather(artifact, device, quality=quality), device, load_gates(gates))
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Taught:
+    folder = tmp_path_factory.mktemp("taught")
+    whole = convert(open_checkpoint(task_teacher()), folder / "f16.gguf")
+    bank = task_questions(200)
+    return Taught(Builds(folder, whole), bank, bench.answer(gating.open_artifact(whole), bank, threads=2))
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q4_k_m"])
+def test_healthy_builds_retain(taught: Taught, kind: str) -> None:
+    told = taught.report(taught.builds.quantized(kind))
+    assert told.exit_code == ExitCode.PASS, told.verdicts[0].checks[0].reason
+
+
+FORGETTING: dict[str, Breakage] = {
+    "random tensor": breakages.random_tensor,
+    "swapped layers": breakages.swapped_layers,
+    "embedding off by a row": breakages.shifted_embedding,
+    "rotated heads": breakages.rotated_heads,
+}
+
+
+@pytest.mark.parametrize("name", FORGETTING)
+def test_broken_builds_forget(taught: Taught, name: str) -> None:
+    """Retention alone, without a reference on a text, fails them."""
+    told = taught.report(taught.builds.broken(name, FORGETTING[name]))
+    assert told.exit_code == ExitCode.FAIL, told.verdicts[0].checks[0].reason
+
+
+def test_tasks_overlook_what_divergence_sees(taught: Taught) -> None:
+    """Of some choices the likeliest stays so at every temperature: neither gate stands in for the other."""
+    told = taught.report(taught.builds.broken("scaled output", breakages.scaled_output))
+    assert told.exit_code == ExitCode.PASS, told.verdicts[0].checks[0].reason
