@@ -29,7 +29,9 @@ def evaluate(
     reference: ReferenceOption = None,
     teacher: TeacherOption = None,
     text: TextOption = None,
-    context: ReferenceContext = 512,
+    context: Annotated[
+        int | None, typer.Option("--context", min=32, help="Tokens in a chunk; its second half counts.  [default: 512]")
+    ] = None,
     chunks: ChunksOption = None,
     tasks: TasksOption = None,
     items: ItemsOption = None,

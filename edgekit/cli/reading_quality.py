@@ -9,8 +9,11 @@ from pathlib import Path
 from edgekit.cli.reading import overrides
 from edgekit.cli.reading_making import free
 from edgekit.errors import EdgekitError
-from edgekit.pipeline.evaluating import Asked, Tasks, text_of
+from edgekit.pipeline.evaluating import Asked, Tasks, text_kept, text_of
 from edgekit.records import Settings
+
+CONTEXT_TOKENS = 512
+"""In a chunk, as llama-perplexity has it, where no saved reference says otherwise."""
 
 
 def asked(
@@ -18,7 +21,7 @@ def asked(
     reference: Path | None,
     teacher: Path | None,
     text: Path | None = None,
-    context: int = 512,
+    context: int | None = None,
     chunks: int | None = None,
     tasks: Path | None = None,
     items: int | None = None,
@@ -31,7 +34,7 @@ def asked(
     save_reference: Path | None = None,
 ) -> Asked:
     """What is to be found out: text where a reference or a text is named or nothing else is, tasks where any option
-    is about them. Raises EdgekitError for options that contradict.
+    is about them. A saved reference brings its own text. Raises EdgekitError for options that contradict.
     """
     if tasks is not None and (items is not None or domains):
         raise EdgekitError("your own tasks are asked whole: `--tasks` goes without `--items` and `--domain`")
@@ -41,11 +44,13 @@ def asked(
         )
     about_tasks = any((teacher, tasks, items, domains, save))
     about_text = any((reference, text, chunks, save_reference, by_layer)) or not about_tasks
+    kept = text_kept(reference) if text is None else None
+    told, context_tokens = kept or (text_of(text) if about_text else None, CONTEXT_TOKENS)
     return Asked(
         reference=reference,
         teacher=teacher,
-        text=text_of(text) if about_text else None,
-        context_tokens=context,
+        text=told,
+        context_tokens=context or context_tokens,
         chunks=chunks,
         tasks=Tasks(items=items or 0, domains=tuple(dict.fromkeys(domains)), file=tasks) if about_tasks else None,
         names=tuple(names),

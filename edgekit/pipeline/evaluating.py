@@ -76,6 +76,18 @@ def text_of(path: Path | None) -> Text:
     return Text(content=corpus.text("evaluation"), origin="edgekit's evaluation corpus (four domains)")
 
 
+def text_kept(reference: Path | None) -> tuple[Text, int] | None:
+    """The text that a saved reference was made on, and the tokens of its chunks; `None` of a model, or without one.
+    Raises EdgekitError for a file that is damaged.
+    """
+    from edgekit import bench
+
+    if reference is None or not bench.is_reference_file(reference):
+        return None
+    file = bench.open_reference_file(reference)
+    return Text(content=bench.read_reference_text(file), origin=file.text_origin), file.context_tokens
+
+
 def evaluate(
     path: Path,
     asked: Asked,
