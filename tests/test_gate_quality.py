@@ -129,6 +129,10 @@ def test_the_worst_domain_passes_only_when_each_does() -> None:
     wide = (here(0.9, 0.95, 1), here(0.7, 0.9, 1.1), here(0.84, 0.85, 0.86), here(0.9, 0.95, 1))
     worst = check(Gate(metric="retention_worst_domain", min=0.8), quality(tasks=tasks(here(0.9, 0.91, 0.92), *wide)))
     assert (worst.status, worst.figure) == ("unknown", here(0.7, 0.85, 0.86, note="coding: "))
+    # nor its highest: another domain surely misses what the worst may reach
+    split = (here(0.84, 0.85, 0.95), here(0.85, 0.86, 0.87), here(0.9, 0.95, 1), here(0.9, 0.95, 1))
+    worst = check(Gate(metric="retention_worst_domain", min=0.9), quality(tasks=tasks(here(0.9, 0.91, 0.92), *split)))
+    assert (worst.status, worst.figure) == ("fail", here(0.84, 0.85, 0.87, note="factual: "))
     unknown = (*wide[:3], Unknown(reason="the teacher is 2 % above chance"))
     worst = check(Gate(metric="retention_worst_domain", min=0.8), quality(tasks=tasks(here(0.9, 0.91, 0.92), *unknown)))
     assert worst.status == "unknown"

@@ -125,7 +125,7 @@ def test_what_an_answer_follows_from_does_not_depend_on_earlier_commands(
 
 def test_a_token_across_the_seam_is_weighed_from_where_it_begins(student: Path) -> None:
     """`the` is one token: after `th` a continuation `e` changes the prompt's own last token."""
-    prompt, tails = "Look for the otter in th", ("e", "ere", "ick")
+    prompt, tails = "Look for the otter in th", ("e old reeds", "ere, and wait", "ick old reeds")
     (scores,) = ask(student, Weigh(prompt=prompt, continuations=tails))
     assert isinstance(scores, tuple)
     with in_process(student) as session:
