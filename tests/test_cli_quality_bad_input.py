@@ -313,7 +313,6 @@ def test_refused(name: str, whole: Path, tmp_path: Path, capfd: pytest.CaptureFi
     assert not {"measuring …", "answering …"} & set(told.splitlines()), "it was found out after the work"
 
 
-@pytest.mark.xfail(strict=True, reason="the corpus is taken in place of the text that the file holds")
 def test_a_kept_reference_brings_its_text(whole: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """As the hint of the refusal says: leave `--text` out."""
     code = main(["evaluate", str(whole / "q4_0.gguf"), "--reference", str(whole / "kept.ref"), "--context", "32", "-q"])
