@@ -39,7 +39,7 @@ def compare(
 
     limits = reading_comparing.limits(max_regress)
     for path in (out, markdown):
-        free(path, force=force)
+        free(path, force=force, inputs=(base, new))
     recorded = reading_comparing.recorded(base, new)
     settings = reading.overrides(context, None, ubatch, kv_type, None, None, None, threads, None)
     with progress(quiet=quiet) as told:

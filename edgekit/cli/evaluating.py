@@ -81,7 +81,10 @@ def evaluate(
         save=save,
         save_reference=save_reference,
     )
-    places = reading.Outputs.prepare(out=out, answers=save, reference=save_reference, page=report, force=force)
+    inputs = (artifact, reference, teacher, text, tasks)
+    places = reading.Outputs.prepare(
+        out=out, answers=save, reference=save_reference, page=report, inputs=inputs, force=force
+    )
     with progress(quiet=quiet) as told:
         if save_reference is not None:
             evaluating.save_reference(artifact, asked, save_reference, force=force, progress=told)
@@ -109,7 +112,7 @@ def parity(
     from edgekit.cli.telling import progress
     from edgekit.pipeline import evaluating
 
-    reading.free(out, force=force)
+    reading.free(out, force=force, inputs=(a, b, text))
     told_text = evaluating.text_of(text)
     with progress(quiet=quiet) as told:
         found = evaluating.parity(
@@ -142,7 +145,7 @@ def harness(
     from edgekit.cli.telling import progress
     from edgekit.pipeline import evaluating
 
-    reading_making.free(out, force=force)
+    reading_making.free(out, force=force, inputs=(artifact,))
     with progress(quiet=quiet) as told:
         found = evaluating.harness(
             artifact,

@@ -77,7 +77,7 @@ def bench(
     from edgekit.cli import reading, reading_quality, showing
     from edgekit.cli.places import Places
     from edgekit.cli.telling import progress
-    from edgekit.pipeline.evaluating import appraise
+    from edgekit.pipeline.evaluating import appraise_or_tell
 
     overrides = reading.overrides(context, batch, ubatch, kv_type, flash_attention, mmap, repack, threads, output_rows)
     workload = reading.workload(
@@ -101,7 +101,7 @@ def bench(
             gates=loaded_gates,
             on_device=on_device,
             quality=judged_quality,
-            appraise=partial(appraise, asked=asked, progress=told) if asked else None,
+            appraise=partial(appraise_or_tell, asked=asked, progress=told) if asked else None,
             progress=told,
         ):
             reports.append(report)

@@ -115,15 +115,29 @@ def wanted(
     )
 
 
-def free(out: Path | None, *, force: bool) -> None:
-    """Raises EdgekitError when a file to write exists already, or cannot be written."""
+def free(out: Path | None, *, force: bool, inputs: Sequence[Path | None] = ()) -> None:
+    """Raises EdgekitError when a file to write exists already, or cannot be written. One of `inputs` is never written
+    over, whatever the force.
+    """
     if out is None:
         return
+    if any(source is not None and _same(out, source) for source in inputs):
+        raise EdgekitError(f"the output is an input: `{out}`", hint="name another file to write")
     if out.is_dir():
         raise EdgekitError(f"the output is a directory: `{out}`", hint="name the file to write")
     if out.exists() and not force:
         raise EdgekitError(f"the output exists: `{out}`", hint="choose another place, or add `--force`")
     ensure_writable(out.parent)
+
+
+def _same(place: Path, source: Path) -> bool:
+    """Whether `place` is `source`, or lies in it (an ONNX model is a folder)."""
+    try:
+        if place.samefile(source):
+            return True
+    except OSError:
+        pass
+    return source.is_dir() and source.resolve() in place.resolve().parents
 
 
 def folder(out: Path | None, name: str = "") -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from edgekit.cli.reading import overrides
 from edgekit.cli.reading_making import free
 from edgekit.errors import EdgekitError
-from edgekit.pipeline.evaluating import Asked, Tasks, text_kept, text_of
+from edgekit.pipeline.evaluating import Asked, Tasks, check, teacher_journal, text_kept, text_of
 from edgekit.records import Settings
 
 CONTEXT_TOKENS = 512
@@ -76,7 +76,9 @@ def for_bench(
         raise EdgekitError("stand-in weights are random numbers: their quality says nothing", hint="name a model file")
     if quality is not None:
         raise EdgekitError("choose one: a record of quality (`--quality`), or to measure it now")
-    return asked(reference=reference, teacher=teacher, tasks=tasks, items=items, names=names)
+    found = asked(reference=reference, teacher=teacher, tasks=tasks, items=items, names=names)
+    check(found)  # measuring takes minutes
+    return found
 
 
 def settings(kv_type: str | None) -> Settings:
@@ -98,9 +100,17 @@ class Outputs:
 
     @staticmethod
     def prepare(
-        *, out: Path | None, answers: Path | None, reference: Path | None, page: Path | None, force: bool
+        *,
+        out: Path | None,
+        answers: Path | None,
+        reference: Path | None,
+        page: Path | None,
+        inputs: Sequence[Path | None],
+        force: bool,
     ) -> Outputs:
-        """Try every place before the work. Raises EdgekitError where something is, or two are the same."""
+        """Try every place before the work. Raises EdgekitError where something is, or two are the same; an input is
+        never written over, whatever the force.
+        """
         given = [path.absolute() for path in (out, answers, reference, page) if path]
         if len(set(given)) < len(given):
             raise EdgekitError(f"two outputs are the same file: `{given[0].name}`", hint="give each a name of its own")
@@ -111,10 +121,14 @@ class Outputs:
                 f"a page is .html or .md: `{page.name}`", hint=f"`--report {page.stem or 'quality'}.html`"
             )
         for path in (out, answers, page):
-            free(path, force=force)
-        if reference is not None and reference.is_dir():
-            raise EdgekitError(f"the output is a directory: `{reference}`", hint="name the file to write")
+            free(path, force=force, inputs=inputs)
+        free(reference, force=True, inputs=inputs)  # what it may replace, it says itself
         return Outputs(record=out, answers=answers, page=page)
+
+    @property
+    def journals(self) -> tuple[Path, ...]:
+        """What to delete once everything is written."""
+        return (self.resume, teacher_journal(self.resume)) if self.resume is not None else ()
 
     @property
     def resume(self) -> Path | None:

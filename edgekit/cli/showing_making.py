@@ -66,8 +66,8 @@ def show_quality(quality: Quality, name: str, places: Outputs, *, as_json: bool)
             page = render_quality(quality, PAGES[places.page.suffix], name=name)
             temporary.write_text(page, encoding="utf-8")
         print(f"report: {places.page}", file=sys.stderr)  # noqa: T201
-    if places.resume is not None:
-        places.resume.unlink(missing_ok=True)
+    for journal in places.journals:
+        journal.unlink(missing_ok=True)
     if as_json:
         print(to_json(quality))  # noqa: T201
     else:

@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, ExitCode
 from edgekit.files import read_text
+from edgekit.header import read_header
 from edgekit.pipeline.gating import open_artifact
 from edgekit.progress import Progress, silent
-from edgekit.records import Answers, Artifact, HarnessRun, Parity, Quality, Settings, Unknown
+from edgekit.records import Answers, Artifact, Finding, HarnessRun, Parity, Quality, Settings, Unknown
 from edgekit.storage import load_record
 
 if TYPE_CHECKING:
@@ -88,6 +89,29 @@ def text_kept(reference: Path | None) -> tuple[Text, int] | None:
     return Text(content=bench.read_reference_text(file), origin=file.text_origin), file.context_tokens
 
 
+def check(asked: Asked) -> None:
+    """Raise EdgekitError for what can be seen of the models and files asked about before any of them runs."""
+    from edgekit import bench
+    from edgekit.bench.hashing import hash_text
+    from edgekit.bench.reference_file import check_usable
+
+    if asked.reference is not None and bench.is_reference_file(asked.reference):
+        if asked.by_layer:
+            raise EdgekitError(
+                f"`--by-layer` needs the model itself, not a file of what it said: `{asked.reference}`",
+                hint="give the full-precision GGUF as `--reference`",
+            )
+        kept = bench.open_reference_file(asked.reference)
+        if asked.text is not None:
+            digest = hash_text(asked.text.content)
+            check_usable(kept, text_sha256=digest, context_tokens=asked.context_tokens, chunks=asked.chunks)
+    elif asked.reference is not None:
+        read_header(asked.reference)
+    _, teacher = _tasks(asked)
+    if isinstance(teacher, Path):
+        read_header(teacher)
+
+
 def evaluate(
     path: Path,
     asked: Asked,
@@ -99,6 +123,11 @@ def evaluate(
     """How good the artifact at `path` is. `resume` keeps answered items while the tasks run, so that a killed run goes
     on. Raises EdgekitError before the long work for what can be seen before.
     """
+    check(asked)
+    if asked.by_layer and asked.reference is not None:
+        from edgekit.quantize.pairing import open_pair
+
+        open_pair(path, asked.reference, threads=asked.threads or 1)  # scoring comes first, and takes long
     return appraise(
         open_artifact(path, progress=progress), settings or Settings(), asked, resume=resume, progress=progress
     )
@@ -130,6 +159,17 @@ def appraise(
     if isinstance(reference, Artifact):
         quality = _compared(artifact, quality, reference, asked, progress)
     return quality
+
+
+def appraise_or_tell(artifact: Artifact, settings: Settings, asked: Asked, *, progress: Progress = silent) -> Quality:
+    """`appraise`, but a run that breaks is a finding of what it leaves, so that `bench` still writes its report."""
+    try:
+        return appraise(artifact, settings, asked, progress=progress)
+    except EdgekitError as error:
+        if error.code != ExitCode.BROKE:
+            raise
+        broken = Finding(level="fault", code="quality-broke", message=error.message, hint=error.hint)
+        return replace(_unscored(artifact, settings), findings=(broken,))
 
 
 def save_reference(
@@ -207,6 +247,11 @@ def harness(
     )
 
 
+def teacher_journal(resume: Path) -> Path:
+    """Where a teacher's answers are kept beside the student's `resume`, while both are asked."""
+    return resume.with_name(f"{resume.name}.teacher")
+
+
 # ---- the parts ------------------------------------------------------------------------------------------------------
 
 
@@ -275,7 +320,8 @@ def _answered(
     prompts = (*corpus.open_prompts(), *corpus.identity_prompts())
     if isinstance(teacher, Path):
         opened = open_artifact(teacher, progress=progress)
-        teacher = bench.answer(opened, bank, prompts=prompts, threads=asked.threads, progress=progress)
+        kept = teacher_journal(resume) if resume is not None else None
+        teacher = bench.answer(opened, bank, prompts=prompts, threads=asked.threads, resume=kept, progress=progress)
     answers = bench.answer(artifact, bank, prompts=prompts, settings=settings, resume=resume, progress=progress)
     return replace(
         quality,
@@ -286,10 +332,13 @@ def _answered(
 
 
 def _compared(artifact: Artifact, quality: Quality, reference: Artifact, asked: Asked, progress: Progress) -> Quality:
-    """The chat template against the parent's, and the layers that the KLD comes from."""
+    """The chat template against the parent's, and the layers that the KLD comes from. A teacher of another shape is
+    nobody's parent: its template may be another.
+    """
     from edgekit.header.chat_template import compare_templates
 
-    quality = replace(quality, template=compare_templates(Path(artifact.path), Path(reference.path)))
+    if _is_parent(reference, artifact):
+        quality = replace(quality, template=compare_templates(Path(artifact.path), Path(reference.path)))
     if not asked.by_layer:
         return quality
     from edgekit.quantize.outliers import find_outliers
@@ -301,6 +350,21 @@ def _compared(artifact: Artifact, quality: Quality, reference: Artifact, asked: 
         asked.text.content,
         minutes=asked.minutes,
         threads=asked.threads,
+        artifact_sha256=artifact.sha256,
+        reference_sha256=reference.sha256,
         progress=progress,
     )
     return replace(quality, layers=layers)
+
+
+def _is_parent(reference: Artifact, artifact: Artifact) -> bool:
+    """Whether the artifact was made of the reference, by what it says of its origin or by being of its shape."""
+    if artifact.provenance is not None and artifact.provenance.parent_sha256 == reference.sha256:
+        return True
+    ours, theirs = artifact.header, reference.header
+    return (ours.layers, ours.hidden, ours.heads, ours.kv_heads) == (
+        theirs.layers,
+        theirs.hidden,
+        theirs.heads,
+        theirs.kv_heads,
+    )

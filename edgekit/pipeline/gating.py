@@ -128,15 +128,15 @@ def bench(
             artifacts[path] = open_artifact(path, progress=progress)
         mine = here if here == device.name else ""
         settings = settings_here(device, overrides, mine)
-        if (path, settings, mine) not in measured:
-            chosen = replace(workload, settings=settings)
-            measured[path, settings, mine] = measure(artifacts[path], chosen, progress=progress, on_device=mine)
-        measurement = measured[path, settings, mine]
-        if appraise is not None:
+        if appraise is not None:  # first: it refuses weights that would only be found broken after minutes
             alike = _bearing_on_quality(settings)
             if alike not in appraised:
                 appraised[alike] = appraise(artifacts[path], alike)
             quality = appraised[alike]
+        if (path, settings, mine) not in measured:
+            chosen = replace(workload, settings=settings)
+            measured[path, settings, mine] = measure(artifacts[path], chosen, progress=progress, on_device=mine)
+        measurement = measured[path, settings, mine]
         evidence = gather(artifacts[path], device, overrides=overrides, measurement=measurement, quality=quality)
         yield conclude(evidence, device, gates)
 
@@ -325,9 +325,9 @@ def conclude(evidence: Evidence, device: Device, gates: Gates | None = None) -> 
 
 
 def broke(evidence: Evidence) -> bool:
-    """The run itself failed: the worker died, or a figure had to be refused as a measuring fault."""
-    measurement = evidence.measurement
-    return measurement is not None and any(finding.level == "fault" for finding in measurement.findings)
+    """The run itself failed: a worker died, or a figure had to be refused as a measuring fault."""
+    parts = (evidence.measurement, evidence.quality)
+    return any(finding.level == "fault" for part in parts if part is not None for finding in part.findings)
 
 
 def regate(
