@@ -84,7 +84,7 @@ def bench(
         quick=quick, thorough=thorough, sustained=sustained, timeout=timeout, max_repetitions=max_repetitions
     )
     loaded_gates, judged_quality = reading.gates(gates), reading.quality(quality)
-    asked = reading_quality.for_bench(model, quality, reference, teacher, tasks, items, name)
+    asked = reading_quality.for_bench(model, quality, reference, teacher, tasks, items, name, threads)
     pipeline.load_targets(device)
     pipeline.host_device(on_device, device)
     if dry_run:

@@ -68,6 +68,7 @@ def for_bench(
     tasks: Path | None,
     items: int | None,
     names: Sequence[str],
+    threads: int | None,
 ) -> Asked | None:
     """What `bench` is to find out of its model's quality; `None` where nothing was asked. Raises EdgekitError."""
     if not any((reference, teacher, tasks, items)):
@@ -76,7 +77,7 @@ def for_bench(
         raise EdgekitError("stand-in weights are random numbers: their quality says nothing", hint="name a model file")
     if quality is not None:
         raise EdgekitError("choose one: a record of quality (`--quality`), or to measure it now")
-    found = asked(reference=reference, teacher=teacher, tasks=tasks, items=items, names=names)
+    found = asked(reference=reference, teacher=teacher, tasks=tasks, items=items, names=names, threads=threads)
     check(found)  # measuring takes minutes
     return found
 
