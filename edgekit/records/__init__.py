@@ -45,6 +45,7 @@ from edgekit.records.quality import (
     Tasks,
 )
 from edgekit.records.run import FlashAttention, KvType, Settings, Workload
+from edgekit.records.tuning import ToolFlags, Trial, TunedTarget, Tuning
 from edgekit.records.verdict import Case, Check, Evidence, Report, Status, Sweep, SweepRow, Verdict
 
 __all__ = [
@@ -117,6 +118,10 @@ __all__ = [
     "Tasks",
     "TensorInfo",
     "ThermalPoint",
+    "ToolFlags",
+    "Trial",
+    "TunedTarget",
+    "Tuning",
     "Unknown",
     "Verdict",
     "Waiver",
