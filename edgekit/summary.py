@@ -203,6 +203,8 @@ def _median_figure(
     if beyond_seen:
         low, high = min(low, *values), max(high, *values)
     note = "" if len(groups) > 1 else "one process: differences between processes are not in the range"
+    if measurement.imported_from:
+        note = f"imported from {measurement.imported_from}; {note}".removesuffix("; ")
     return Estimate(value=median(values), low=low, high=high, basis=basis_of(measurement), note=note)
 
 

@@ -111,7 +111,7 @@ def read_llama_bench(path: Path, *, bytes_per_token: float | None = None) -> tup
     exact for a tied embedding, too high by the input embedding where that is a tensor of its own. Raises EdgekitError
     where the file is not such output or the model is another.
     """
-    rows = _rows(path)
+    rows = llama_bench_rows(path)
     decodes = [row for row in rows if row["n_gen"] and not row["n_prompt"]]
     prefills = [row for row in rows if row["n_prompt"] and not row["n_gen"]]
     if not decodes and not prefills:
@@ -119,7 +119,7 @@ def read_llama_bench(path: Path, *, bytes_per_token: float | None = None) -> tup
             f"llama-bench output has no `pp` or `tg` test: `{path}`", hint="run `llama-bench -p 512 -n 128`"
         )
     anchors = [_anchor(row, _prefill_beside(row, prefills), path) for row in decodes]
-    alone = [row for row in prefills if not any(_circumstances(row) == _circumstances(other) for other in decodes)]
+    alone = [row for row in prefills if not any(circumstances_of(row) == circumstances_of(other) for other in decodes)]
     anchors += [_anchor(row, row, path) for row in alone]
     if bytes_per_token is None:
         return tuple(_sized(anchor, anchor.bytes_per_token, "model_size") for anchor in anchors)
@@ -138,7 +138,10 @@ def _sized(anchor: Anchor, bytes_per_token: float, basis: str) -> Anchor:
 _NEEDED = {"model_type", "model_size", "backends", "n_prompt", "n_gen", "avg_ts"}
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def llama_bench_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of `llama-bench -o json` or `-o jsonl`, each with the keys that every version writes. Raises
+    EdgekitError where the file is no such output.
+    """
     text = read_file(path, what="llama-bench output", max_bytes=MAX_RESULTS_BYTES)
     hint = "write it with `llama-bench -m MODEL -o json > results.json`"
     try:
@@ -159,7 +162,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 _RESULTS = {"n_prompt", "n_gen", "test_time", "avg_ns", "stddev_ns", "avg_ts", "stddev_ts", "samples_ns", "samples_ts"}
 
 
-def _circumstances(row: Mapping[str, Any]) -> dict[str, Any]:
+def circumstances_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """All that must agree before two tests are of one run: whatever llama-bench states besides the test itself."""
     return {key: value for key, value in row.items() if key not in _RESULTS}
 
@@ -168,9 +171,9 @@ def _prefill_beside(decode: Mapping[str, Any], prefills: Sequence[Mapping[str, A
     """The prefill test of the same circumstances, `pp512` by preference; none where a GPU build decoded on the CPU
     (`-ngl 0`), because it still prefills on the GPU.
     """
-    if _backend(decode) == "cpu" and _accelerators(decode):
+    if backend_of(decode) == "cpu" and _accelerators(decode):
         return None
-    same = [row for row in prefills if _circumstances(row) == _circumstances(decode)]
+    same = [row for row in prefills if circumstances_of(row) == circumstances_of(decode)]
     return min(same, key=lambda row: abs(float(row["n_prompt"]) - 512), default=None)
 
 
@@ -184,7 +187,7 @@ def _anchor(row: Mapping[str, Any], prefill: Mapping[str, Any] | None, path: Pat
     generated = whole_at(row, "n_gen", where=where, default=0)
     prompt = whole_at(prefill, "n_prompt", where=where, default=0) if prefill else 0
     threads = whole_at(row, "n_threads", where=where, default=0, high=4096)
-    backend = _backend(row)
+    backend = backend_of(row)
     depth = whole_at(row, "n_depth", where=where, default=0)
     test = (f"tg{generated}" if generated else f"pp{prompt}") + (f"-d{depth}" if depth else "")
     name = re.sub(r"[^a-z0-9.]+", "-", f"own {model} {backend} t{threads} {test} {commit[:9]} {made}".lower())
@@ -216,7 +219,7 @@ def _accelerators(row: Mapping[str, Any]) -> list[str]:
     return ["metal" if name == "mtl" else name for name in names if name not in ("", "cpu", "blas")]
 
 
-def _backend(row: Mapping[str, Any]) -> str:
+def backend_of(row: Mapping[str, Any]) -> str:
     """`cpu`, or the accelerator that the layers were on, in lower case (`-ngl` is -1 where it was not given)."""
     names = _accelerators(row)
     return re.sub(r"[^a-z0-9]+", "-", names[0])[:40] if names and row.get("n_gpu_layers") != 0 else "cpu"

@@ -27,6 +27,11 @@ RAM_SEEN = (0.7, 2.1)
 devices are sold with twice the class's RAM.
 """
 
+BEYOND_A_TEST = ("context_tokens", "output_rows")
+"""Settings that llama-bench and its kin choose for each test. They change memory, which an imported run does not judge
+by, and not the speed at a depth: attention runs over the tokens in the cache, whatever its size.
+"""
+
 _HOST_SYSTEMS = {
     "android": ("Android", "Linux"),  # Python calls Android by its name since 3.13
     "linux": ("Linux",),
@@ -63,9 +68,7 @@ def on_target(subject: Subject) -> Measurement | Unknown | None:
             settle="write a profile of that machine: `edgekit devices show` prints one to start from",
         )
     doubt = (
-        _other_artifact(subject.evidence)
-        or _other_machine(run.host, device)
-        or _other_configuration(run, subject.case.settings)
+        _other_artifact(subject.evidence) or _elsewhere(run, device) or _other_configuration(run, subject.case.settings)
     )
     return Unknown(reason=doubt, settle=_bench(device)) if doubt else run
 
@@ -158,7 +161,18 @@ def _other_artifact(evidence: Evidence) -> str:
     return "the measurement is of another file than the one judged"
 
 
-def _other_machine(host: Host, device: Device) -> str:
+def _elsewhere(run: Measurement, device: Device) -> str:
+    """Why the run cannot be of `device`, or nothing. An imported one tells little of its host: there only what it tells
+    can speak against the device.
+    """
+    if not run.imported_from or run.host.isa:
+        return other_machine(run.host, device)
+    architecture, machine = device.isa.partition("+")[0], run.host.machine
+    other = machine not in ("", architecture)
+    return f"the run claims to be on the device (`{device.isa}`) and its host is `{machine}`" if other else ""
+
+
+def other_machine(host: Host, device: Device) -> str:
     """Why the host cannot be `device`, or nothing. Features beyond the profile's are a newer OS telling more."""
     architecture, *features = device.isa.split("+")
     here, *has = host.isa.split("+")
@@ -200,8 +214,9 @@ def _other_cores(host: Host, device: Device) -> str:
 def _other_configuration(run: Measurement, judged: Settings) -> str:
     """Which setting of the run differs from the judged configuration; effective threads count, not the request."""
     ran = run.workload.settings
+    apart = ("threads", *(BEYOND_A_TEST if run.imported_from else ()))
     for field in fields(Settings):
-        if field.name != "threads" and getattr(ran, field.name) != getattr(judged, field.name):
+        if field.name not in apart and getattr(ran, field.name) != getattr(judged, field.name):
             return (
                 f"the run used `{field.name}` {getattr(ran, field.name)} and the judged configuration has "
                 f"{getattr(judged, field.name)}"
