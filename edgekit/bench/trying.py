@@ -17,13 +17,14 @@ from statistics import median
 from typing import Protocol
 
 from edgekit import in_turn, runtimes
+from edgekit.bench.plan import Plan, ProcessPlan
 from edgekit.records import Artifact, Basis, Estimate, Figure, Finding, MemoryPeak, Pair, Runtime, Settings, Unknown
 from edgekit.runtimes import Step, Worker, WorkerDied
 
 PROMPT_TOKENS, GENERATED_TOKENS = 512, 32
 ROUNDS = 3
 SETTLED = 0.08
-"""A first round that differs by more than this needs no second one: `SLACK` and the margins are a tenth of it."""
+"""What is slower by more than this in its first round is left; what is faster must be so in every round."""
 
 CONFIRMING_PAIRS = 6
 """Five are the fewest from which a 90 % interval of the centre exists (`edgekit.in_turn`)."""
@@ -50,6 +51,11 @@ class Tried:
         """ln(second ÷ first), the median of the rounds."""
         return median(log_ratios(self.rounds, metric))
 
+    def sure_log_ratio(self, metric: str) -> float:
+        """The least change that every round shows; 0 where they do not agree on its direction."""
+        found = log_ratios(self.rounds, metric)
+        return min(found, key=abs) if min(found) > 0 or max(found) < 0 else 0.0
+
 
 METRICS = ("prefill", "decode")
 
@@ -57,6 +63,23 @@ METRICS = ("prefill", "decode")
 def log_ratios(pairs: Sequence[Pair], metric: str) -> list[float]:
     """ln(new ÷ base) of every pair of one metric."""
     return [math.log(pair.new / pair.base) for pair in pairs if pair.metric == metric]
+
+
+def steps(settings: Settings) -> dict[str, Step]:
+    """A visit's tests: the prompt takes at most half the context."""
+    prompt = min(PROMPT_TOKENS, settings.context_tokens // 2)
+    generated = min(GENERATED_TOKENS, settings.context_tokens - prompt)
+    decode = Step(test=f"tg{generated}@d{prompt}", generate=generated, depth=prompt)
+    return {"prefill": Step(test=f"pp{prompt}", prompt=prompt), "decode": decode}
+
+
+def trial_plan(settings: Settings, *, trials: int, rounds: int) -> Plan:
+    """The processes of so many trials and of the confirming pairs, for telling how long they take."""
+    found = []
+    for visits, count in ((1 + 2 * rounds, 2 * trials), (1 + 2, 2 * CONFIRMING_PAIRS)):
+        timed = tuple(replace(step, repetitions=visits, depth=0) for step in steps(settings).values())
+        found += [ProcessPlan(settings=settings, steps=timed)] * count
+    return Plan(main=tuple(found), after=(), notes=())
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,20 +96,13 @@ class Bench:
     findings: list[Finding] = field(default_factory=list)
     opened: int = 0
 
-    def steps(self, settings: Settings) -> dict[str, Step]:
-        """A visit's tests: the prompt takes at most half the context."""
-        prompt = min(PROMPT_TOKENS, settings.context_tokens // 2)
-        generated = min(GENERATED_TOKENS, settings.context_tokens - prompt)
-        decode = Step(test=f"tg{generated}@d{prompt}", generate=generated, depth=prompt)
-        return {"prefill": Step(test=f"pp{prompt}", prompt=prompt), "decode": decode}
-
     def run(self, one: Settings, other: Settings, *, rounds: int = ROUNDS) -> Tried:
-        """`other` against `one`. One round suffices where they differ widely. Raises WorkerDied."""
+        """`other` against `one`. One round suffices where it is much slower. Raises WorkerDied."""
         pairs: list[Pair] = []
         with self._seat(one) as first, self._seat(other) as second:
             for index in range(rounds):
                 pairs += self._round(first, second, one, index)
-                if index == 0 and abs(log_ratios(pairs, "decode")[0]) > SETTLED:
+                if index == 0 and log_ratios(pairs, "decode")[0] < -SETTLED:
                     break
             first.finish()
             return Tried(rounds=tuple(pairs), peak=second.finish())
@@ -104,12 +120,12 @@ class Bench:
         return tuple(pairs)
 
     def _round(self, first: _Seat, second: _Seat, settings: Settings, index: int) -> list[Pair]:
-        steps = self.steps(settings)
+        tests = steps(settings)
         speeds: dict[str, dict[str, list[float]]] = {metric: {"base": [], "new": []} for metric in METRICS}
         for side, seat in (("base", first), ("new", second), ("new", second), ("base", first)):
             with seat.worker() as worker:
                 for metric in METRICS:
-                    speeds[metric][side] += [one.tokens / one.elapsed_s for one in worker.run(steps[metric])]
+                    speeds[metric][side] += [one.tokens / one.elapsed_s for one in worker.run(tests[metric])]
         return [
             Pair(metric=metric, pair=index, base=_geometric(found["base"]), new=_geometric(found["new"]))
             for metric, found in speeds.items()
@@ -135,7 +151,7 @@ class Bench:
             if self.runtime is None:
                 self.runtime = worker.runtime
                 self.findings += worker.findings
-            for step in self.steps(settings).values():
+            for step in steps(settings).values():
                 for _ in worker.run(replace(step, generate=min(step.generate, 4), warmup=True)):
                     pass
             yield worker
@@ -196,4 +212,4 @@ def _centred(logs: Sequence[float], basis: Basis, note: str) -> Figure:
     return Estimate(value=value, low=low, high=high, basis=basis, note=note.format(len(logs)))
 
 
-__all__ = ["Bench", "OpenWorker", "Tried", "WorkerDied", "log_ratios", "ratio", "speed"]
+__all__ = ["Bench", "OpenWorker", "Tried", "WorkerDied", "log_ratios", "ratio", "speed", "steps", "trial_plan"]

@@ -15,6 +15,7 @@ from edgekit.report.plan import PLAN_FORMATS, print_plan, render_plan
 from edgekit.report.quality_formats import QUALITY_FORMATS, render_quality
 from edgekit.report.sweep import SWEEP_FORMATS, print_sweep, render_sweep
 from edgekit.report.terminal import print_terminal, render_terminal
+from edgekit.report.tuning import print_tuning
 from edgekit.storage import to_json
 
 
@@ -53,6 +54,7 @@ __all__ = [
     "print_quality",
     "print_sweep",
     "print_terminal",
+    "print_tuning",
     "render",
     "render_comparison",
     "render_plan",

@@ -16,8 +16,7 @@ def costs_of(settings: Settings, default: Settings, prefill: Figure, kv_kld: Fig
         (settings.ubatch_tokens != default.ubatch_tokens, f"ubatch {settings.ubatch_tokens}: {_prefill(prefill)}"),
         (
             settings.output_rows not in (0, default.output_rows),
-            f"logits for {settings.output_rows} position an evaluation: enough for chat; scoring a text, drafts and "
-            "parallel slots need more",
+            _rows(settings),
         ),
         (
             default.mmap and not settings.mmap,
@@ -40,6 +39,13 @@ def _context(settings: Settings, default: Settings) -> str:
     return (
         f"a context of {settings.context_tokens} tokens instead of {default.context_tokens}: another product, as the "
         "one asked for does not fit"
+    )
+
+
+def _rows(settings: Settings) -> str:
+    return (
+        f"logits for {settings.output_rows} position an evaluation: enough for chat; scoring a text, drafts and "
+        "parallel slots need more"
     )
 
 

@@ -81,7 +81,7 @@ class Search:
             allowed = whole
         top = max(speed.decode for speed in allowed.values())
         near = [point for point, speed in allowed.items() if speed.decode >= top - SLACK]
-        return min(near, key=lambda point: (*self.space.size(point)[:2], -allowed[point].decode))
+        return min(near, key=lambda point: (self.space.weight(point), -allowed[point].decode))
 
     def _climb(self, names: tuple[str, ...]) -> None:
         for name in names:
@@ -144,7 +144,7 @@ class Search:
         if ahead > FASTER:
             return True
         top = max(known.decode for known in self.speeds.values())
-        smaller = self.space.size(point)[0] < 0.99 * self.space.size(self.best)[0]
+        smaller = self.space.weight(point) < 0.99 * self.space.weight(self.best)
         return smaller and speed.decode > top - SLACK / 2
 
     def _measure(self, point: Settings) -> None:

@@ -19,6 +19,11 @@ UBATCHES = (512, 256, 128, 64)
 CONTEXTS = (8192, 4096, 2048, 1024, 512)
 """Shorter contexts are another product: they are tried where nothing fits the one asked for."""
 
+IDLE_SHARE = 0.1
+"""What a byte that is resident or reserved, and not used, counts of one that is. By judgement: it crowds out the page
+cache, monitors show it, and some systems kill by it.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -89,15 +94,15 @@ class Space:
         memory = self.memory(settings, target)
         return "fail" if memory is None else meets(needed(memory, target), target.limit)
 
-    def size(self, settings: Settings) -> tuple[float, float, float]:
-        """For ordering: the most any target takes by its own metric, then what stays reserved, then resident."""
-        found = [(target, self.memory(settings, target)) for target in self.targets]
-        known = [(target, memory) for target, memory in found if memory is not None]
-        return (
-            max((needed(memory, target).value for target, memory in known), default=0.0),
-            max((float(memory.reserved_bytes) for _, memory in known), default=0.0),
-            max((memory.resident.value for _, memory in known), default=0.0),
-        )
+    def weight(self, settings: Settings) -> float:
+        """For ordering: the most bytes any target takes by its own metric, and a part of those that lie idle."""
+        found = ((target, self.memory(settings, target)) for target in self.targets)
+        return max((_weight(memory, target) for target, memory in found if memory is not None), default=0.0)
+
+
+def _weight(memory: MemoryBreakdown, target: Target) -> float:
+    idle = max(0.0, memory.resident.value - needed(memory, target).value) + memory.reserved_bytes
+    return needed(memory, target).value + IDLE_SHARE * idle
 
 
 def needed(memory: MemoryBreakdown, target: Target) -> Estimate:

@@ -1,0 +1,47 @@
+"""What `tune` prints. Loaded by the verb only."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from edgekit.errors import ExitCode
+from edgekit.pipeline.tuning import EXIT_CODES, TuningPlan
+from edgekit.pipeline.tuning_runs import difference
+from edgekit.records import Tuning
+from edgekit.storage import to_json, write_record
+from edgekit.units import format_duration
+
+
+def show_tuning(tuning: Tuning, out: Path | None, *, as_json: bool) -> None:
+    """The advised settings on stdout; their record in `out`."""
+    from edgekit.report import print_tuning
+
+    if out is not None:
+        write_record(out, tuning)
+        print(f"record: {out}", file=sys.stderr)  # noqa: T201
+    if as_json:
+        print(to_json(tuning))  # noqa: T201
+    else:
+        print_tuning(tuning, Console())
+
+
+def show_tuning_plan(plan: TuningPlan, *, as_json: bool) -> int:
+    """What would be tried; exit code 1 where nothing can fit, as the run would have it."""
+    if as_json:
+        print(to_json(plan))  # noqa: T201
+        return EXIT_CODES[plan.status]
+    words = {"pass": "surely fit", "unknown": "may fit", "fail": "fit"}[plan.status]
+    where = plan.device or "this host"
+    lines = [f"{plan.model} for {where}: {plan.feasible} of {plan.points} points of the grid {words}"]
+    if plan.start is not None:
+        lines.append(f"start: {difference(plan.start, plan.default)} (against llama.cpp's defaults)")
+    if plan.trials_max:
+        lines.append(f"tried here, at most {plan.trials_max} points: {', '.join(plan.tried) or 'nothing'}")
+        lines.append(f"expected: {format_duration(plan.low_s)} to {format_duration(plan.high_s)}")
+    else:
+        lines.append("nothing would be run: what may not fit is not tried")
+    print("\n  ".join(lines))  # noqa: T201
+    return int(EXIT_CODES[plan.status]) if plan.status != "pass" else ExitCode.PASS
