@@ -82,7 +82,9 @@ def assert_same(parts: Any, c: Any, expected: Any, tolerance: float) -> None:
     total, distill, ce = expected
     for ours, theirs in ((parts.total, total), (parts.distill, distill), (parts.ce, ce)):
         assert float(ours.detach()) == pytest.approx(float(theirs.detach()), rel=tolerance, abs=tolerance)
-    for name, ours, theirs in zip(["hidden", "weight", "bias"], gradients(parts.total, c), gradients(total, c)):
+    for name, ours, theirs in zip(
+        ["hidden", "weight", "bias"], gradients(parts.total, c), gradients(total, c), strict=True
+    ):
         if theirs is None or ours is None:
             assert not any(given is not None and given.abs().max() > 0 for given in (ours, theirs)), name
             continue
@@ -450,7 +452,7 @@ def test_what_does_not_fit_is_refused_in_a_line(changes: dict[str, Any], words: 
 
 def test_a_cache_of_another_temperature_or_size_is_refused() -> None:
     c = case(torch.float32)
-    with pytest.raises(EdgekitError, match="kept at temperature 2.0, the loss is at `1.0`"):
+    with pytest.raises(EdgekitError, match=r"kept at temperature 2\.0, the loss is at `1.0`"):
         distillation_loss(c.hidden, c.weight, kept(c, 2.0), c.labels)
     with pytest.raises(EdgekitError, match="this many distributions: `10`"):
         distillation_loss(c.hidden, c.weight, kept(c, 1.0).part(0, 10), c.labels)
@@ -476,5 +478,5 @@ def test_the_head_of_a_model_knows_its_cap_and_scale() -> None:
     assert head_of(model(layer, final_logit_softcapping=30.0)).cap == 30
     assert head_of(model(layer, logit_scale=0.0625)).scale == 0.0625
     assert head_of(model(layer, logits_scaling=8.0)).scale == 0.125
-    with pytest.raises(EdgekitError, match="no plain matrix.*`Sequential`"):
+    with pytest.raises(EdgekitError, match=r"no plain matrix.*`Sequential`"):
         head_of(model(torch.nn.Sequential(layer)))

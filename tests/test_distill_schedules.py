@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -22,7 +23,7 @@ def test_linear_goes_in_even_steps_and_a_cosine_hurries_in_the_middle() -> None:
         [temperature_at(step, 9, schedule=schedule, start=5, end=1) for step in range(9)]
         for schedule in ("linear", "cosine")
     )
-    assert [a - b for a, b in zip(linear, linear[1:], strict=False)] == pytest.approx([0.5] * 8)
+    assert [a - b for a, b in pairwise(linear)] == pytest.approx([0.5] * 8)
     assert cosine[1] == pytest.approx(3 + 2 * math.cos(math.pi / 8))
     assert cosine[0] - cosine[1] < 0.5 < cosine[3] - cosine[4]
 

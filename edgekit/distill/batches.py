@@ -36,11 +36,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TeacherStates:
-    """A teacher whose logits are made chunk by chunk: hidden states (counted, hidden) and their head."""
+    """A teacher whose logits are made chunk by chunk: hidden states (counted, hidden), their head, and the precision
+    they are multiplied in.
+    """
 
     hidden: torch.Tensor
     head: Head
     width: int
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -117,7 +120,8 @@ def teacher_source(batch: Batch, teacher: Any, vocabulary: int | None) -> Source
                 f" the teacher's states: `{tuple(states.shape)}`"
             )
         other = len(head.weight)
-        found = TeacherStates(hidden=batch.counted(states.detach()), head=head, width=other)
+        dtype = product_dtype(states, head.weight)
+        found = TeacherStates(hidden=batch.counted(states.detach()), head=head, width=other, dtype=dtype)
     else:
         if teacher.shape[:-1] != places:
             raise EdgekitError(
@@ -137,3 +141,14 @@ def _check_vocabulary(student: int, teacher: int, vocabulary: int | None) -> Non
         )
     if vocabulary is not None and not 0 < vocabulary <= min(student, teacher):
         raise EdgekitError(f"of {student} and {teacher} tokens, this many cannot be common: `{vocabulary}`")
+
+
+def product_dtype(hidden: torch.Tensor, weight: torch.Tensor) -> torch.dtype:
+    """What a linear layer would multiply in here: autocast's choice, else that of its weights."""
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    if dtype == torch.float16:
+        raise EdgekitError(
+            "gradients by single tokens vanish in half precision: `float16`", hint="train in bfloat16 or float32"
+        )
+    return dtype

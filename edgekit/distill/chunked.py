@@ -16,18 +16,19 @@ from typing import Any
 
 import torch
 
-from edgekit.distill.batches import Batch, Source, TeacherLogits, TeacherStates
+from edgekit.distill.batches import Batch, Source, TeacherLogits, TeacherStates, product_dtype
 from edgekit.distill.losses import Divergence, LossParts, forward_kl
 from edgekit.distill.sparse import SparseTeacher, lumped, sparse_forward_kl_gradient
 from edgekit.errors import EdgekitError
 
-CHUNK_BYTES = 256_000_000
+CHUNK_BYTES = 320_000_000
 """Of logits, student's and teacher's, where the caller does not say how many tokens a chunk has."""
 MOST_CHUNK_TOKENS = 1024
-BLOCK_BYTES = 4_000_000
-"""Of one buffer: some of a block's must stay in a core's cache together."""
-TILE_ROWS = 16_384
-"""Of the vocabulary, where products come out in half precision: no second buffer of the logits' size."""
+BLOCK_BYTES = 1_500_000
+"""Of one buffer: a block's few must stay in a core's cache together."""
+TILE_ROWS = 4096
+"""Of the vocabulary, where products are of half precision: neither weights nor logits are copied whole, and what a tile
+takes the allocator has at hand (above 32 MB it asks the kernel anew each time)."""
 FLOOR = -1e4
 """Log-probability of what a teacher rules out (a logit of −inf): 0 · −inf is no number."""
 
@@ -80,7 +81,7 @@ def chunked_loss(
         alpha=alpha,
         vocabulary=width if vocabulary is None else vocabulary,
         chunk=chunk_tokens or _chunk_tokens(width, batch.shares.dtype),
-        dtype=_product_dtype(batch.hidden, head.weight),
+        dtype=product_dtype(batch.hidden, head.weight),
         gradients=(wanted[0], wanted[1], wanted[2]),
     )
     total, distill, ce = _Chunked.apply(batch.hidden, head.weight, head.bias, work)  # type: ignore[no-untyped-call]
@@ -120,7 +121,6 @@ def _run(hidden: torch.Tensor, weight: torch.Tensor, bias: Any, work: _Work) -> 
     """Sums of divergence and cross-entropy by the tokens' shares, and the gradients by the three inputs (or None)."""
     batch, exact = work.batch, work.batch.shares.dtype
     states = batch.counted(hidden).to(work.dtype)
-    matrix = weight.to(work.dtype)
     by_hidden, by_weight, by_bias = (
         torch.zeros(given.shape, dtype=exact, device=hidden.device) if wanted else None
         for given, wanted in zip((states, weight, bias), work.gradients, strict=True)
@@ -131,12 +131,9 @@ def _run(hidden: torch.Tensor, weight: torch.Tensor, bias: Any, work: _Work) -> 
     for begin in range(0, len(states), work.chunk):
         chunk = slice(begin, begin + work.chunk)
         block = logits[: len(states[chunk])]
-        _project(states[chunk], matrix, bias, block)
+        _project(states[chunk], weight, bias, block)
         sums += _descend_all(block, next(chunks), chunk, work)
-        if by_hidden is not None:
-            _times(block, matrix, by_hidden[chunk])
-        if by_weight is not None:
-            _accumulate(by_weight, block, states[chunk])
+        _back(block, weight, states[chunk], None if by_hidden is None else by_hidden[chunk], by_weight)
         if by_bias is not None:
             by_bias += block.sum(0)
     if by_hidden is not None:
@@ -149,8 +146,7 @@ def _teacher_chunks(work: _Work, tokens: int, exact: torch.dtype) -> Iterator[An
     """Of every chunk what the teacher says: its logits, a part of a sparse one, or None. The buffer is reused."""
     source, buffer = work.source, None
     if isinstance(source, TeacherStates):
-        dtype = _product_dtype(source.hidden, source.head.weight, work.dtype)
-        matrix = source.head.weight.detach().to(dtype)
+        dtype, matrix = source.dtype, source.head.weight.detach()
         buffer = torch.empty(min(work.chunk, tokens), source.width, dtype=exact, device=source.hidden.device)
     for begin in range(0, tokens, work.chunk):
         end = min(begin + work.chunk, tokens)
@@ -251,33 +247,31 @@ def _lumped(
 # ---- products --------------------------------------------------------------------------------------------------------
 
 
-def _project(states: torch.Tensor, matrix: torch.Tensor, bias: Any, out: torch.Tensor) -> None:
-    """out = states · matrixᵀ + bias, in the precision of `out`, however coarse the product's own is."""
-    if states.dtype == out.dtype:
-        torch.mm(states, matrix.t(), out=out)
+def _project(states: torch.Tensor, weight: torch.Tensor, bias: Any, out: torch.Tensor) -> None:
+    """out = states · weightᵀ + bias, multiplied in the precision of `states` and kept in that of `out`."""
+    if states.dtype == weight.dtype == out.dtype:
+        torch.mm(states, weight.t(), out=out)
     else:
-        for tile in _tiles(matrix):
-            out[:, tile] = states @ matrix[tile].t()
+        for tile in _tiles(weight):
+            out[:, tile] = states @ weight[tile].to(states.dtype).t()
     if bias is not None:
-        out += bias.detach()
+        out += bias
 
 
-def _times(gradient: torch.Tensor, matrix: torch.Tensor, out: torch.Tensor) -> None:
-    """out = gradient · matrix."""
-    if gradient.dtype == matrix.dtype:
-        torch.mm(gradient, matrix, out=out)
+def _back(gradient: torch.Tensor, weight: torch.Tensor, states: torch.Tensor, by_states: Any, by_weight: Any) -> None:
+    """by_states += gradient · weight and by_weight += gradientᵀ · states, where they are wanted."""
+    if states.dtype == weight.dtype == gradient.dtype:
+        if by_states is not None:
+            by_states.addmm_(gradient, weight)
+        if by_weight is not None:
+            by_weight.addmm_(gradient.t(), states)
         return
-    for tile in _tiles(matrix):
-        out += gradient[:, tile].to(matrix.dtype) @ matrix[tile]
-
-
-def _accumulate(out: torch.Tensor, gradient: torch.Tensor, states: torch.Tensor) -> None:
-    """out += gradientᵀ · states."""
-    if gradient.dtype == states.dtype:
-        out.addmm_(gradient.t(), states)
-        return
-    for tile in _tiles(out):
-        out[tile] += gradient[:, tile].to(states.dtype).t() @ states
+    for tile in _tiles(weight):
+        coarse = gradient[:, tile].to(states.dtype)
+        if by_states is not None:
+            by_states += coarse @ weight[tile].to(states.dtype)
+        if by_weight is not None:
+            by_weight[tile] += coarse.t() @ states
 
 
 def _tiles(matrix: torch.Tensor) -> Iterator[slice]:
@@ -290,19 +284,6 @@ def _scattered(by_states: torch.Tensor, batch: Batch, hidden: torch.Tensor) -> t
         return by_states.view(hidden.shape)
     whole = by_states.new_zeros(hidden.numel() // hidden.shape[-1], hidden.shape[-1])
     return whole.index_copy_(0, batch.rows, by_states).view(hidden.shape)
-
-
-def _product_dtype(hidden: torch.Tensor, weight: torch.Tensor, least: torch.dtype | None = None) -> torch.dtype:
-    """What a linear layer would multiply in here."""
-    device = hidden.device.type
-    if least is not None and least in (torch.bfloat16,):
-        return least
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-    if dtype == torch.float16:
-        raise EdgekitError(
-            "gradients by single tokens vanish in half precision: `float16`", hint="train in bfloat16 or float32"
-        )
-    return dtype
 
 
 def _chunk_tokens(width: int, exact: torch.dtype) -> int:
