@@ -36,7 +36,7 @@ def interval(log_ratios: Sequence[float], *, alpha: float = ALPHA / len(LOOKS)) 
 
 @cache
 def _rank(count: int, alpha: float) -> int | None:
-    """How many of the smallest Walsh averages lie outside: the largest k with P(T < k) ≤ α / 2 under no change."""
+    """How many of the smallest Walsh averages lie outside: the largest k with P(T ≤ k) ≤ α / 2 under no change."""
     below = 0.0
     rank = None
     for value, share in enumerate(_signed_rank(count)):

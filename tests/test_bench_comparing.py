@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,12 @@ def build(name: str, sha256: str = "11" * 32) -> Artifact:
     return replace(artifact(), path=f"/nowhere/{name}.gguf", sha256=sha256)
 
 
+def idle(root: Path, now_s: float) -> None:
+    """Four CPUs that have done nothing up to `now_s`."""
+    (root / "proc").mkdir(exist_ok=True)
+    (root / "proc/stat").write_text(f"cpu  0 0 0 {int(now_s * 400)} 0 0 0 0\n")
+
+
 def compared(
     *,
     slower: float = 1.0,
@@ -36,15 +43,21 @@ def compared(
     peak: float = 1.0,
     seed: int = 1,
     limits: dict[str, float] | None = None,
-    root: Path = Path("/nonexistent"),
+    root: Path | None = None,
 ) -> Comparison:
     """A comparison of fake builds: NEW takes `slower` times as long, runs scatter by `noise`, and the whole machine
     gets slower by `drift` with every second.
     """
     dice = random.Random(seed)
     fakes = Fakes(clock=Clock())
+    if root is None:
+        root = Path(tempfile.mkdtemp())
+        idle(root, 0.0)
+    machine_root = root
 
     def seconds(step: Step, process: int, repetition: int) -> float:
+        if machine_root.exists():
+            idle(machine_root, fakes.clock.now_s)
         new = "new" in fakes.opened[process].path.name
         machine = 1 + drift * (fakes.clock.now_s - 1000.0)
         return (
@@ -136,6 +149,14 @@ def test_a_machine_that_was_busy_is_inconclusive(tmp_path: Path) -> None:
     assert found.changes[0].reason == "inconclusive: the machine was not quiet"
 
 
+def test_a_machine_that_tells_nothing_is_inconclusive() -> None:
+    found = compared(root=Path("/nonexistent"), limits={"decode": 0.5})
+    assert (found.status, found.changes[0].reason) == (
+        "unknown",
+        "inconclusive: whether the machine was quiet cannot be told here",
+    )
+
+
 def test_unlike_runtimes_are_refused_with_the_field() -> None:
     fakes = Fakes(runtimes=lambda process: replace(RUNTIME, build=f"b{process}"))
     with pytest.raises(EdgekitError, match="do not run alike: `build` is `b0` and `b1`"):
@@ -187,9 +208,9 @@ def test_it_is_read_back_and_escaped() -> None:
 def recorded(**changes: object) -> Evidence:
     """Recorded evidence; `factor` multiplies all times, the rest replaces fields of the measurement."""
     factor = float(changes.pop("factor", 1.0))  # type: ignore[arg-type]
-    measured = measurement()
-    samples = tuple(replace(sample, elapsed_s=sample.elapsed_s * factor) for sample in measured.samples)
-    return recorded_evidence(measured=replace(measured, samples=samples, **changes))  # type: ignore[arg-type]
+    measured = replace(measurement(), artifact_sha256=recorded_evidence().artifact.sha256)
+    slower = tuple(replace(sample, elapsed_s=sample.elapsed_s * factor) for sample in measured.samples)
+    return recorded_evidence(measured=replace(measured, **{"samples": slower, **changes}))  # type: ignore[arg-type]
 
 
 def test_recorded_runs_allow_for_drift() -> None:
@@ -233,3 +254,28 @@ def test_records_without_a_run_or_with_a_broken_one_are_refused() -> None:
     broken = recorded(findings=(Finding(level="fault", code="worker-killed", message="it died"),))
     with pytest.raises(EdgekitError, match="the run of NEW broke"):
         compare_recorded(recorded(), broken, LIMITS)
+
+
+def test_runs_without_a_test_in_common_are_not_divided() -> None:
+    ours = measurement()
+    short = tuple(replace(s, test="tg32") if s.test == "tg128" else s for s in ours.samples)
+    found = compare_recorded(recorded(), recorded(samples=short), LIMITS)
+    assert next(one for one in found.changes if one.metric == "decode").status == "unknown"
+    assert "no test in common" in found.changes[0].reason
+
+
+def test_a_spoilt_record_settles_nothing() -> None:
+    """Half the speed of a busy base would make any slowdown a gain."""
+    noise = measurement().noise
+    assert noise is not None
+    busy = recorded(noise=replace(noise, others_cpu_during=0.6))
+    found = compare_recorded(busy, recorded(factor=0.5), LIMITS)
+    assert next(one for one in found.changes if one.metric == "decode").status == "unknown"
+    assert next(one for one in found.changes if one.metric == "memory").status == "pass"
+    silent = compare_recorded(recorded(noise=None), recorded(factor=0.5), LIMITS)
+    assert "was not recorded" in silent.changes[0].reason
+
+
+def test_a_measurement_of_another_file_is_refused() -> None:
+    with pytest.raises(EdgekitError, match="NEW is of another file"):
+        compare_recorded(recorded(), recorded(artifact_sha256="99" * 32), LIMITS)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,7 +40,8 @@ def test_a_build_against_itself(cli: Cli, tiny_gguf: Path, tmp_path: Path) -> No
 
 
 def test_recorded_runs(cli: Cli, tmp_path: Path) -> None:
-    write_record(tmp_path / "base.json", evidence(measured=measurement()))
+    ours = replace(measurement(), artifact_sha256=evidence().artifact.sha256)
+    write_record(tmp_path / "base.json", evidence(measured=ours))
     done = cli("compare", tmp_path / "base.json", tmp_path / "base.json", "--max-regress", "memory=1%")
     assert done.returncode == 0, done.stderr
     assert "recorded runs, not in turn" in done.stdout
@@ -58,6 +61,8 @@ BAD: dict[str, tuple[str, ...]] = {
     "no measurement": ("{folder}/record.json", "{folder}/record.json"),
     "not a model": ("{model}", "{folder}/text.gguf"),
     "output exists": ("{model}", "{model}", "--out", "{folder}/record.json"),
+    "one output for both": ("{model}", "{model}", "--out", "{folder}/a.json", "--markdown", "{folder}/a.json"),
+    "output is an input": ("{model}", "{folder}/model.gguf", "--out", "{folder}/model.gguf", "--force"),
     "output is a folder": ("{model}", "{model}", "--markdown", "{folder}"),
 }
 
@@ -87,3 +92,15 @@ def test_doctor(cli: Cli) -> None:
     assert "llama.cpp" in done.stdout
     assert "worker's fence" in done.stdout
     assert json.loads(cli("doctor", "--json").stdout)["kind"] == "examination"
+
+
+def test_doctor_runs_nothing_of_the_folder_it_stands_in(tmp_path: Path) -> None:
+    """A downloaded model's folder may hold a `numpy.py`. (`python -m edgekit` itself looks there; `edgekit` does not.)"""
+    folder = tmp_path / "downloaded"
+    folder.mkdir()
+    for name in ("numpy", "llama_cpp", "json"):
+        (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    program = Path(sys.executable).with_name("edgekit")
+    done = subprocess.run([program, "doctor"], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert "llama.cpp" in done.stdout, done.stderr
+    assert not (tmp_path / "ran").exists()

@@ -21,7 +21,19 @@ from edgekit.bench import noise
 from edgekit.bench.host import isa_that_ran, probe_host
 from edgekit.errors import EdgekitError
 from edgekit.progress import Progress, silent
-from edgekit.records import Artifact, Change, Comparison, Estimate, Figure, Finding, Pair, Runtime, Settings, Unknown
+from edgekit.records import (
+    Artifact,
+    Change,
+    Comparison,
+    Estimate,
+    Figure,
+    Finding,
+    Noise,
+    Pair,
+    Runtime,
+    Settings,
+    Unknown,
+)
 from edgekit.runtimes import Step, Worker
 
 STAGE = "comparing"
@@ -77,8 +89,7 @@ def compare(
         if count in in_turn.LOOKS and not run.open_limits(limits):
             break
     quiet, warnings = noise.judge_noise(idle_before, before, noise.read_counters(root, clock), (), on_device=False)
-    spoilt = (quiet.others_cpu_during or 0.0) > noise.OTHERS_SPOIL
-    changes = tuple(_change(metric, limits.get(metric), run, contaminated=spoilt) for metric in BETTER)
+    changes = tuple(_change(metric, limits.get(metric), run, doubt=_doubt(quiet)) for metric in BETTER)
     host = probe_host(root)
     return Comparison(
         edgekit_version=__version__,
@@ -155,9 +166,9 @@ class _Run:
             self.pairs.append(Pair(metric=metric, pair=index, base=base, new=new))
 
     def _accept(self, worker: Worker) -> None:
+        self.findings += [finding for finding in worker.findings if finding not in self.findings]
         if self.runtime is None:
             self.runtime = worker.runtime
-            self.findings += worker.findings
             return
         unlike = first_difference(_build(self.runtime), _build(worker.runtime))
         if unlike:
@@ -203,14 +214,21 @@ def _in_turn(one: Worker, other: Worker, step: Step) -> tuple[float, float]:
     return first, second
 
 
-def _change(metric: str, limit: float | None, run: _Run, *, contaminated: bool) -> Change:
+def _doubt(quiet: Noise) -> str:
+    """Why what was timed settles nothing; empty where the machine was seen to be quiet."""
+    if quiet.others_cpu_during is None:
+        return "whether the machine was quiet cannot be told here"
+    return "the machine was not quiet" if quiet.others_cpu_during > noise.OTHERS_SPOIL else ""
+
+
+def _change(metric: str, limit: float | None, run: _Run, *, doubt: str) -> Change:
     better = BETTER[metric]
     ratios = run.log_ratios(metric)
     found = in_turn.interval(ratios)
     values = [pair for pair in run.pairs if pair.metric == metric]
     status = in_turn.judge(ratios, limit, better) if limit is not None else "unknown"
-    timed = metric not in ("size", "memory")
-    if contaminated and timed:
+    doubt = "" if metric in ("size", "memory") else doubt
+    if doubt:
         status = "unknown"
     return Change(
         metric=metric,
@@ -218,7 +236,7 @@ def _change(metric: str, limit: float | None, run: _Run, *, contaminated: bool) 
         limit=limit,
         ratio=_figure(found, len(ratios)),
         status=status,
-        reason=_reason(limit, status, len(ratios), contaminated=contaminated and timed),
+        reason=_reason(limit, status, len(ratios), doubt),
         mann_whitney_p=in_turn.mann_whitney([pair.base for pair in values], [pair.new for pair in values]),
     )
 
@@ -231,11 +249,11 @@ def _figure(found: tuple[float, float, float] | None, count: int) -> Figure:
     return Estimate(value=value, low=low, high=high, basis="measured-here", note=note)
 
 
-def _reason(limit: float | None, status: str, count: int, *, contaminated: bool) -> str:
+def _reason(limit: float | None, status: str, count: int, doubt: str) -> str:
     if limit is None:
         return "no limit was set"
-    if contaminated:
-        return "inconclusive: the machine was not quiet"
+    if doubt:
+        return f"inconclusive: {doubt}"
     return {
         "pass": "the whole range keeps to the limit",
         "fail": "the whole range breaks the limit",

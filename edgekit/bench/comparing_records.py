@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from edgekit import __version__, in_turn
 from edgekit.bench.comparing import BETTER, check_limits, first_difference, overall
+from edgekit.bench.noise import OTHERS_SPOIL
 from edgekit.errors import EdgekitError
 from edgekit.records import Change, Comparison, Estimate, Evidence, Figure, Finding, Measurement, Unknown
 from edgekit.summary import timed
@@ -56,6 +57,8 @@ def _measured(evidence: Evidence, which: str) -> Measurement:
         raise EdgekitError(f"{which} holds no measurement", hint="make it with `edgekit bench`")
     if any(finding.level == "fault" for finding in found.findings):
         raise EdgekitError(f"the run of {which} broke: there is nothing to compare", hint="run it again")
+    if found.artifact_sha256 != evidence.artifact.sha256:
+        raise EdgekitError(f"the measurement of {which} is of another file than its artifact", hint="run it again")
     return found
 
 
@@ -79,7 +82,15 @@ def _refuse_unlike(ours: Measurement, theirs: Measurement) -> None:
         raise EdgekitError(f"the runs are of different devices: `{ours.on_device}`, `{theirs.on_device}`")
 
 
-def _values(evidence: Evidence, metric: str) -> list[float]:
+_TESTS = {"decode": ("tg128", "tg32"), "prefill": ("pp512", "pp128")}
+"""The first that both ran is compared: of different lengths they are different tests."""
+
+
+def _common_test(metric: str, ours: Measurement, theirs: Measurement) -> str:
+    return next((test for test in _TESTS[metric] if timed(ours, test) and timed(theirs, test)), "")
+
+
+def _values(evidence: Evidence, metric: str, test: str) -> list[float]:
     found = evidence.measurement
     assert found is not None
     if metric == "size":
@@ -88,23 +99,41 @@ def _values(evidence: Evidence, metric: str) -> list[float]:
         return [float(peak.unevictable_bytes) for peak in found.peaks if peak.unevictable_bytes]
     if metric == "load":
         return list(found.load_s)
-    test = {"decode": "tg128", "prefill": "pp512"}[metric]
-    quick = {"decode": "tg32", "prefill": "pp128"}[metric]
-    return [sample.tokens / sample.elapsed_s for sample in timed(found, test) or timed(found, quick)]
+    return [sample.tokens / sample.elapsed_s for sample in timed(found, test)]
+
+
+def _doubt(metric: str, test: str, runs: Sequence[Measurement]) -> str:
+    """Why the runs' times say nothing of the builds; empty where both machines were seen to be quiet."""
+    if metric in ("size", "memory"):
+        return ""
+    if metric in _TESTS and not test:
+        return f"the two ran no test in common: {' or '.join(_TESTS[metric])}"
+    for run in runs:
+        if run.noise is None or run.noise.others_cpu_during is None:
+            return "whether the machine was quiet was not recorded"
+        if run.noise.others_cpu_during > OTHERS_SPOIL or test in run.noise.contaminated:
+            return "the machine was not quiet"
+    return ""
 
 
 def _change(metric: str, limit: float | None, base: Evidence, new: Evidence) -> Change:
-    ours, theirs = _values(base, metric), _values(new, metric)
+    assert base.measurement is not None
+    assert new.measurement is not None
+    runs = (base.measurement, new.measurement)
+    test = _common_test(metric, *runs) if metric in _TESTS else ""
+    ours, theirs = _values(base, metric, test), _values(new, metric, test)
     ratio = _ratio(ours, theirs, exact=metric in ("size", "memory"))
-    status = _judged(ratio, limit, metric)
+    doubt = _doubt(metric, test, runs)
+    status = "unknown" if doubt else _judged(ratio, limit, metric)
     words = {"pass": "the whole range keeps to the limit", "fail": "the whole range breaks the limit"}
+    reason = f"inconclusive: {doubt or 'the range holds the limit'}"
     return Change(
         metric=metric,
         better=BETTER[metric],
         limit=limit,
         ratio=ratio,
         status=status,
-        reason="no limit was set" if limit is None else words.get(status, "inconclusive: the range holds the limit"),
+        reason="no limit was set" if limit is None else words.get(status, reason),
         mann_whitney_p=in_turn.mann_whitney(ours, theirs),
     )
 

@@ -21,6 +21,7 @@ from edgekit.progress import Progress, silent
 from edgekit.records import Ability, Examination, Host
 from edgekit.runtimes import big_cores
 from edgekit.runtimes.memory_sampling import Sampler
+from edgekit.runtimes.process import isolated_python
 from edgekit.units import format_bytes
 
 ROOT = Path("/")
@@ -102,11 +103,11 @@ def _version(package: str) -> str:
 
 
 def _from_child(code: str) -> str:
-    """What a Python of its own prints: libraries that crash, and fences, cannot be tried in this process."""
+    """What a Python of its own prints, isolated from the current folder: libraries that crash, and fences, cannot be
+    tried in this process.
+    """
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=_CHILD_S, check=False
-        )
+        done = subprocess.run(isolated_python(code), capture_output=True, text=True, timeout=_CHILD_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip().splitlines()[-1] if done.returncode == 0 and done.stdout.strip() else ""

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edgekit.cli.options import ContextOption, JsonOption, KvOption, QuietOption, ThreadsOption, UbatchOption
+from edgekit.errors import EdgekitError
 
 
 def compare(
@@ -38,6 +39,8 @@ def compare(
     from edgekit.pipeline import comparing
 
     limits = reading_comparing.limits(max_regress)
+    if out is not None and markdown is not None and out.absolute() == markdown.absolute():
+        raise EdgekitError(f"two outputs are the same file: `{out.name}`", hint="give each a name of its own")
     for path in (out, markdown):
         free(path, force=force, inputs=(base, new))
     recorded = reading_comparing.recorded(base, new)

@@ -43,6 +43,8 @@ def asked(
             "`--by-layer` compares with the full-precision build", hint="add `--reference MODEL-f16.gguf`"
         )
     about_tasks = any((teacher, tasks, items, domains, save))
+    if names and not about_tasks:
+        raise EdgekitError("`--name` is about what the model says of itself", hint="add `--items 200` or `--teacher`")
     about_text = any((reference, text, chunks, save_reference, by_layer)) or not about_tasks
     kept = text_kept(reference) if text is None else None
     told, context_tokens = kept or (text_of(text) if about_text else None, CONTEXT_TOKENS)
@@ -71,7 +73,7 @@ def for_bench(
     threads: int | None,
 ) -> Asked | None:
     """What `bench` is to find out of its model's quality; `None` where nothing was asked. Raises EdgekitError."""
-    if not any((reference, teacher, tasks, items)):
+    if not any((reference, teacher, tasks, items, names)):
         return None
     if model is None:
         raise EdgekitError("stand-in weights are random numbers: their quality says nothing", hint="name a model file")

@@ -190,8 +190,13 @@ def spawn(timeout_s: float, command: Sequence[str] | None = None) -> Child:
 
 
 def worker_command(module: str = "edgekit.runtimes.worker") -> list[str]:
-    """The interpreter on `module`, whose `run` serves: isolated (`-I`), without `site` (`-S`: 30 ms), and with only the
-    directories that hold what the worker imports.
+    """The interpreter on `module`, whose `run` serves."""
+    return isolated_python(f"import {module} as w; w.run()")
+
+
+def isolated_python(program: str) -> list[str]:
+    """The interpreter on `program`: isolated (`-I`, so that nothing in the current folder is imported), without `site`
+    (`-S`: 30 ms), and with only the directories that hold what a worker imports.
     """
     roots = []
     for package in _PACKAGES:
@@ -199,8 +204,7 @@ def worker_command(module: str = "edgekit.runtimes.worker") -> list[str]:
         if spec is not None and spec.origin is not None:
             place = Path(spec.origin).parent
             roots.append(str(place.parent if spec.submodule_search_locations else place))
-    program = f"import sys; sys.path[:0] = {list(dict.fromkeys(roots))!r}; import {module} as w; w.run()"
-    return [sys.executable, "-I", "-S", "-c", program]
+    return [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:0] = {list(dict.fromkeys(roots))!r}; {program}"]
 
 
 def scrubbed_environment(environment: Any) -> dict[str, str]:
