@@ -95,7 +95,7 @@ def test_doctor(cli: Cli) -> None:
 
 
 def test_doctor_runs_nothing_of_the_folder_it_stands_in(tmp_path: Path) -> None:
-    """A downloaded model's folder may hold a `numpy.py`. (`python -m edgekit` itself looks there; `edgekit` does not.)"""
+    """A downloaded model's folder may hold a `numpy.py`; `python -m` would look there by itself."""
     folder = tmp_path / "downloaded"
     folder.mkdir()
     for name in ("numpy", "llama_cpp", "json"):
