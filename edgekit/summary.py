@@ -204,7 +204,7 @@ def _median_figure(
         low, high = min(low, *values), max(high, *values)
     note = "" if len(groups) > 1 else "one process: differences between processes are not in the range"
     if measurement.imported_from:
-        note = f"imported from {measurement.imported_from}; {note}".removesuffix("; ")
+        note = f"timed by {measurement.imported_from}; {note}".removesuffix("; ")
     return Estimate(value=median(values), low=low, high=high, basis=basis_of(measurement), note=note)
 
 

@@ -75,7 +75,7 @@ def test_a_run_is_judged_as_measured(tiny_gguf: Path, tmp_path: Path) -> None:
     figure = check.figure
     assert figure.basis == "measured"
     assert [figure.low, figure.value, figure.high] == pytest.approx([60, 62, 64])
-    assert "imported from llama-bench" in check.figure.note
+    assert "timed by llama-bench" in check.figure.note
     assert any(finding.code == "imported" for finding in run.findings)
 
 

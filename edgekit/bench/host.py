@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +35,14 @@ def probe_host(root: Path = Path("/")) -> Host:
     if platform.system() == "Darwin":
         return _probe_mac(machine)
     return _probe_linux(machine, root)
+
+
+def probe_tree(root: Path, *, system: str, release: str, machine: str) -> Host:
+    """The machine whose /proc and /sys were brought here under `root`; the rest is what its `uname` said."""
+    known = _ARCHITECTURES.get(machine, machine)
+    logical = len(re.findall(r"^processor\s*:", _text(root / "proc/cpuinfo"), re.MULTILINE))
+    seen = replace(_probe_linux(known, root), system=system, release=release, logical_cores=logical)
+    return replace(seen, physical_cores=_physical_cores(root) or logical)
 
 
 def isa_of(machine: str, flags: frozenset[str]) -> str:

@@ -62,6 +62,12 @@ def bench(
     on_device: Annotated[
         str, typer.Option("--on-device", help="This machine *is* the device of that name: nothing is projected to it.")
     ] = "",
+    on: Annotated[
+        str, typer.Option("--on", help="Run on ssh:user@host, adb or adb:SERIAL: that machine *is* the device.")
+    ] = "local",
+    runner: Annotated[
+        Path | None, typer.Option("--runner", help="With --on: a llama-bench built for that machine, brought there.")
+    ] = None,
     timeout: Annotated[str, typer.Option("--timeout", help="Give a worker up after this long.")] = "30m",
     json: JsonOption = False,
     junit: Annotated[Path | None, typer.Option("--junit", help="Also write JUnit XML here.")] = None,
@@ -74,7 +80,7 @@ def bench(
     from functools import partial
 
     from edgekit import pipeline
-    from edgekit.cli import reading, reading_quality, showing
+    from edgekit.cli import reading, reading_on, reading_quality, showing
     from edgekit.cli.places import Places
     from edgekit.cli.telling import progress
     from edgekit.pipeline.evaluating import appraise_or_tell
@@ -86,6 +92,7 @@ def bench(
     loaded_gates, judged_quality = reading.gates(gates), reading.quality(quality)
     asked = reading_quality.for_bench(model, quality, reference, teacher, tasks, items, name, threads)
     pipeline.load_targets(device)
+    on_device = reading_on.device_there(on, device, on_device, runner)
     pipeline.host_device(on_device, device)
     if dry_run:
         intents = pipeline.plan(model, device, workload=workload, overrides=overrides, on_device=on_device)
@@ -102,6 +109,7 @@ def bench(
             on_device=on_device,
             quality=judged_quality,
             appraise=partial(appraise_or_tell, asked=asked, progress=told) if asked else None,
+            elsewhere=reading_on.elsewhere(on, runner, told),
             progress=told,
         ):
             reports.append(report)

@@ -51,7 +51,7 @@ def _peak(subject: Subject, which: Literal["working_set", "unevictable"]) -> Fig
     run = on_target(subject)
     if isinstance(run, Unknown):
         return run
-    if run is not None and not (run.imported_from and not peaks_of(run, which)):
+    if run is not None and not run.imported_from:  # another tool's run had a context of its own
         return _measured_peak(run, which, subject.evidence.artifact.header)
     memory, isa = subject.case.memory, subject.device.isa
     if not isinstance(memory, MemoryBreakdown):

@@ -40,6 +40,9 @@ from edgekit.records import (
     Workload,
 )
 
+Elsewhere = Callable[[Artifact, Workload, str], Measurement]
+"""How an artifact is measured on the device of that name, where that is not done here: `elsewhere.measure_there`."""
+
 Appraise = Callable[[Artifact, Settings], Quality]
 """How the quality of an artifact is measured under the settings it is judged with: `evaluating.appraise`."""
 
@@ -104,13 +107,15 @@ def bench(
     on_device: str = "",
     quality: Quality | None = None,
     appraise: Appraise | None = None,
+    elsewhere: Elsewhere | None = None,
     progress: Progress = silent,
 ) -> Iterator[Report]:
     """Measure `model` (or each device's reference student) here, project it to every device and judge it there.
 
     Yields a report for each device as soon as it is concluded. `on_device` names the profile this host *is*: its own
     figures are then judged, with basis `measured`, and its run takes the profile's thread count. `quality` is a
-    record of this artifact, `appraise` measures one under every configuration that is judged. A run that breaks is
+    record of this artifact, `appraise` measures one under every configuration that is judged. With `elsewhere` the run
+    is not made here but on the machine that is `on_device`. A run that breaks is
     part of its report (exit code 4), not an exception; raises EdgekitError for input that cannot be benched at all.
     """
     from edgekit.bench import measure
@@ -135,7 +140,11 @@ def bench(
             quality = appraised[alike]
         if (path, settings, mine) not in measured:
             chosen = replace(workload, settings=settings)
-            measured[path, settings, mine] = measure(artifacts[path], chosen, progress=progress, on_device=mine)
+            measured[path, settings, mine] = (
+                elsewhere(artifacts[path], chosen, mine)
+                if elsewhere
+                else measure(artifacts[path], chosen, progress=progress, on_device=mine)
+            )
         measurement = measured[path, settings, mine]
         evidence = gather(artifacts[path], device, overrides=overrides, measurement=measurement, quality=quality)
         yield conclude(evidence, device, gates)

@@ -159,5 +159,6 @@ class Measurement:
     on_device: str = ""
     """Name of the profile this host *is* (`--on-device`): basis becomes `measured`. Empty otherwise."""
     imported_from: str = ""
-    """The tool whose output this was made from (`llama-bench`, `PocketPal`): that it ran on `on_device` is then the word
-    of who imported it, and `host` holds only what that tool tells. Empty for edgekit's own runs."""
+    """The tool that timed it (`llama-bench`, `PocketPal`) where edgekit's own loop did not. Its memory is of a context
+    of its own. Where `host` tells no ISA, that it ran on `on_device` is the word of who imported it.
+    """

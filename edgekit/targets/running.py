@@ -1,0 +1,144 @@
+"""llama-bench on a device: what is asked of it, how its end is read, and what its processes held.
+
+The device's shell samples `/proc/PID/status` beside it; every process is fresh. A run that breaks leaves what the
+processes before it measured, and a finding of level `fault`.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit.errors import EdgekitError
+from edgekit.records import Finding, MemoryPeak, Settings, Workload
+from edgekit.targets.foreign import ForeignRun
+from edgekit.targets.llama_bench import read_llama_bench_run
+from edgekit.targets.remote import Remote, TargetLost
+
+# $1 folder, then the program and its arguments. A zombie's status has no VmHWM, which ends the loop.
+_BESIDE = """
+cd -- "$1" || exit 45; shift
+"$@" > out.json 2> err.txt & pid=$!
+: > memory.txt
+while grep -E '^(VmHWM|RssAnon|VmSwap):' "/proc/$pid/status" >> memory.txt 2>/dev/null; do sleep 0.1; done
+wait "$pid"; code=$?
+echo "=edgekit= code $code"
+echo '=edgekit= memory'; sort -u memory.txt
+echo '=edgekit= err'; tail -c 4000 err.txt
+echo '=edgekit= out'; cat out.json
+rm -f out.json err.txt memory.txt
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """One process of llama-bench: its run or the fault that it ended with, and its peak where the OS told it."""
+
+    run: ForeignRun | None
+    fault: Finding | None = None
+    peak: MemoryPeak | None = None
+
+
+def command_of(program: str, model: str, workload: Workload, repetitions: int) -> list[str]:
+    """llama-bench's arguments for the workload at depth 0; settings that are its defaults are not spelled out, as
+    their flags differ between its versions.
+    """
+    settings = workload.settings
+    command = [program, "-m", model, "-o", "json", "-r", str(repetitions)]
+    command += ["-p", ",".join(map(str, workload.prompt_tokens)), "-n", ",".join(map(str, workload.generated_tokens))]
+    command += ["-b", str(settings.batch_tokens), "-ub", str(settings.ubatch_tokens), "-ngl", "0"]
+    if settings.threads:
+        command += ["-t", str(settings.threads)]
+    if settings.kv_type != "f16":
+        command += ["-ctk", settings.kv_type, "-ctv", settings.kv_type]
+    return command + _unusual(settings)
+
+
+def _unusual(settings: Settings) -> list[str]:
+    flags = [] if settings.flash_attention == "auto" else ["-fa", settings.flash_attention]
+    flags += [] if settings.mmap else ["-lm", "none"]
+    return flags + ([] if settings.repack else ["--repack", "0"])
+
+
+def run_process(remote: Remote, command: list[str], index: int, *, timeout_s: float) -> Process:
+    """One fresh process there. A device that goes away is a fault of it, not an exception."""
+    try:
+        ran = remote.script(_BESIDE, remote.folder, *command, timeout_s=timeout_s)
+    except TargetLost as lost:
+        return Process(run=None, fault=Finding(level="fault", code="target-lost", message=lost.message, hint=lost.hint))
+    parts = dict(re.findall(r"^=edgekit= (memory|err|out)$\n(.*?)(?=^=edgekit= (?:err|out)$|\Z)", ran.out, _LINES))
+    code = re.search(r"^=edgekit= code (\d+)$", ran.out, re.MULTILINE)
+    if code is None:
+        words = f"the device's shell ended early ({ran.said})"
+        return Process(run=None, fault=Finding(level="fault", code="target-shell", message=words))
+    peak = _peak(parts.get("memory", ""), index)
+    if code[1] != "0":
+        return Process(run=None, fault=death(int(code[1]), parts.get("err", ""), command[0]), peak=peak)
+    return _parsed(parts.get("out", ""), peak)
+
+
+_LINES = re.MULTILINE | re.DOTALL
+
+
+def _parsed(text: str, peak: MemoryPeak | None) -> Process:
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+        path = Path(folder) / "llama-bench.json"
+        path.write_text(text, encoding="utf-8")
+        try:
+            return Process(run=read_llama_bench_run(path, {}), peak=peak)
+        except EdgekitError as error:
+            return Process(
+                run=None,
+                fault=Finding(level="fault", code="target-output", message=error.message, hint=error.hint),
+                peak=peak,
+            )
+
+
+def death(code: int, errors: str, program: str) -> Finding:
+    """How llama-bench ended there, in the user's words. A shell says 128 + the signal."""
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    said = f": {lines[-1][:200]}" if lines else ""
+    known = {
+        128 + signal.SIGILL: (
+            "worker-illegal-instruction",
+            "the runner uses instructions that this CPU lacks",
+            "give one built for it: without i8mm for a Raspberry Pi 5, without dotprod for a Pi 4",
+        ),
+        128 + signal.SIGKILL: (
+            "worker-killed",
+            "the system killed the runner, most likely for memory",
+            "close other programs there, or try a smaller context, ubatch or quant",
+        ),
+        128 + signal.SIGSEGV: ("worker-segfault", "the runner crashed", "is it built for this system?"),
+        128 + signal.SIGABRT: ("worker-aborted", f"the runner aborted{said}", "does its llama.cpp know the model?"),
+        126: (
+            "runner-abi",
+            f"the runner cannot be executed there{said}",
+            "is it built for the device's CPU and system?",
+        ),
+        127: ("runner-missing", f"the runner or its libraries are not there: `{program}`", "give a static build"),
+    }
+    fallback = ("runner-exited", f"the runner ended with exit code {code}{said}", "is it an older llama-bench?")
+    name, message, hint = known.get(code, fallback)
+    return Finding(level="fault", code=name, message=message, hint=hint)
+
+
+def _peak(text: str, index: int) -> MemoryPeak | None:
+    """Peaks of the process as sampled ten times a second; anonymous memory and swap are each at their own highest."""
+    found: dict[str, int] = {}
+    for name, value in re.findall(r"^(\w+):\s+(\d{1,15}) kB", text, re.MULTILINE):
+        found[name] = max(found.get(name, 0), int(value) * 1024)
+    if "VmHWM" not in found:
+        return None
+    swap = found.get("VmSwap", 0)
+    return MemoryPeak(
+        process=index,
+        baseline_bytes=0,
+        unevictable_bytes=found["RssAnon"] + swap if "RssAnon" in found else None,
+        working_set_bytes=None,
+        hwm_bytes=found["VmHWM"],
+        swap_bytes=swap,
+    )
