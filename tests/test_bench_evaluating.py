@@ -25,7 +25,7 @@ from edgekit.errors import EdgekitError, ExitCode
 from edgekit.files import read_text
 from edgekit.quantize.convert import convert
 from edgekit.quantize.llama_quantize import quantize_gguf
-from edgekit.records import Artifact, Estimate, Figure, Quality, ScoredChunk, Settings, Unknown
+from edgekit.records import Artifact, Estimate, Figure, Quality, ScoredChunk, Settings, Unknown, TensorInfo
 from edgekit.runtimes import llamacpp, sandbox
 from edgekit.runtimes.scores import nll_rows
 from edgekit.storage import from_json, to_json
@@ -259,12 +259,28 @@ def through(given: list[ScoredChunk], artifact: Artifact) -> Quality:
     return evaluate(artifact, artifact, "words", open_scorer=open_scorer)
 
 
+def plain_artifact(**changes: Any) -> Artifact:
+    """All floats, so that it may be a reference."""
+    header = dataclasses.replace(fake_header(), **{"quant": "f16", "tensors": (), **changes})
+    return dataclasses.replace(fake_artifact(), header=header)
+
+
+def codes_of(given: list[ScoredChunk], artifact: Artifact) -> list[str]:
+    return [finding.code for finding in through(given, artifact).findings]
+
+
 def test_doubts_are_told() -> None:
-    codes = [finding.code for finding in through([chunk(broken=3)] * 12, fake_artifact()).findings]
-    assert codes == ["broken-logits"]
-    stand_in = dataclasses.replace(fake_artifact(), header=dataclasses.replace(fake_header(), stand_in=True))
-    assert [finding.code for finding in through([chunk()] * 12, stand_in).findings] == ["stand-in-quality"]
-    assert [finding.code for finding in through([chunk()] * 9, fake_artifact()).findings] == ["few-chunks"]
+    assert codes_of([chunk(broken=3)] * 12, plain_artifact()) == ["broken-logits"]
+    assert codes_of([chunk()] * 12, plain_artifact(stand_in=True)) == ["stand-in-quality"]
+    assert codes_of([chunk()] * 9, plain_artifact()) == ["few-chunks"]
+
+
+def test_a_quantized_reference_is_told_and_recorded() -> None:
+    assert through([chunk()] * 12, plain_artifact()).reference_quant == "f16"
+    quantized = TensorInfo(name="blk.0.ffn_up.weight", type="q2_k", shape=(256, 64), size_bytes=1)
+    for artifact in (plain_artifact(quant="q2_k"), plain_artifact(tensors=(quantized,))):
+        assert through([chunk()] * 12, artifact).reference_quant == "q2_k"
+        assert codes_of([chunk()] * 12, artifact) == ["quantized-reference"]
 
 
 def test_old_records_of_quality_stay_readable() -> None:

@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgekit import runtimes
+from edgekit import __version__, runtimes
 from edgekit.bench.hashing import hash_text
 from edgekit.bench.host import probe_host
 from edgekit.bench.reference_file import check_usable, seat
 from edgekit.bench.text_figures import text_figures
 from edgekit.errors import EdgekitError
+from edgekit.header.precision import FULL_PRECISION, stored_as
 from edgekit.intervals import ENOUGH
 from edgekit.progress import Progress, silent
 from edgekit.records import Artifact, Finding, Parity, Quality, ReferenceFile, ScoredChunk, Settings
@@ -88,6 +89,7 @@ def evaluate(
         scorer.finish()
         findings = (*scorer.findings, *_doubts(artifact, reference, scored))
     return Quality(
+        edgekit_version=__version__,
         **_named(reference),
         **text_figures(scored),
         chunks=scored,
@@ -154,7 +156,15 @@ def _named(reference: Artifact | ReferenceFile | None) -> dict[str, Any]:
         form, name, sha256 = "live", Path(reference.path).name, reference.sha256
     else:
         form, name, sha256 = "", "", ""
-    return {"reference": name, "reference_form": form, "reference_sha256": sha256}
+    quant = _stored_as(reference)
+    return {"reference": name, "reference_form": form, "reference_sha256": sha256, "reference_quant": quant}
+
+
+def _stored_as(reference: Artifact | ReferenceFile | None) -> str:
+    """How the matrices of a reference are stored; empty without one."""
+    if reference is None:
+        return ""
+    return reference.quant if isinstance(reference, ReferenceFile) else stored_as(reference.header)
 
 
 def _collect(scorer: Scorer, progress: Progress) -> tuple[ScoredChunk, ...]:
@@ -179,6 +189,11 @@ def _doubts(
     if any(map(_is_stand_in, (artifact, reference))):
         message = "stand-in weights are random numbers: these figures time the tool and say nothing of a model"
         doubts.append(Finding(level="warning", code="stand-in-quality", message=message))
+    stored = _stored_as(reference)
+    if reference is not None and stored not in FULL_PRECISION:
+        message = f"the reference is itself a {stored} build: what quantizing that cost is in none of these figures"
+        hint = "give the full-precision build as `--reference`"
+        doubts.append(Finding(level="warning", code="quantized-reference", message=message, hint=hint))
     if len(chunks) < ENOUGH:
         message = f"{len(chunks)} chunks of text are few: the ranges are wide or unknown"
         doubts.append(Finding(level="note", code="few-chunks", message=message, hint="a longer text"))

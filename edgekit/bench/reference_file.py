@@ -19,6 +19,7 @@ from edgekit.bench.hashing import hash_text
 from edgekit.bench.host import probe_host
 from edgekit.errors import EdgekitError
 from edgekit.files import check_space
+from edgekit.header.precision import stored_as
 from edgekit.progress import Progress, silent
 from edgekit.records import Artifact, ReferenceFile, Settings
 from edgekit.runtimes.compact import file as container
@@ -194,7 +195,7 @@ def _header(artifact: Artifact, text_sha256: str, origin: str, settings: Setting
         edgekit_version=__version__,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         model=Path(artifact.path).name,
-        quant=artifact.header.quant,
+        quant=stored_as(artifact.header),
         artifact_sha256=artifact.sha256,
         stand_in=artifact.header.stand_in,
         text_sha256=text_sha256,

@@ -24,6 +24,9 @@ SPLITS: tuple[Split, ...] = ("train", "calibration", "evaluation")
 
 DEFAULT_CALIBRATION_CHARACTERS = 240_000
 
+EVALUATION_ORIGIN = "edgekit's evaluation corpus (four domains)"
+"""What records say of `text("evaluation")`."""
+
 _DOCUMENTS: dict[str, Callable[..., Iterator[str]]] = {
     "factual": partial(facts.documents, domain="factual"),
     "reasoning": reasoning.documents,
@@ -137,6 +140,7 @@ def _known(split: str, domains: Sequence[str]) -> None:
 
 __all__ = [
     "DOMAINS",
+    "EVALUATION_ORIGIN",
     "SPLITS",
     "Bank",
     "Item",

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgekit import __version__
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.files import read_text
 from edgekit.header import read_header
@@ -74,7 +75,7 @@ def text_of(path: Path | None) -> Text:
         return Text(content=read_text(path), origin=path.name)
     from edgekit import corpus
 
-    return Text(content=corpus.text("evaluation"), origin="edgekit's evaluation corpus (four domains)")
+    return Text(content=corpus.text("evaluation"), origin=corpus.EVALUATION_ORIGIN)
 
 
 def text_kept(reference: Path | None) -> tuple[Text, int] | None:
@@ -267,6 +268,7 @@ def _unscored(artifact: Artifact, settings: Settings) -> Quality:
     from edgekit.bench import probe_host
 
     return Quality(
+        edgekit_version=__version__,
         reference="",
         perplexity=NOT_SCORED,
         kld_mean=NOT_SCORED,

@@ -247,6 +247,10 @@ class Quality:
     template: ChatTemplate | None = None
     artifact_sha256: str = ""
     reference_sha256: str = ""
+    reference_quant: str = ""
+    """How the reference's matrices are stored (`header.precision.stored_as`); empty without one, and where nobody said.
+    """
+    edgekit_version: str = ""
     settings: Settings | None = None
     runtime: Runtime | None = None
     reference_runtime: Runtime | None = None
