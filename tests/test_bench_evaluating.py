@@ -25,7 +25,7 @@ from edgekit.errors import EdgekitError, ExitCode
 from edgekit.files import read_text
 from edgekit.quantize.convert import convert
 from edgekit.quantize.llama_quantize import quantize_gguf
-from edgekit.records import Artifact, Estimate, Figure, Quality, ScoredChunk, Settings, Unknown, TensorInfo
+from edgekit.records import Artifact, Estimate, Figure, Quality, ScoredChunk, Settings, TensorInfo, Unknown
 from edgekit.runtimes import llamacpp, sandbox
 from edgekit.runtimes.scores import nll_rows
 from edgekit.storage import from_json, to_json

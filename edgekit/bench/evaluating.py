@@ -89,7 +89,6 @@ def evaluate(
         scorer.finish()
         findings = (*scorer.findings, *_doubts(artifact, reference, scored))
     return Quality(
-        edgekit_version=__version__,
         **_named(reference),
         **text_figures(scored),
         chunks=scored,
@@ -149,15 +148,20 @@ def _settings(settings: Settings, context_tokens: int, threads: int) -> Settings
 
 
 def _named(reference: Artifact | ReferenceFile | None) -> dict[str, Any]:
-    """What a record says of its reference."""
+    """What a record says of its reference, and who says so."""
     if isinstance(reference, ReferenceFile):
         form, name, sha256 = "compact", reference.model, reference.artifact_sha256
     elif reference is not None:
         form, name, sha256 = "live", Path(reference.path).name, reference.sha256
     else:
         form, name, sha256 = "", "", ""
-    quant = _stored_as(reference)
-    return {"reference": name, "reference_form": form, "reference_sha256": sha256, "reference_quant": quant}
+    return {
+        "edgekit_version": __version__,
+        "reference": name,
+        "reference_form": form,
+        "reference_sha256": sha256,
+        "reference_quant": _stored_as(reference),
+    }
 
 
 def _stored_as(reference: Artifact | ReferenceFile | None) -> str:
