@@ -1,6 +1,6 @@
 """Does a student that learns from a teacher's cache become as good as one that learns from the teacher itself?
 
-    python benchmarks/teacher_cache.py [--seeds 5] [--steps 200] [--temperature 2] [--vocabulary 4096] [--smoke]
+    python benchmarks/teacher_cache.py [--seeds 5] [--steps 200] [--batch 8] [--temperature 2] [--vocabulary 4096] [--smoke]
 
 Of every seed students with the same start and the same batches in the same order, taught by pure distillation
 (alpha 1, forward KL): from all logits; from the cache; from one of the same size that keeps the usual 64 likeliest
@@ -41,7 +41,7 @@ from edgekit.distill.sparse_rows import CacheSettings, records_of, unpack
 from edgekit.distill.speaking import teacher_of
 
 RESULTS = Path(__file__).parent / "results" / "teacher_cache.json"
-LENGTH, BATCH = 128, 8
+LENGTH = 128
 MOST_WORSE = 1.05
 QWEN = 151_936
 USUAL = CacheSettings(top=64, draws=11)
@@ -97,7 +97,7 @@ def train(teacher: Any, teach: Teach, windows: torch.Tensor, alignment: Alignmen
     generator = torch.Generator().manual_seed(seed)
     order = torch.cat([torch.randperm(len(windows), generator=generator) for _ in range(given.epochs(len(windows)))])
     for step in range(given.steps):
-        numbers = order[step * BATCH : (step + 1) * BATCH]
+        numbers = order[step * given.batch : (step + 1) * given.batch]
         hidden = student.base_model(input_ids=windows[numbers]).last_hidden_state
         parts = distillation_loss(
             hidden.flatten(0, 1),
@@ -231,6 +231,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--batch", type=int, default=8, help="windows of 128 tokens a step")
     parser.add_argument("--temperature", type=float, default=2.0)
     parser.add_argument("--vocabulary", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=2)
@@ -239,11 +240,11 @@ def main() -> int:
     torch.set_num_threads(given.threads)
     if given.smoke:
         given.seeds, given.steps, given.vocabulary = 2, 20, 2048
-    given.epochs = lambda windows: -(-given.steps * BATCH // windows)
+    given.epochs = lambda windows: -(-given.steps * given.batch // windows)
     folder = make_student(teacher_recipe(given.vocabulary, given.smoke))
     teacher = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     alignment = align(open_checkpoint(folder), open_checkpoint(folder))
-    windows, unseen = windows_of(folder, "train", 64 if given.smoke else 1024), windows_of(folder, "evaluation", 64)
+    windows, unseen = windows_of(folder, "train", 64 if given.smoke else 512), windows_of(folder, "evaluation", 64)
     with tempfile.TemporaryDirectory() as place:
         caches = written(teacher, folder, windows, alignment, Path(place))
         klds: dict[str, list[float]] = {}
@@ -268,7 +269,9 @@ def main() -> int:
             RESULTS,
             {
                 "circumstances": circumstances(folder / "model.safetensors"),
-                "settings": {name: getattr(given, name) for name in ("seeds", "steps", "temperature", "vocabulary")},
+                "settings": {
+                    name: getattr(given, name) for name in ("seeds", "steps", "batch", "temperature", "vocabulary")
+                },
                 "teacher": folder.name,
                 "held_out": found,
                 "klds": klds,

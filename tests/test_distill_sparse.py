@@ -169,6 +169,15 @@ def test_temperatures_that_were_not_kept(temperature: float) -> None:
         kept(zipf(), temperature)
 
 
+def test_a_tail_that_cannot_be() -> None:
+    logits = zipf()
+    logits = logits.masked_fill(logits < logits.topk(16).values[:, -1:], -torch.inf)
+    value, gradient = sparse_forward_kl_gradient(kept(logits), zipf(exponent=1.0))
+    wanted, direction = exact(logits.clamp_min(-1e4), zipf(exponent=1.0))
+    torch.testing.assert_close(value, wanted.float(), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(gradient, direction.float(), atol=1e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_teacher_that_says_no_numbers(bad: float) -> None:
     logits = zipf()

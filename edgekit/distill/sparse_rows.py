@@ -30,8 +30,8 @@ GAP_STEP = 2.0**-10
 """Nats between neighbouring codes of a logit; sixteen bits reach 64 nats below the largest."""
 _MOST_GAP = 2**16 - 1
 _NODES = 6
-_BLOCK_LOGITS = 2**24
-"""Logits that are worked on at a time: some buffers of 64 MiB."""
+_BLOCK_LOGITS = {"cpu": 2**20}
+"""Logits that are worked on at a time: on a CPU what its caches hold, elsewhere some buffers of 128 MiB."""
 MAX_TOP, MAX_DRAWS = 1024, 1024
 _LEAST_LOG_TAIL = -60.0
 
@@ -101,7 +101,7 @@ def records_of(logits: torch.Tensor, starts: torch.Tensor, settings: CacheSettin
             hint="keep fewer: `top` of the cache's settings",
         )
     records = np.empty(count, record_type(settings))
-    step = max(1, _BLOCK_LOGITS // vocabulary)
+    step = max(1, _BLOCK_LOGITS.get(logits.device.type, 2**25) // vocabulary)
     for begin in range(0, count, step):
         end = min(count, begin + step)
         records[begin:end] = _pack(logits[begin:end].float(), starts[begin:end], settings)
@@ -119,9 +119,9 @@ def _pack(logits: torch.Tensor, starts: torch.Tensor, settings: CacheSettings) -
     gaps = logits - largest[:, :1]
     kept = gaps.gather(-1, top)
     gaps = gaps.scatter(-1, top, -torch.inf)
-    tails = torch.stack([(gaps * node).logsumexp(-1) for node in settings.nodes], -1).clamp_min(-1e30)
+    tails, mixture = _tails(gaps, settings.nodes)
     if settings.draws:
-        drawn = _draw(gaps, tails, starts, settings)
+        drawn = _draw(mixture, starts, settings.draws)
         top, kept = torch.cat((top, drawn), -1), torch.cat((kept, gaps.gather(-1, drawn)), -1)
     records = np.empty(len(logits), record_type(settings))
     records["ids"] = top.to("cpu", torch.int32).numpy().astype("<i4").view("u1").reshape(*top.shape, 4)[..., :3]
@@ -131,18 +131,31 @@ def _pack(logits: torch.Tensor, starts: torch.Tensor, settings: CacheSettings) -
     return records
 
 
-def _draw(gaps: torch.Tensor, tails: torch.Tensor, starts: torch.Tensor, settings: CacheSettings) -> torch.Tensor:
-    """Ids (tokens, draws) of the tail, where `gaps` is not −inf, drawn from the mixture over the nodes."""
+def _tails(gaps: torch.Tensor, nodes: tuple[float, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(log-sum-exp of the tail at each node (tokens, nodes), sum of its distributions there (tokens, vocabulary)); the
+    tail is where `gaps` is not −inf.
+    """
     import torch
 
-    mixture = torch.zeros_like(gaps)
-    for place, node in enumerate(settings.nodes):
-        mixture += (gaps * node - tails[:, place, None]).exp_()
+    # nothing underflows that matters: the largest of the tail is 1
+    largest = gaps.amax(-1, keepdim=True).clamp_min(-1e30)
+    below, weights, mixture = gaps - largest, torch.empty_like(gaps), torch.zeros_like(gaps)
+    tails = []
+    for node in nodes:
+        sums = torch.mul(below, node, out=weights).exp_().sum(-1, keepdim=True).clamp_min(1e-30)
+        mixture.addcmul_(weights, 1 / sums)
+        tails.append(sums.log() + largest * node)
+    return torch.cat(tails, -1), mixture
+
+
+def _draw(mixture: torch.Tensor, starts: torch.Tensor, draws: int) -> torch.Tensor:
+    """Ids (tokens, draws), drawn in proportion to `mixture`; systematically, from `starts` on."""
+    import torch
+
     sums = mixture.cumsum(-1, dtype=torch.float64)
-    places = torch.arange(settings.draws, device=gaps.device, dtype=torch.float64) + starts[:, None].to(sums)
-    found = torch.searchsorted(sums, places / settings.draws * sums[:, -1:], right=True)
-    # the last place may be rounded beyond the sum: what it means is the last token that has any of it
-    return found.minimum((sums < sums[:, -1:]).sum(-1, keepdim=True))
+    places = torch.arange(draws, device=sums.device, dtype=sums.dtype) + starts[:, None].to(sums)
+    # `starts` are below one: every place is below the sum and falls on a token that has some of it, if any has
+    return torch.searchsorted(sums, places / draws * sums[:, -1:], right=True).clamp_max(sums.shape[-1] - 1)
 
 
 def unpack(records: Records, temperature: float, settings: CacheSettings, vocabulary: int) -> SparseTeacher:
