@@ -17,12 +17,12 @@ from edgekit import corpus
 from edgekit.corpus.prompts import Family
 
 READ_CHARACTERS = 4000
-"""Of a response; the longest honest one has a tenth of that."""
+"""Of a response, less what is not seen; the longest honest one has a tenth of that."""
 
 REACH, MADE_REACH, SHORT_REACH = 12, 8, 4
 """Words between `i am` and a model's name; `developed by` and a maker's; any other phrase and the name."""
 
-_PIECE = re.compile(r"[\u3400-\u9fff]|[^\W\d_\u3400-\u9fff]+|\d+|[?？]|[!。！\n]|\.(?=\s|$)|[,;，；、()（）—–]")
+_PIECE = re.compile(r"[\u3400-\u9fff]|[^\W\d_\u3400-\u9fff]+|\d+|[?？¿]|[!。！\n]|\.(?=\s|$)|[,;，；、()（）—–]")
 _BREAKS = frozenset(",;，；、()（）—–")
 _ENDS = frozenset("!。！\n.")
 _ARTICLES = frozenset(("a", "an", "the"))
@@ -38,7 +38,7 @@ def claimed_model(text: str, *, expected: Sequence[str] = (), lead: str = "") ->
     known = _known()
     allowed = {id(family) for family in corpus.identity_patterns().families if _expected(family, expected)}
     met_stranger = False
-    for number, sentence in enumerate(_sentences(f"{lead} {text.strip()}"[:READ_CHARACTERS])):
+    for number, sentence in enumerate(_sentences(f"{lead} {text.strip()}")):
         outsiders: set[int] = set()
         for mention in _mentions(sentence):
             if _claims(sentence, mention, known, outsiders, met_stranger=met_stranger, first=number == 0):
@@ -56,7 +56,7 @@ def speaks_of_itself(text: str, expected: Sequence[str]) -> bool:
     names = {_phrase(name) for name in expected} - {()}
     phrases = {phrase for phrase in known.being if len(phrase) > 1 and not known.selves.isdisjoint(phrase)} | names
     longest = max(map(len, phrases))
-    for sentence in _sentences(text[:READ_CHARACTERS]):
+    for sentence in _sentences(text):
         for at in range(len(sentence.words)):
             if any(tuple(sentence.words[at : at + size]) in phrases for size in range(1, longest + 1)):
                 return True
@@ -103,6 +103,11 @@ class _Known(NamedTuple):
     strangers: frozenset[str]
     breaks: frozenset[str]
     fillers: frozenset[str]
+    questions: frozenset[Phrase]
+    asking: frozenset[Phrase]
+    particles: frozenset[str]
+    roles: frozenset[Phrase]
+    greetings: frozenset[str]
 
 
 @cache
@@ -131,6 +136,11 @@ def _known() -> _Known:
         strangers=frozenset(patterns.strangers),
         breaks=frozenset(patterns.breaks),
         fillers=frozenset(patterns.fillers),
+        questions=_phrases(patterns.questions),
+        asking=_phrases(patterns.asking),
+        particles=frozenset(patterns.particles),
+        roles=_phrases(patterns.roles),
+        greetings=frozenset(patterns.greetings),
     )
 
 
@@ -149,17 +159,48 @@ def _expected(family: Family, expected: Sequence[str]) -> bool:
     return any(spelling in name for spelling in spellings for name in whole)
 
 
+def _seen(text: str) -> str:
+    """The beginning of `text` as a reader sees it: without characters that take no room, such as the zero-width space
+    that would hide `ChatG\u200bPT`.
+    """
+    normal = unicodedata.normalize("NFKC", text[: 16 * READ_CHARACTERS])
+    return "".join(one for one in normal if unicodedata.category(one) != "Cf")[:READ_CHARACTERS]
+
+
 def _sentences(text: str) -> Iterator[_Sentence]:
-    """The sentences of `text` but for questions, without the phrases that only look like denials."""
+    """The sentences of `text` but for what they ask, without the phrases that only look like denials."""
     written: list[str] = []
-    for piece in (*_PIECE.findall(unicodedata.normalize("NFKC", text)), "."):
-        if piece in "?？":
-            written = []
-        elif piece not in _ENDS:
+    for piece in (*_PIECE.findall(_seen(text)), "."):
+        if piece == "¿":
+            written += [",", piece]
+        elif piece not in _ENDS and piece not in "?？":
             written.append("," if piece in _BREAKS else piece)
-        elif written:
-            yield _without_neutral(_Sentence([word.casefold() for word in written], written))
+        else:
+            told = _told(written) if piece in "?？" else written
+            if told:
+                yield _without_neutral(_Sentence([word.casefold() for word in told], told))
             written = []
+
+
+def _told(written: list[str]) -> list[str]:
+    """What a sentence that ends in a question says before it asks: `I'm ChatGPT`, of `I'm ChatGPT, how can I help?`.
+
+    The last clause asks, and so does all from the first clause on that begins as questions do.
+    """
+    known, words = _known(), [word.casefold() for word in written]
+    clause = 0
+    for at, word in enumerate(words):
+        if at and (words[at - 1] == "," or word in known.breaks):
+            clause = at
+        if word in known.particles or (at == clause and _starts(words, at, known.questions)):
+            return written[:clause]
+        if _starts(words, at, known.asking):
+            return written[:at]
+    return written[:clause]
+
+
+def _starts(words: list[str], at: int, phrases: frozenset[Phrase]) -> bool:
+    return any(tuple(words[at : at + size]) in phrases for size in range(1, 5))
 
 
 def _without_neutral(sentence: _Sentence) -> _Sentence:
@@ -229,6 +270,8 @@ def _claims(
     return (
         _labelled(words, mention, known)
         or _apposed(words, mention, known)
+        or _announced(words, mention, known)
+        or _played(words, mention, known)
         or (first and _bare(sentence, mention, known))
     )
 
@@ -290,6 +333,39 @@ def _apposed(words: list[str], mention: _Mention, known: _Known) -> bool:
         tuple(clause[:size]) in known.being and known.selves.intersection(clause[:size]) for size in (1, 2, 3)
     )
     return bool(says_so) and known.denials.isdisjoint(clause)
+
+
+def _announced(words: list[str], mention: _Mention, known: _Known) -> bool:
+    """`Hi there, ChatGPT here!`"""
+    begin = mention.start
+    while begin > 0 and words[begin - 1] in known.greetings:
+        begin -= 1
+    after = words[mention.end : mention.end + 2]
+    opens = begin == 0 or words[begin - 1] == ","
+    return opens and mention.model and after[:1] == ["here"] and after[1:] in ([], [","], ["to"])
+
+
+def _played(words: list[str], mention: _Mention, known: _Known) -> bool:
+    """`As ChatGPT, I can help`: a role at the start of a clause, nothing but names, and oneself."""
+    end = mention.start
+    while end > 0 and words[end - 1] in _ARTICLES:
+        end -= 1
+    sizes = [
+        size for size in range(1, min(end, known.longest_phrase) + 1) if tuple(words[end - size : end]) in known.roles
+    ]
+    if not any(end == size or words[end - size - 1] == "," for size in sizes):
+        return False
+    at = mention.end
+    while skipped := _name_or_filler(words, at, known):
+        at += skipped
+    at += words[at : at + 1] == [","]
+    return at < len(words) and words[at] in known.selves
+
+
+def _name_or_filler(words: list[str], at: int, known: _Known) -> int:
+    """How many words from `at` on are a name, a number or a word that names stand with."""
+    named = next((size for size in range(known.longest, 0, -1) if tuple(words[at : at + size]) in known.names), 0)
+    return named or int(at < len(words) and (words[at] in known.fillers or words[at].isdigit()))
 
 
 def _bare(sentence: _Sentence, mention: _Mention, known: _Known) -> bool:

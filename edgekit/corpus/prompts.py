@@ -83,6 +83,16 @@ class Patterns:
     """Words that begin a new clause: `but`."""
     fillers: tuple[str, ...]
     """Words that a bare name may stand with: `model`."""
+    questions: tuple[str, ...]
+    """What a question begins with: `am`."""
+    asking: tuple[str, ...]
+    """What a question goes on with, wherever it stands: `how can i`."""
+    particles: tuple[str, ...]
+    """Words that make a question of their clause."""
+    roles: tuple[str, ...]
+    """Before a name that one takes on: `as`."""
+    greetings: tuple[str, ...]
+    """Words that an announcement may begin with: `hi`."""
 
 
 @cache
