@@ -66,6 +66,11 @@ def flat_batch(
     normalizer: float | None,
 ) -> Batch:
     """Raises EdgekitError where shapes do not fit, a label is no token or a weight is no weight."""
+    if hasattr(head.weight, "full_tensor"):
+        raise EdgekitError(
+            "of a sharded head every process holds some rows only, and the loss needs them all",
+            hint="compute the loss inside the forward pass of the sharded module that owns the head",
+        )
     places = hidden.shape[:-1]
     for name, given in (("labels", labels), ("a mask", mask)):
         if given is not None and given.shape != places:

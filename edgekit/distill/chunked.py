@@ -24,8 +24,9 @@ from edgekit.errors import EdgekitError
 CHUNK_BYTES = 320_000_000
 """Of logits, student's and teacher's, where the caller does not say how many tokens a chunk has."""
 MOST_CHUNK_TOKENS = 1024
-BLOCK_BYTES = 1_500_000
-"""Of one buffer: a block's few must stay in a core's cache together."""
+BLOCK_BYTES = 4_000_000
+"""Of one buffer: the few of a block stay in the cache together. Smaller blocks are faster on idle cores and much slower
+on busy ones, where threads wait for each other at the end of every step."""
 TILE_ROWS = 4096
 """Of the vocabulary, where products are of half precision: neither weights nor logits are copied whole, and what a tile
 takes the allocator has at hand (above 32 MB it asks the kernel anew each time)."""

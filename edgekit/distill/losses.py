@@ -119,7 +119,8 @@ def distillation_loss(
         `align`): the divergence is between the distributions over those alone, the cross-entropy over all
         that the student may say.
     normalizer: what to divide the sums by instead of this batch's weight: for gradient accumulation the weight of
-        all batches of the step, else short batches count too much.
+        all batches of the step, else short batches count too much. Where gradients are averaged over processes (DDP,
+        FSDP2): the weight over all processes ÷ their number.
 
     Under autocast to bfloat16 the products are bfloat16 and all else float32. Under FSDP2 call it inside the forward
     of the sharded module that owns the head. Raises EdgekitError where settings or shapes do not fit.
