@@ -1,9 +1,10 @@
 """Two settings of one artifact in turn on this machine: a trial of `tune`.
 
-Each trial loads both in fresh processes and visits them in the order one, other, other, one, so that a drift of the
-machine, straight in time, takes the same from both. A visit prefills a prompt and decodes behind it: what a chat does,
-and the only place where cache type and attention kernels show. Where two models do not fit beside each other they take
-turns in processes of their own, and the loads lie between the visits.
+Each trial loads both in fresh processes and visits them in the order one, other, other, one, and turned round in the
+next round, so that a drift of the machine, straight in time, takes the same from both. A visit decodes behind a prompt:
+what a chat does, and the only place where cache type and attention kernels show. The prompt is timed in the first two
+visits of a round: it takes most of the time, and prefill is held to no more than a limit of ten per cent. Where two
+models do not fit beside each other they take turns in processes of their own, and the loads lie between the visits.
 """
 
 from __future__ import annotations
@@ -122,9 +123,12 @@ class Bench:
     def _round(self, first: _Seat, second: _Seat, settings: Settings, index: int) -> list[Pair]:
         tests = steps(settings)
         speeds: dict[str, dict[str, list[float]]] = {metric: {"base": [], "new": []} for metric in METRICS}
-        for side, seat in (("base", first), ("new", second), ("new", second), ("base", first)):
+        visits = [("base", first), ("new", second)]
+        if index % 2:
+            visits.reverse()
+        for number, (side, seat) in enumerate((*visits, *reversed(visits))):
             with seat.worker() as worker:
-                for metric in METRICS:
+                for metric in METRICS if number < len(visits) else METRICS[1:]:
                     speeds[metric][side] += [one.tokens / one.elapsed_s for one in worker.run(tests[metric])]
         return [
             Pair(metric=metric, pair=index, base=_geometric(found["base"]), new=_geometric(found["new"]))

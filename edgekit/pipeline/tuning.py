@@ -36,21 +36,25 @@ from edgekit.records import (
     exact,
     weakest,
 )
-from edgekit.tuning import Space, Target, contexts, costs_of, flags_for, make_space, meets, needed, pain
+from edgekit.tuning import (
+    ANYWHERE,
+    EVERYTHING,
+    SAME_KERNELS,
+    Space,
+    Target,
+    contexts,
+    costs_of,
+    flags_for,
+    make_space,
+    meets,
+    needed,
+    pain,
+)
 from edgekit.units import format_bytes
 
 EXIT_CODES = {"pass": ExitCode.PASS, "fail": ExitCode.FAIL, "unknown": ExitCode.UNKNOWN}
 TRIALS = 20
 PREFILL_LOSS = 0.10
-EVERYTHING = frozenset(
-    ("threads", "repack", "flash_attention", "kv_type", "mmap", "ubatch_tokens", "output_rows"),
-)
-SAME_KERNELS = EVERYTHING - {"threads"}
-"""What transfers to a device of this host's instruction set: its kernels are the same, its cores are not."""
-ANYWHERE = frozenset(("mmap", "ubatch_tokens", "output_rows"))
-"""What transfers to every device: no kernel of decoding depends on it. Repacking, cache types and attention are other
-kernels there, and threads other cores.
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +197,10 @@ def _quest(
                 context, status, kept = size, wanted, some
     points = len(found[context])
     default = replace(space.default, context_tokens=context)
-    start = default if default in kept else min(kept, key=lambda one: pain(one, default), default=None)
+    if status == "unknown":  # nothing is run: the leanest is nearest to fitting
+        start = min(kept, key=space.weight)
+    else:
+        start = default if default in kept else min(kept, key=lambda one: pain(one, default), default=None)
     return Quest(
         device=device,
         devices=devices,

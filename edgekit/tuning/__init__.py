@@ -5,9 +5,23 @@ from __future__ import annotations
 from edgekit.tuning.costs import costs_of
 from edgekit.tuning.flags import flags_for
 from edgekit.tuning.search import Search, Speed
-from edgekit.tuning.space import Space, Target, contexts, make_space, meets, needed, pain
+from edgekit.tuning.space import (
+    ANYWHERE,
+    EVERYTHING,
+    SAME_KERNELS,
+    Space,
+    Target,
+    contexts,
+    make_space,
+    meets,
+    needed,
+    pain,
+)
 
 __all__ = [
+    "ANYWHERE",
+    "EVERYTHING",
+    "SAME_KERNELS",
     "Search",
     "Space",
     "Speed",

@@ -67,6 +67,7 @@ class Search:
     def find(self) -> Settings:
         """The point to advise: the leanest of those that decode within `SLACK` of the fastest."""
         self._climb(FAST)
+        self._jointly()
         self._climb(AGAIN)
         self._slim()
         return self.choice()
@@ -104,9 +105,22 @@ class Search:
             if not self._try(replace(self.best, **{name: getattr(point, name)})):
                 lost.add(upwards)
 
+    def _jointly(self) -> None:
+        """The other packing with its neighbours in threads: of the two settings that bear on each other, neither
+        alone need be faster.
+        """
+        if not {"repack", "threads"} <= self.space.transfers:
+            return
+        counts = sorted(self.space.values["threads"])
+        for flipped in self.space.variants(self.best, "repack"):
+            near = counts.index(flipped.threads) if flipped.threads in counts else 0
+            for count in (*counts[max(0, near - 1) : near], *counts[near + 1 : near + 2]):
+                if self.trials < self.trials_max - LEAN_TRIALS:
+                    self._try(replace(flipped, threads=count))
+
     def _slim(self) -> None:
         """Less memory at the same speed: smaller micro-batches with fewer rows of logits, one step after the other."""
-        for point in self._leaner():
+        for point in list(self._leaner()):
             if self.trials >= self.trials_max:
                 return
             if point not in self.tried and point in self.feasible:
@@ -116,7 +130,7 @@ class Search:
                     return  # a smaller micro-batch prefills slower still
 
     def _leaner(self) -> Iterator[Settings]:
-        best = self.best
+        best = self.choice()
         rows = (1,) if 1 in self.space.values["output_rows"] else (best.output_rows,)
         for ubatch in self.space.values["ubatch_tokens"]:
             if ubatch <= best.ubatch_tokens:

@@ -19,6 +19,16 @@ UBATCHES = (512, 256, 128, 64)
 CONTEXTS = (8192, 4096, 2048, 1024, 512)
 """Shorter contexts are another product: they are tried where nothing fits the one asked for."""
 
+EVERYTHING = frozenset(
+    ("threads", "repack", "flash_attention", "kv_type", "mmap", "ubatch_tokens", "output_rows"),
+)
+SAME_KERNELS = EVERYTHING - {"threads"}
+"""What transfers to a device of this host's instruction set: its kernels are the same, its cores are not."""
+ANYWHERE = frozenset(("mmap", "ubatch_tokens", "output_rows"))
+"""What transfers to every device: no kernel of decoding depends on it. Repacking, cache types and attention are other
+kernels there, and threads other cores.
+"""
+
 IDLE_SHARE = 0.1
 """What a byte that is resident or reserved, and not used, counts of one that is. By judgement: it crowds out the page
 cache, monitors show it, and some systems kill by it.
