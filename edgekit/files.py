@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from edgekit.errors import EdgekitError
 from edgekit.units import format_bytes
@@ -96,6 +99,44 @@ def check_space(out: Path, needed_bytes: float, what: str, *, hint: str = "") ->
         )
 
 
+def open_file(path: Path) -> BinaryIO:
+    """The file at `path`, to read. Raises OSError, also for what is no file: a pipe would be waited for without end,
+    and a device may have none.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(code, os.strerror(code) if stat.S_ISDIR(mode) else "Not a file")
+    return path.open("rb")
+
+
+def read_whole(path: Path, most_bytes: int) -> bytes | None:
+    """The bytes of the file at `path`; `None` of more than `most_bytes`, which are not read. Raises OSError as
+    `open_file` does.
+    """
+    with open_file(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > most_bytes:
+            return None
+        data = stream.read(size + 1)
+        if len(data) > size:  # it grows, or tells no size
+            data += stream.read(most_bytes + 1 - len(data))
+    return data if len(data) <= most_bytes else None
+
+
+def lock(stream: BinaryIO) -> bool:
+    """Take an open file for oneself until it is closed; `False` where somebody has it. Windows has no such lock."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 MAX_TEXT_BYTES = 256 * 2**20
 
 
@@ -104,11 +145,11 @@ def read_text(path: Path) -> str:
     or not UTF-8 (with the place of the first wrong byte).
     """
     try:
-        if path.stat().st_size > MAX_TEXT_BYTES:
-            raise EdgekitError(f"text is larger than 256 MiB: `{path}`", hint="a few megabytes are ample")
-        data = path.read_bytes()
+        data = read_whole(path, MAX_TEXT_BYTES)
     except OSError as error:
         raise EdgekitError(f"cannot read text ({(error.strerror or 'unreadable').lower()}): `{path}`") from None
+    if data is None:
+        raise EdgekitError(f"text is larger than 256 MiB: `{path}`", hint="a few megabytes are ample")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

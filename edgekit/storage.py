@@ -12,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from edgekit import records
 from edgekit.errors import EdgekitError
-from edgekit.files import replacing
+from edgekit.files import read_whole, replacing
 
 T = TypeVar("T")
 
@@ -64,11 +64,12 @@ def load_record(path: Path, record_type: type[T]) -> T:
 def read_bounded(path: Path) -> bytes:
     """The bytes of a record file. Raises EdgekitError when it is missing, unreadable or implausibly large."""
     try:
-        if path.stat().st_size > MAX_RECORD_BYTES:
-            raise EdgekitError(f"record file is larger than 256 MiB: `{path}`", hint="is this a model file?")
-        return path.read_bytes()
+        data = read_whole(path, MAX_RECORD_BYTES)
     except OSError as error:
         raise EdgekitError(f"cannot read record ({(error.strerror or 'unreadable').lower()}): `{path}`") from None
+    if data is None:
+        raise EdgekitError(f"record file is larger than 256 MiB: `{path}`", hint="is this a model file?")
+    return data
 
 
 def write_record(path: Path, record: object) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from edgekit.errors import EdgekitError
-from edgekit.files import replacing_folder
+from edgekit.files import MAX_TEXT_BYTES, lock, open_file, read_text, read_whole, replacing_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -67,3 +68,74 @@ def test_what_killed_writers_left_is_cleared_after_an_hour(tmp_path: Path) -> No
     with replacing_folder(tmp_path / "out"):
         pass
     assert names(tmp_path) == [".out.busy.partial", ".out.busy.partial/half", "out"]
+
+
+# ---- what is read ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    """One that nobody writes to: opening it would wait without end."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    return path
+
+
+def read_as_bank(path: Path) -> object:
+    from edgekit.corpus import read_bank
+
+    return read_bank(path)
+
+
+def read_as_record(path: Path) -> object:
+    from edgekit.storage import read_bounded
+
+    return read_bounded(path)
+
+
+def read_as_imatrix(path: Path) -> object:
+    from edgekit.quantize.imatrix import read_imatrix
+
+    return read_imatrix(path)
+
+
+@pytest.mark.parametrize("read", [read_text, read_as_bank, read_as_record, read_as_imatrix])
+def test_pipes_and_devices_are_refused(read: Callable[[Path], object], pipe: Path) -> None:
+    for path in (pipe, Path("/dev/zero"), Path("/dev/null")):
+        with pytest.raises(EdgekitError, match=rf"\(not a file\): `{path}`"):
+            read(path)
+    with pytest.raises(EdgekitError, match="is a directory"):
+        read(pipe.parent)
+
+
+def test_a_pipe_is_no_reference(pipe: Path) -> None:
+    from edgekit.bench import is_reference_file
+
+    assert not is_reference_file(pipe)
+
+
+def test_no_more_than_the_limit_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"ten bytes!")
+    assert (read_whole(path, 10), read_whole(path, 9)) == (b"ten bytes!", None)
+    os.truncate(path, MAX_TEXT_BYTES + 1)  # a hole
+    with pytest.raises(EdgekitError, match="larger than 256 MiB"):
+        read_text(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc")
+def test_a_file_that_tells_no_size_is_read() -> None:
+    status = Path("/proc/self/status")
+    assert status.stat().st_size == 0
+    assert (read_whole(status, 2**20) or b"").endswith(b"\n")
+    assert read_whole(status, 20) is None
+
+
+def test_a_locked_file_is_anothers(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    with open_file(path) as one, open_file(path) as other:
+        assert lock(one)
+        assert not lock(other)
+    with open_file(path) as later:
+        assert lock(later)

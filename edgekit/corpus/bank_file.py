@@ -10,6 +10,7 @@ from typing import Any
 from edgekit.corpus.bank import Bank
 from edgekit.corpus.item import Item, item_id
 from edgekit.errors import EdgekitError
+from edgekit.files import read_whole
 
 KEYS = ("prompt", "answer", "choices", "domain", "template", "id")
 REQUIRED = ("prompt", "answer")
@@ -56,11 +57,11 @@ def read_bank(path: Path) -> Bank:
 
 def _lines(path: Path) -> list[str]:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise EdgekitError(f"questions are larger than 64 MiB: `{path}`", hint="split the file")
-        data = path.read_bytes()
+        data = read_whole(path, MAX_BYTES)
     except OSError as error:
         raise EdgekitError(f"cannot read questions ({(error.strerror or 'unreadable').lower()}): `{path}`") from None
+    if data is None:
+        raise EdgekitError(f"questions are larger than 64 MiB: `{path}`", hint="split the file")
     try:
         return data.decode("utf-8-sig").split("\n")  # not splitlines: JSON strings may hold U+2028
     except UnicodeDecodeError as error:

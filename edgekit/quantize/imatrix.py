@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgekit.errors import EdgekitError
-from edgekit.files import replacing
+from edgekit.files import read_whole, replacing
 from edgekit.header import read_header
 from edgekit.header.container import Container, Short, Unusable, clean, parse
 from edgekit.progress import Progress, silent
@@ -64,13 +64,13 @@ def read_imatrix(path: Path) -> dict[str, Array]:
 def open_imatrix(path: Path) -> ImportanceMatrix:
     """The importance matrix at `path`, GGUF or legacy `.dat`, with what it says of its origin. Raises EdgekitError."""
     try:
-        if path.is_file() and path.stat().st_size > MAX_FILE_BYTES:
-            _refuse(path, "more than 2 GiB")
-        data = path.read_bytes()
+        data = read_whole(path, MAX_FILE_BYTES)
     except OSError as error:
         raise EdgekitError(
             f"cannot read importance matrix ({(error.strerror or 'unreadable').lower()}): `{path}`"
         ) from None
+    if data is None:
+        _refuse(path, "more than 2 GiB")
     try:
         return _from_gguf(data) if data[:4] == b"GGUF" else _from_legacy(data)
     except (Unusable, Short, struct.error) as reason:
