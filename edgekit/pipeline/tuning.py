@@ -197,10 +197,11 @@ def _quest(
                 context, status, kept = size, wanted, some
     points = len(found[context])
     default = replace(space.default, context_tokens=context)
+    start: Settings | None = default
     if status == "unknown":  # nothing is run: the leanest is nearest to fitting
         start = min(kept, key=space.weight)
-    else:
-        start = default if default in kept else min(kept, key=lambda one: pain(one, default), default=None)
+    elif default not in kept:
+        start = min(kept, key=lambda one: pain(one, default), default=None)
     return Quest(
         device=device,
         devices=devices,

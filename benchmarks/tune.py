@@ -1,0 +1,152 @@
+"""Does `tune` save memory without costing speed, and does it find what the whole grid holds?
+
+    python benchmarks/tune.py [--shapes nano-1.5b mini-3b …] [--grid nano-0.6b] [--threads 4] [--out results/tune.json]
+
+For each 150k-vocabulary shape: `tune` on this host against llama.cpp's defaults at a context of 4096, each peak taken
+in fresh processes that prefill and decode. Wanted: ≥ 200 MB less peak memory at ≤ 3 % decode and ≤ 10 % prefill loss.
+Which memory is a matter of taste, so all are written down: peak resident (VmHWM, what monitors show), working set and
+unevictable (what the gates judge), and what llama.cpp allocates (touched or not). The limit is held against the first.
+
+For the shapes of `--grid` every point that fits is then run against the advised one, in turn. Wanted: none of them
+decodes faster by more than 2 % in a third run too, in ≤ 20 trials. That takes hours: `--grid-points N` draws N of them.
+Writes `results/tune.json`. Exit code 1 where a limit is missed, 3 where the machine was not quiet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from peer import circumstances, write_result
+
+from edgekit.bench.noise import OTHERS_SPOIL, others_share, read_counters
+from edgekit.bench.trying import Bench, Tried
+from edgekit.memory import predict_memory
+from edgekit.pipeline import Overrides
+from edgekit.pipeline.tuning import Wish, prepare, tune
+from edgekit.pipeline.tuning_runs import difference
+from edgekit.records import Artifact, Estimate, Settings, Tuning
+from edgekit.shapes import cached_stand_in
+
+RESULTS = Path(__file__).parent / "results" / "tune.json"
+SHAPES = ("nano-0.6b", "nano-1.5b", "mini-3b", "mini-4b", "base-7b")
+SAVED_BYTES, DECODE_LOSS, PREFILL_LOSS, OF_GRID = 200e6, 0.03, 0.10, 0.02
+
+
+def peak_of(artifact: Artifact, settings: Settings, isa: str) -> dict[str, float | None]:
+    """Peaks of a fresh process under `settings`, and what llama.cpp allocates by its header."""
+    tried: Tried = Bench(artifact=artifact, together=True).run(settings, settings, rounds=1)
+    predicted = predict_memory(artifact.header, settings, isa)
+    peak = tried.peak
+    return {
+        "resident_bytes": peak.hwm_bytes if peak else None,
+        "working_set_bytes": peak.working_set_bytes if peak else None,
+        "unevictable_bytes": peak.unevictable_bytes if peak else None,
+        "allocated_bytes": predicted.unevictable.value + predicted.reserved_bytes,
+    }
+
+
+def against_defaults(shape: str, quant: str, wish: Wish) -> tuple[dict[str, Any], Tuning]:
+    """One shape: the record of the tuning, and both peaks."""
+    path = cached_stand_in(shape, quant)
+    found = tune(path, wish)
+    assert found.settings is not None
+    isa = found.host.isa
+    before, after = (peak_of(found.artifact, one, isa) for one in (found.default, found.settings))
+    saved = {name: before[name] - after[name] for name in before if before[name] is not None}  # type: ignore[operator]
+    row = {
+        "shape": shape,
+        "quant": quant,
+        "changed": difference(found.settings, found.default),
+        "settings": asdict(found.settings),
+        "trials": len(found.trials),
+        "points": found.points,
+        "elapsed_s": found.elapsed_s,
+        "status": found.status,
+        "decode_ratio": asdict(found.decode_ratio),
+        "prefill_ratio": asdict(found.prefill_ratio),
+        "default": before,
+        "tuned": after,
+        "saved": saved,
+    }
+    return row | {"good": holds(found, saved)}, found
+
+
+def holds(found: Tuning, saved: dict[str, float]) -> dict[str, bool]:
+    """Which limits hold: a ratio's whole range must clear its limit."""
+    return {
+        "memory": saved.get("resident_bytes", 0.0) >= SAVED_BYTES,
+        "decode": isinstance(found.decode_ratio, Estimate) and found.decode_ratio.low >= 1 - DECODE_LOSS,
+        "prefill": isinstance(found.prefill_ratio, Estimate) and found.prefill_ratio.low >= 1 - PREFILL_LOSS,
+    }
+
+
+def against_grid(found: Tuning, wish: Wish, points: int) -> dict[str, Any]:
+    """The advised settings against the other points of the grid that fit and keep the prefill."""
+    assert found.settings is not None
+    quest = prepare(found.artifact.header, wish)
+    others = sorted((one for one in quest.feasible if one.kv_type == found.settings.kv_type), key=str)
+    if points:
+        others = random.Random(1).sample(others, min(points, len(others)))
+    bench, faster, ran = Bench(artifact=found.artifact, together=True), [], 0
+    for point in others:
+        if point == found.settings:
+            continue
+        tried = bench.run(found.settings, point)
+        ran += 1
+        ahead, prefill = tried.sure_log_ratio("decode"), tried.log_ratio("prefill")
+        if ahead > math.log1p(OF_GRID) and prefill > math.log(1 - PREFILL_LOSS):
+            again = bench.run(found.settings, point).sure_log_ratio("decode")  # the best of many is lucky once
+            if again > math.log1p(OF_GRID):
+                faster.append({"settings": asdict(point), "ahead": math.expm1(min(ahead, again))})
+        print(f"{ran}/{len(others)} {difference(point, found.settings)}: {math.expm1(ahead):+.1%}", flush=True)
+    best = max((one["ahead"] for one in faster), default=0.0)
+    good = len(found.trials) <= 20 and not faster
+    return {"points_run": ran, "faster": faster, "best_ahead": best, "trials": len(found.trials), "good": good}
+
+
+def main() -> int:
+    """0 when every limit holds."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--shapes", nargs="*", default=list(SHAPES))
+    parser.add_argument("--quant", default="q4_0")
+    parser.add_argument("--grid", nargs="*", default=["nano-0.6b"])
+    parser.add_argument("--grid-points", type=int, default=0, help="draw so many points  [default: all]")
+    parser.add_argument("--threads", type=int, help="pin the threads, on a machine that is shared")
+    parser.add_argument("--context", type=int, default=4096)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    pinned = Overrides(context_tokens=arguments.context, threads=arguments.threads)
+    wish = Wish(overrides=pinned)
+    before = read_counters()
+    rows, grids = [], {}
+    for shape in dict.fromkeys([*arguments.shapes, *arguments.grid]):
+        row, found = against_defaults(shape, arguments.quant, wish)
+        rows.append(row)
+        print(shape, row["changed"], row["saved"], row["good"], flush=True)
+        if shape in arguments.grid:
+            grids[shape] = against_grid(replace(found), wish, arguments.grid_points)
+    busy = others_share(before, read_counters())
+    result = {
+        "kind": "tune_benchmark",
+        "version": 1,
+        **circumstances(cached_stand_in(rows[0]["shape"], arguments.quant)),
+        "pinned": {"context_tokens": arguments.context, "threads": arguments.threads},
+        "others_cpu_share": busy,
+        "rows": rows,
+        "grids": grids,
+    }
+    write_result(arguments.out, result)
+    if busy is not None and busy > OTHERS_SPOIL:
+        print("the machine was not quiet: speeds do not count", file=sys.stderr)
+        return 3
+    return 0 if all(all(row["good"].values()) for row in rows) and all(one["good"] for one in grids.values()) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
