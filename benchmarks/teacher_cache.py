@@ -1,6 +1,6 @@
 """Does a student that learns from a teacher's cache become as good as one that learns from the teacher itself?
 
-    python benchmarks/teacher_cache.py [--seeds 5] [--steps 200] [--batch 8] [--temperature 2] [--vocabulary 4096] [--smoke]
+    python benchmarks/teacher_cache.py [--seeds 5] [--steps 200] [--batch 8] [--temperature 2] [--smoke]
 
 Of every seed students with the same start and the same batches in the same order, taught by pure distillation
 (alpha 1, forward KL): from all logits; from the cache; from one of the same size that keeps the usual 64 likeliest

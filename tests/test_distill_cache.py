@@ -15,7 +15,7 @@ import pytest
 import torch
 from students import random_student
 
-from edgekit.checkpoint import hash_checkpoint, open_checkpoint
+from edgekit.checkpoint import open_checkpoint
 from edgekit.distill import cache
 from edgekit.distill.alignment import Alignment, align
 from edgekit.distill.cache import CacheKey, cache_key, open_cache, write_cache
@@ -23,7 +23,7 @@ from edgekit.distill.cache_shards import HEADER_BYTES, shard_path, write_shard
 from edgekit.distill.losses import distillation_loss
 from edgekit.distill.sparse import sparse_forward_kl
 from edgekit.distill.sparse_rows import CacheSettings
-from edgekit.distill.speaking import teacher_of
+from edgekit.distill.speaking import cached_teacher, teacher_of
 from edgekit.errors import EdgekitError
 
 VOCABULARY, WINDOWS, LENGTH = 300, 10, 16
@@ -98,6 +98,12 @@ def test_a_writer_that_was_stopped_goes_on_to_the_same_bytes(tmp_path: Path) -> 
     asked.clear()
     write_cache(lambda part: [asked.append(len(part)), speak(part)][1], windows(), out, key_of(), batch=2)
     assert sum(asked) == WINDOWS - 6
+    assert contents(out) == whole
+
+
+def test_a_windows_draws_do_not_hang_on_its_batch(tmp_path: Path) -> None:
+    whole, out = contents(written(tmp_path / "whole")), tmp_path / "cache"
+    write_cache(speak, windows(), out, key_of(), batch=3)
     assert contents(out) == whole
 
 
@@ -336,15 +342,14 @@ def test_a_real_teacher(family: str, tmp_path: Path) -> None:
     checkpoint, model = open_checkpoint(folder), transformers.AutoModelForCausalLM.from_pretrained(folder)
     alignment = align(checkpoint, checkpoint)
     ids = torch.randint(0, alignment.vocabulary, (4, 24), generator=torch.Generator().manual_seed(1))
-    key = cache_key(
-        ids,
-        teacher_sha256=hash_checkpoint(checkpoint),
-        alignment=alignment,
-        settings=CacheSettings(),
-        precision="float32",
+    found = cached_teacher(model, checkpoint, ids, tmp_path / "cache", alignment=alignment)
+    asked: list[str] = []
+    again = cached_teacher(
+        model, checkpoint, ids, tmp_path / "cache", alignment=alignment, progress=lambda stage, *_: asked.append(stage)
     )
-    write_cache(teacher_of(model), ids, tmp_path / "cache", key)
-    said = open_cache(tmp_path / "cache", key).teacher(torch.tensor([3, 1]), temperature=2.0)
+    assert again.key == found.key
+    assert "asking the teacher" not in asked
+    said = found.teacher(torch.tensor([3, 1]), temperature=2.0)
     with torch.no_grad():
         logits = alignment.common(model(input_ids=ids[[3, 1]]).logits).flatten(0, 1)
         states = model.base_model(input_ids=ids[[3, 1]]).last_hidden_state

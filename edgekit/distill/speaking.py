@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from edgekit.checkpoint import Checkpoint, hash_checkpoint
+from edgekit.distill.alignment import Alignment
+from edgekit.distill.cache import TeacherCache, cache_key, open_cache, write_cache
 from edgekit.distill.heads import Head, head_of
+from edgekit.distill.sparse_rows import CacheSettings
 from edgekit.errors import EdgekitError, import_extra
+from edgekit.progress import Progress, silent
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +48,32 @@ def teacher_of(model: Any, *, precision: Precision = "float32") -> Callable[[tor
 
     model.eval()
     return speak
+
+
+def cached_teacher(
+    model: Any,
+    checkpoint: Checkpoint,
+    windows: torch.Tensor,
+    out: Path,
+    *,
+    alignment: Alignment,
+    settings: CacheSettings | None = None,
+    precision: Precision = "float32",
+    batch: int = 8,
+    progress: Progress = silent,
+) -> TeacherCache:
+    """The cache in `out` of what `model`, loaded from `checkpoint`, says of `windows` (windows, length): written now,
+    finished where it was begun, or as it stands there. Raises EdgekitError as `write_cache` does.
+    """
+    key = cache_key(
+        windows,
+        teacher_sha256=hash_checkpoint(checkpoint, progress=progress),
+        alignment=alignment,
+        settings=settings or CacheSettings(),
+        precision=precision,
+    )
+    write_cache(teacher_of(model, precision=precision), windows, out, key, batch=batch, progress=progress)
+    return open_cache(out, key)
 
 
 def _logits(head: Head, states: torch.Tensor) -> torch.Tensor:
