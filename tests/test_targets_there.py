@@ -12,6 +12,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,11 +22,15 @@ from typing import Any
 import pytest
 from test_targets_importing import row
 
+from edgekit.bench import PRESETS
 from edgekit.cli.reading_on import device_there
+from edgekit.devices import load_device
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.pipeline import open_artifact
+from edgekit.pipeline.edgekit_there import flags_of
 from edgekit.pipeline.elsewhere import measure_there
-from edgekit.records import Artifact, Measurement, Settings, Workload
+from edgekit.records import Artifact, Evidence, Measurement, Settings, Workload
+from edgekit.storage import to_json
 from edgekit.targets.adb import attached, choose
 from edgekit.targets.readiness import Readiness, judge_readiness, wait_until_ready
 from edgekit.targets.remote import TargetLost, place
@@ -48,7 +53,7 @@ def shims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder before everything else on PATH, and a home of its own for the far side."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")  # without the edgekit of an activated environment
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     return folder
@@ -126,6 +131,74 @@ def test_a_run_leaves_a_record_and_nothing_else(
 def test_llama_bench_found_there_is_used(ssh_shim: Path, shims: Path, artifact: Artifact) -> None:
     bench_shim(shims / "llama-bench", artifact)
     assert measure_there(SSH, artifact, WORKLOAD, on_device="galaxy-s25").samples
+
+
+EDGEKIT = f'exec {shlex.quote(sys.executable)} -m edgekit "$@"'
+HERE = replace(PRESETS["quick"], settings=Settings(threads=1, context_tokens=1024), timeout_s=120)
+
+
+@pytest.mark.slow
+def test_the_edgekit_there_measures_everything(ssh_shim: Path, shims: Path, artifact: Artifact, tmp_path: Path) -> None:
+    script(shims / "edgekit", EDGEKIT)
+    profile = tmp_path / "this's one.toml"
+    profile.write_text(PROFILE)
+    run = measure_there(SSH, artifact, HERE, on_device=str(profile))
+    assert run.imported_from == "", "edgekit's own loop timed it"
+    assert run.on_device == load_device(str(profile)).name
+    assert {sample.test for sample in run.samples} >= {"pp128", "tg32"}
+    assert any(peak.unevictable_bytes for peak in run.peaks)
+    assert run.workload.settings == HERE.settings
+    assert left_there(tmp_path) == []
+
+
+PROFILE = """
+title = "this machine"
+class = "laptop"
+isa = "x86_64"
+source = "test"
+ram_bytes = { value = 16e9, source = "test" }
+"""
+
+
+@pytest.mark.parametrize(
+    ("answer", "message", "code"),
+    [
+        ("echo 'error: not a GGUF file: `x`' >&2; exit 2", "edgekit on `ssh:pi@device` says: not a GGUF file", 2),
+        ("echo 'Killed' >&2; exit 137", "says: Killed", 4),
+        (
+            'while [ "$1" != --out ]; do shift; done; mkdir "$2"; echo "{" > "$2/evidence.json"',
+            "not a valid evidence",
+            2,
+        ),
+        ('while [ "$1" != --out ]; do shift; done; mkdir "$2"; cp "$EVIDENCE" "$2/"', "of another artifact", 4),
+    ],
+)
+def test_an_edgekit_there_that_cannot_be_believed(
+    ssh_shim: Path,
+    shims: Path,
+    artifact: Artifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str,
+    message: str,
+    code: int,
+) -> None:
+    other = replace(artifact, sha256="00" * 32)
+    evidence = Evidence(edgekit_version="0", created_at="", artifact=other, cases=())
+    (tmp_path / "evidence.json").write_text(to_json(evidence))
+    monkeypatch.setenv("EVIDENCE", str(tmp_path / "evidence.json"))
+    script(shims / "edgekit", answer)
+    with pytest.raises(EdgekitError, match=message) as caught:
+        measure_there(SSH, artifact, HERE, on_device="galaxy-s25")
+    assert caught.value.code == code
+    assert left_there(tmp_path) == []
+
+
+def test_a_workload_of_nobodys_is_refused() -> None:
+    assert flags_of(HERE)[:3] == ["--quick", "--timeout", "120s"]
+    assert "--quick" not in flags_of(replace(PRESETS["default"], timeout_s=9))
+    with pytest.raises(EdgekitError, match="only bench's own presets"):
+        flags_of(replace(HERE, prompt_tokens=(3,)))
 
 
 def test_a_copy_that_is_there_is_used_again(ssh_shim: Path, artifact: Artifact, tmp_path: Path) -> None:
@@ -416,8 +489,8 @@ def test_waiting_ends_when_cool_or_late() -> None:
 @pytest.fixture
 def loopback(tmp_path: Path, shims: Path) -> Iterator[Where]:
     """An sshd of our own on a high port, and an `ssh` that knows it under the name `loop`."""
-    sshd = os.environ.get("EDGEKIT_SSHD") or shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-    real, keygen = shutil.which("ssh", path=os.environ["PATH"].partition(":")[2]), shutil.which("ssh-keygen")
+    sshd = os.environ.get("EDGEKIT_SSHD") or shutil.which("sshd", path="/usr/sbin:/usr/bin")
+    real, keygen = shutil.which("ssh", path="/usr/bin:/bin"), shutil.which("ssh-keygen")
     if not (sshd and real and keygen):
         pytest.skip("no OpenSSH server here: install openssh-server, or name one in EDGEKIT_SSHD")
     keys = tmp_path / "keys"
@@ -468,3 +541,36 @@ def test_a_real_ssh_server_that_refuses_the_key(loopback: Where, artifact: Artif
     (tmp_path / "keys/user.pub").write_text("")
     with pytest.raises(EdgekitError, match="the device refused the key: `ssh:loop`"):
         measure_there(loopback, artifact, WORKLOAD, on_device="galaxy-s25")
+
+
+# ---- the command line ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--on", "usb"], "not a target for `--on`: `usb`"),
+        (["--on", "ssh:pi", "-d", "oneplus-13"], "`--on` measures one device, and 2 are judged"),
+        (["--on", "ssh:pi", "--on-device", "oneplus-13"], "contradict each other: `oneplus-13`"),
+        (["--runner", "llama-bench"], "`--runner` is for another machine"),
+    ],
+)
+def test_bench_refuses_in_one_line(tiny_gguf: Path, cli: Any, flags: list[str], message: str) -> None:
+    done = cli("bench", tiny_gguf, "-d", "galaxy-s25", *flags)
+    assert done.returncode == ExitCode.USAGE
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 3
+
+
+def test_bench_on_a_phone_writes_a_measured_report(
+    adb_shim: Path, artifact: Artifact, tmp_path: Path, cli: Any
+) -> None:
+    runner = bench_shim(tmp_path / "far/runner", artifact)
+    done = cli("bench", artifact.path, "-d", "galaxy-s25", "--on", "adb", "--runner", runner, "--json", "-q")
+    assert done.returncode == ExitCode.UNKNOWN, done.stderr
+    report = json.loads(done.stdout)
+    assert report["evidence"]["measurement"]["on_device"] == "galaxy-s25"
+    decode = next(c for c in report["verdicts"][0]["checks"] if c["metric"] == "decode_tokens_per_s")
+    assert decode["status"] == "unknown", "this machine is no phone, whoever says so"
+    assert "its host is" in decode["reason"] or "cores" in decode["reason"]

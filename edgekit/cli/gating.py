@@ -66,7 +66,7 @@ def bench(
         str, typer.Option("--on", help="Run on ssh:user@host, adb or adb:SERIAL: that machine *is* the device.")
     ] = "local",
     runner: Annotated[
-        Path | None, typer.Option("--runner", help="With --on: a llama-bench built for that machine, brought there.")
+        Path | None, typer.Option("--runner", help="With --on: a llama-bench to bring there, built for it.")
     ] = None,
     timeout: Annotated[str, typer.Option("--timeout", help="Give a worker up after this long.")] = "30m",
     json: JsonOption = False,
@@ -109,7 +109,7 @@ def bench(
             on_device=on_device,
             quality=judged_quality,
             appraise=partial(appraise_or_tell, asked=asked, progress=told) if asked else None,
-            elsewhere=reading_on.elsewhere(on, runner, told),
+            elsewhere=reading_on.elsewhere(on, device, runner, told),
             progress=told,
         ):
             reports.append(report)

@@ -30,15 +30,15 @@ def device_there(on: str, devices: Sequence[str], on_device: str, runner: Path |
     return devices[0]
 
 
-def elsewhere(on: str, runner: Path | None, told: Progress) -> Elsewhere | None:
-    """How to measure there; `None` for this machine."""
+def elsewhere(on: str, devices: Sequence[str], runner: Path | None, told: Progress) -> Elsewhere | None:
+    """How to measure there; `None` for this machine. The profile goes along as it was named."""
     where = parse_where(on)
     if where.kind == "local":
         return None
 
-    def measure(artifact: Artifact, workload: Workload, device: str) -> Measurement:
+    def measure(artifact: Artifact, workload: Workload, _device: str) -> Measurement:
         from edgekit.pipeline.elsewhere import measure_there
 
-        return measure_there(where, artifact, workload, on_device=device, runner=runner, progress=told)
+        return measure_there(where, artifact, workload, on_device=devices[0], runner=runner, progress=told)
 
     return measure

@@ -12,7 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from edgekit.bench.host import probe_tree
+from edgekit.devices import load_device
 from edgekit.errors import EdgekitError
+from edgekit.pipeline.edgekit_there import bench_there, edgekit_there, profile_file
 from edgekit.progress import Progress, silent
 from edgekit.records import Artifact, Finding, Host, Measurement, MemoryPeak, Runtime, Sample, Workload
 from edgekit.targets.facts import fetch_facts
@@ -37,7 +39,8 @@ def measure_there(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Measurement:
-    """`workload` at depth 0 on the machine `where`, by llama-bench: `runner` is brought there, or found there.
+    """`workload` on the machine `where`: by the edgekit that is there; else at depth 0 by the llama-bench there; by
+    `runner`, a llama-bench that is brought there, where one is given. `on_device` names or is the path of a profile.
 
     A device that goes away, fills up or kills the run leaves what was measured before and a finding of level `fault`.
     Raises EdgekitError where it cannot be reached, nothing there can run, or the files do not fit.
@@ -46,14 +49,17 @@ def measure_there(
         raise EdgekitError(f"only a GGUF of one file runs elsewhere: `{artifact.path}`", hint="join its shards first")
     with open_remote(where, artifact.sha256[:16]) as remote:
         run = _There(remote=remote, artifact=artifact, workload=workload, sleep=sleep, clock=clock, progress=progress)
-        run.look()
         try:
+            own = "" if runner else edgekit_there(remote)
+            if own:
+                return run.by_edgekit(own, on_device)
+            run.look()
             run.all_processes(run.runner(runner))
         finally:
             left = clean_up(remote)
             if left:
                 run.findings.append(Finding(level="warning", code="left-behind", message=left))
-        return run.measurement(on_device)
+        return run.measurement(load_device(on_device).name)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -81,6 +87,17 @@ class _There:
                 self.host = probe_tree(Path(folder), system=system, release=release, machine=machine)
             return judge_readiness(Path(folder))
 
+    def by_edgekit(self, program: str, on_device: str) -> Measurement:
+        """The measurement of the edgekit there, with what this side noticed."""
+        ready = wait_until_ready(self.look, limit_s=READY_LIMIT_S, sleep=self.sleep, clock=self.clock)
+        self.progress("measuring there", 0, 1, f"edgekit on {self.remote.name}")
+        sha256 = _sha256(profile_file(on_device))
+        run = bench_there(self.remote, program, self.artifact, self.workload, on_device, sha256)
+        noticed = [_not_ready(0, words) for words in ready.obstacles]
+        words = f"ran on `{self.remote.name}` with the edgekit there, the model's hash checked there"
+        told = Finding(level="note", code="elsewhere", message=words)
+        return replace(run, findings=(*run.findings, told, *noticed))
+
     def runner(self, given: Path | None) -> str:
         """The path of llama-bench there, brought or found. Raises EdgekitError where there is none."""
         if given is not None:
@@ -90,7 +107,7 @@ class _There:
             return found
         raise EdgekitError(
             f"nothing on `{self.remote.name}` can run a model: `llama-bench`",
-            hint="give a static build of it for that machine with `--runner FILE`",
+            hint="install edgekit there, or give a static llama-bench for that machine with `--runner FILE`",
         )
 
     def all_processes(self, program: str) -> None:
@@ -175,4 +192,4 @@ def _sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         reason = (error.strerror or "unreadable").lower()
-        raise EdgekitError(f"cannot read the runner ({reason}): `{path}`") from None
+        raise EdgekitError(f"cannot read what is to run there ({reason}): `{path}`") from None

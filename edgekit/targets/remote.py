@@ -15,7 +15,7 @@ from typing import IO
 
 from edgekit.errors import EdgekitError, ExitCode
 
-MAX_OUTPUT_BYTES = 16 * 2**20
+MAX_OUTPUT_BYTES = 64 * 2**20
 """A device that says more than this says nothing we asked for."""
 
 
