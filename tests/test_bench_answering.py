@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,7 +25,7 @@ from edgekit.corpus.prompts import Prompt
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.quantize.convert import convert
 from edgekit.quantize.llama_quantize import quantize_gguf
-from edgekit.records import Answers, Artifact, Settings
+from edgekit.records import Answer, Answers, Artifact, Response, Runtime, Settings
 from edgekit.runtimes import ChoiceScore, Generated, Question, Reply, Weigh, WorkerDied
 from edgekit.storage import from_json, to_json
 
@@ -49,7 +50,7 @@ def bank(*items: Item, name: str = "own.jsonl") -> Bank:
 Replies = Callable[[Question], Reply]
 
 
-def asking(reply: Replies, asked: list[Question] | None = None) -> Any:
+def asking(reply: Replies, asked: list[Question] | None = None, *, runtime: Runtime = RUNTIME) -> Any:
     """Stands in for `open_answerer`: one that answers with `reply` and notes what it was asked."""
 
     @contextmanager
@@ -60,7 +61,7 @@ def asking(reply: Replies, asked: list[Question] | None = None) -> Any:
                     asked.append(question)
                 yield reply(question)
 
-        yield SimpleNamespace(ask=ask, runtime=RUNTIME, findings=(), settings=settings)
+        yield SimpleNamespace(ask=ask, runtime=runtime, findings=(), settings=settings)
 
     return open_answerer
 
@@ -253,22 +254,34 @@ def test_a_line_cut_short_is_asked_again(tmp_path: Path) -> None:
     assert all(json.loads(line) for line in journal.read_text().splitlines())
 
 
-@pytest.mark.parametrize("what", ["bank", "artifact", "settings", "prompts"])
-def test_another_run_is_not_gone_on_with(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("what", ["bank", "artifact", "settings", "prompts", "prompt_tokens", "runtime", "edgekit"])
+def test_another_run_is_not_gone_on_with(tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = tmp_path / "journal"
-    ask(ITEMS, lambda _: scores(-1, -2), resume=journal)
+    prompt = Prompt(id="q", domain="factual", prompt="Tell.", max_tokens=3)
+    ask(
+        ITEMS,
+        lambda question: scores(-1, -2) if isinstance(question, Weigh) else said("x"),
+        resume=journal,
+        prompts=[prompt],
+    )
     before = journal.read_bytes()
-    artifact, items, options = fake_artifact(), ITEMS, {}
+    artifact, items, options = fake_artifact(), ITEMS, {"prompts": [prompt]}
+    runtime = replace(RUNTIME, build="b2") if what == "runtime" else RUNTIME
     if what == "bank":
         items = ITEMS[:-1]
     if what == "artifact":
         artifact = replace(artifact, sha256="22" * 32)
     if what == "settings":
-        options = {"settings": Settings(kv_type="q4_0")}
+        options["settings"] = Settings(kv_type="q4_0")
     if what == "prompts":
-        options = {"prompts": [Prompt(id="p", domain="factual", prompt="Tell.", max_tokens=3)]}
-    with pytest.raises(EdgekitError, match="another model, bank or settings") as caught:
-        answer(artifact, bank(*items), resume=journal, open_answerer=asking(lambda _: scores(-1, -2)), **options)
+        options["prompts"] = [replace(prompt, id="p")]
+    if what == "prompt_tokens":
+        options["prompts"] = [replace(prompt, max_tokens=4)]
+    if what == "edgekit":
+        monkeypatch.setattr(answering, "__version__", "999")
+    opener = asking(lambda _: scores(-1, -2), runtime=runtime)
+    with pytest.raises(EdgekitError, match="another model, bank, build or settings") as caught:
+        answer(artifact, bank(*items), resume=journal, open_answerer=opener, **options)
     assert caught.value.code == ExitCode.USAGE
     assert "delete it" in caught.value.hint
     assert journal.read_bytes() == before
@@ -293,6 +306,79 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     journal.write_bytes(b"\n".join(lines))
     with pytest.raises(EdgekitError, match="journal:6"):
         ask(ITEMS, lambda _: scores(-1, -2), resume=journal)
+
+
+def test_more_threads_are_the_same_run(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    first = ask(ITEMS, lambda _: scores(-1, -2), resume=journal)
+    opener = asking(killed(0), runtime=replace(RUNTIME, threads=7))
+    again = answer(fake_artifact(), bank(*ITEMS), resume=journal, open_answerer=opener, threads=7)
+    assert again.answers == first.answers
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"domain": "coding"},
+        {"template": "another"},
+        {"chance": 0.01},
+        {"mode": "generate"},
+        {"item": "unknown"},
+        {"picked": "c"},
+        {"picked": "b"},
+    ],
+)
+def test_a_kept_answer_must_be_to_its_question(tmp_path: Path, changed: dict[str, Any]) -> None:
+    journal = tmp_path / "journal"
+    ask(ITEMS, lambda _: scores(-1, -2), resume=journal)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    right = from_json(lines[1], Answer, origin="test")
+    assert (right.picked, right.correct) == ("a", True)
+    lines[1] = to_json(replace(right, **changed), indent=None).encode() + b"\n"
+    journal.write_bytes(b"".join(lines))
+    with pytest.raises(EdgekitError, match="is to another question"):
+        ask(ITEMS, lambda _: scores(-1, -2), resume=journal)
+
+
+def test_a_kept_response_does_not_stand_for_an_answer(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    ask(ITEMS, lambda _: scores(-1, -2), resume=journal)
+    for prompt in (ITEMS[0].id, "unknown"):
+        lines = journal.read_bytes().splitlines(keepends=True)
+        response = Response(prompt=prompt, text="x", tokens=1, stopped=True)
+        journal.write_bytes(lines[0] + to_json(response, indent=None).encode() + b"\n")
+        with pytest.raises(EdgekitError, match=f"kept for `{prompt}` is to another question"):
+            ask(ITEMS, lambda _: scores(-1, -2), resume=journal)
+
+
+def test_two_runs_do_not_share_a_journal(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+
+    def meanwhile(question: Question) -> Reply:
+        with pytest.raises(EdgekitError, match="another run is keeping its answers there") as caught:
+            ask(ITEMS, lambda _: scores(-1, -2), resume=journal)
+        assert caught.value.code == ExitCode.USAGE
+        return scores(-1, -2)
+
+    assert len(ask(ITEMS[:1], meanwhile, resume=journal).answers) == 1
+    assert len(journal.read_bytes().splitlines()) == 2
+
+
+@pytest.mark.parametrize("size", [1, 20, 60, 100])
+def test_a_journal_cut_within_its_first_line_is_empty(tmp_path: Path, size: int) -> None:
+    journal = tmp_path / "journal"
+    first = ask(ITEMS, lambda _: scores(-1, -2), resume=journal)
+    whole = journal.read_bytes()
+    journal.write_bytes(whole[:size])
+    assert b"\n" not in whole[:size]
+    assert ask(ITEMS, lambda _: scores(-1, -2), resume=journal).answers == first.answers
+    assert journal.read_bytes() == whole
+
+
+def test_a_pipe_is_no_journal(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(EdgekitError, match="not a journal"):
+        ask(ITEMS, lambda _: scores(-1, -2), resume=tmp_path / "pipe")
 
 
 def test_a_journal_needs_to_know_the_file(tmp_path: Path) -> None:

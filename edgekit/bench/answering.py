@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from edgekit.corpus import Bank, Item
 from edgekit.corpus.prompts import Prompt
 from edgekit.errors import EdgekitError
 from edgekit.progress import Progress, silent
-from edgekit.records import Answer, Answers, Artifact, Finding, Response, Settings
+from edgekit.records import Answer, Answers, Artifact, Finding, Response, Runtime, Settings
 from edgekit.runtimes import Answerer, ChoiceScore, Generated, Question, Weigh, Write
 from edgekit.runtimes.answering import BATCH
 
@@ -69,14 +69,18 @@ def answer(
     """
     asked = _asked(bank, prompts)
     settings = _settings(settings or Settings(), asked, artifact, threads)
+    if resume and not artifact.sha256:
+        raise EdgekitError("a run of a file without its hash cannot be taken up again", hint="hash it first")
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     bank_sha256 = identity_of(bank)
-    with open_journal(resume, _key(artifact, bank_sha256, prompts, settings) if resume else "") as journal:
-        progress(STAGE, len(journal.found), len(asked), "loading")
-        with open_answerer(Path(artifact.path), settings) as answerer:
-            broken = _answer_all(answerer, asked, journal, progress)
-            runtime, findings = answerer.runtime, answerer.findings
-        found = journal.found
+    progress(STAGE, 0, len(asked), "loading")
+    with (
+        open_answerer(Path(artifact.path), settings) as answerer,
+        open_journal(resume, _key(artifact, bank_sha256, prompts, settings, answerer.runtime)) as journal,
+    ):
+        _check_kept(journal.found, bank, prompts, resume)
+        broken = _answer_all(answerer, asked, journal, progress)
+        runtime, findings, found = answerer.runtime, answerer.findings, journal.found
     # of what an earlier run answered only choices tell
     broken = max(
         broken,
@@ -157,13 +161,44 @@ def identity_of(bank: Bank) -> str:
     return hashlib.sha256(f"{RULE}\n{bank.sha256}".encode()).hexdigest()
 
 
-def _key(artifact: Artifact, bank_sha256: str, prompts: Sequence[Prompt], settings: Settings) -> str:
-    """What must be the same for a run to be gone on with. Threads may change: they round alike."""
-    if not artifact.sha256:
-        raise EdgekitError("a run of a file without its hash cannot be taken up again", hint="hash it first")
-    kept = replace(settings, threads=0)
-    parts = [artifact.sha256, bank_sha256, [(prompt.id, prompt.prompt) for prompt in prompts], repr(kept)]
+def _key(
+    artifact: Artifact, bank_sha256: str, prompts: Sequence[Prompt], settings: Settings, runtime: Runtime | None
+) -> str:
+    """What must be the same for a run to be gone on with: another build rounds otherwise, and one record cannot tell
+    of two. Threads and the fence may change: they round alike.
+    """
+    parts = [
+        __version__,
+        artifact.sha256,
+        bank_sha256,
+        [(prompt.id, prompt.prompt, prompt.max_tokens, prompt.stop) for prompt in prompts],
+        repr(replace(settings, threads=0)),
+        repr(replace(runtime, threads=0, isolation="") if runtime else None),
+    ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _check_kept(
+    found: Mapping[str, Answer | Response], bank: Bank, prompts: Sequence[Prompt], journal: Path | None
+) -> None:
+    """Raise EdgekitError for an answer from a journal that this bank's question of that id cannot have got."""
+    items, asked = {item.id: item for item in bank.items}, {prompt.id for prompt in prompts}
+    for one, kept in found.items():
+        if not (one in asked if isinstance(kept, Response) else _fits(kept, items.get(one))):
+            raise EdgekitError(
+                f"the answer kept for `{one[:80]}` is to another question: `{journal}`",
+                hint="delete the journal to begin anew",
+            )
+
+
+def _fits(kept: Answer, item: Item | None) -> bool:
+    said = (kept.domain, kept.template, kept.mode, kept.chance)
+    if item is None or said != (item.domain, item.template, item.mode, item.chance):
+        return False
+    if item.mode == "generate":
+        return True
+    shown = [choice[:MAX_PICKED] for choice in item.choices]
+    return kept.picked in ("", *shown) and (not kept.correct or kept.picked == item.answer[:MAX_PICKED])
 
 
 # ---- asking -------------------------------------------------------------------------------------------------------

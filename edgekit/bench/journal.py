@@ -1,7 +1,7 @@
 """Answers kept as they come, so that a run of hours that is killed goes on where it stood.
 
 One JSON object a line: first whose answers they are, then an `Answer` or a `Response` each. A last line cut short by
-the kill is dropped.
+the kill is dropped. One run at a time writes a journal.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edgekit.errors import EdgekitError
+from edgekit.files import lock
 from edgekit.records import Answer, Response
 
 KIND = "answers-journal"
@@ -39,39 +40,61 @@ class Journal:
 @contextmanager
 def open_journal(path: Path | None, key: str) -> Iterator[Journal]:
     """The journal at `path`, begun where there is none; of `None` one that keeps no file. Raises EdgekitError when the
-    file is of another run (`key` says which), is no journal, or cannot be written.
+    file is of another run (`key` says which), is being written, is no journal, or cannot be written.
     """
     if path is None:
         yield Journal({}, None)
         return
-    found, file = _open(path, key)
-    with file:
+    with _writing(path) as file:
+        found, size = _read(file, path, key)
+        try:
+            file.truncate(size)
+            file.seek(size)
+            if not size:
+                file.write(_head(key))
+                file.flush()
+        except OSError as error:
+            raise _unwritable(path, error) from None
         yield Journal(found, file)
 
 
-def _open(path: Path, key: str) -> tuple[dict[str, Answer | Response], BinaryIO]:
-    """(what stands in the file, the file, at the place where it goes on)."""
-    head = json.dumps({"kind": KIND, "version": 1, "key": key}).encode() + b"\n"
+@contextmanager
+def _writing(path: Path) -> Iterator[BinaryIO]:
+    """The file at `path`, this process's alone."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        raise EdgekitError(f"not a journal of answers: `{path}`", hint="name another file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        found, size = _read(path, key) if path.exists() else ({}, 0)
-        file = path.open("r+b" if path.exists() else "x+b")
-        file.truncate(size)
-        file.seek(size)
-        if not size:
-            file.write(head)
-            file.flush()
+        file = path.open("a+b")
     except OSError as error:
-        raise EdgekitError(f"cannot write ({(error.strerror or 'failed').lower()}): `{path}`") from None
-    return found, file
+        raise _unwritable(path, error) from None
+    with file:
+        if not lock(file):
+            raise EdgekitError(
+                f"another run is keeping its answers there: `{path}`", hint="let it end, or choose another `--out`"
+            )
+        yield file
 
 
-def _read(path: Path, key: str) -> tuple[dict[str, Answer | Response], int]:
-    """(what the whole lines hold, their bytes)."""
-    from edgekit.storage import from_json, read_bounded
+def _unwritable(path: Path, error: OSError) -> EdgekitError:
+    return EdgekitError(f"cannot write ({(error.strerror or 'failed').lower()}): `{path}`")
 
-    whole, newline, _ = read_bounded(path).rpartition(b"\n")
-    if not newline and path.stat().st_size == 0:
+
+def _head(key: str) -> bytes:
+    return json.dumps({"kind": KIND, "version": 1, "key": key}).encode() + b"\n"
+
+
+def _read(file: BinaryIO, path: Path, key: str) -> tuple[dict[str, Answer | Response], int]:
+    """(what the whole lines hold, their bytes); nothing of a file that a kill left within the first line."""
+    from edgekit.storage import MAX_RECORD_BYTES, from_json
+
+    file.seek(0)
+    data = file.read(MAX_RECORD_BYTES + 1)
+    if len(data) > MAX_RECORD_BYTES:
+        raise EdgekitError(f"a journal of answers is larger than 256 MiB: `{path}`", hint="name another file")
+    whole, newline, _ = data.rpartition(b"\n")
+    begin = _head("").removesuffix(b'"}\n')
+    if not newline and (data.startswith(begin) or begin.startswith(data)):
         return {}, 0
     lines = whole.split(b"\n")
     head = _object(lines[0])
@@ -79,7 +102,7 @@ def _read(path: Path, key: str) -> tuple[dict[str, Answer | Response], int]:
         raise EdgekitError(f"not a journal of answers: `{path}`", hint="name another file")
     if head.get("key") != key:
         raise EdgekitError(
-            f"answers of another model, bank or settings stand in `{path}`",
+            f"answers of another model, bank, build or settings stand in `{path}`",
             hint="delete it to begin anew, or name another file",
         )
     found: dict[str, Answer | Response] = {}
