@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from edgekit.records import (
@@ -25,6 +26,7 @@ from edgekit.records import (
     Quality,
     Runtime,
     Sample,
+    ScoredChunk,
     Settings,
     Sourced,
     TensorInfo,
@@ -64,6 +66,13 @@ HEADER = Header(
     context_train=8192,
     tied_embedding=True,
     tensors=(TensorInfo(name="token_embd.weight", type="q4_0", shape=(256, 1000), size_bytes=144_000),),
+)
+
+
+PLAIN = replace(
+    HEADER,
+    quant="f16",
+    tensors=(TensorInfo(name="token_embd.weight", type="f16", shape=(256, 1000), size_bytes=512_000),),
 )
 
 
@@ -226,6 +235,41 @@ def peak(working_set: float, unevictable: float = 1.7e8) -> MemoryPeak:
     )
 
 
-def quality(kld: Figure) -> Quality:
+TOKENS = 1000
+CHUNKS = 20
+
+
+def quality(kld: Figure, **figures: Figure) -> Quality:
+    """A record whose chunks are all alike and give the values of its figures."""
     unknown = Unknown(reason="not measured")
-    return Quality(reference="teacher", perplexity=unknown, kld_mean=kld, top1_agreement=unknown, artifact_sha256=SHA)
+    made = Quality(
+        reference="teacher",
+        reference_quant="f16",
+        perplexity=unknown,
+        kld_mean=kld,
+        top1_agreement=unknown,
+        artifact_sha256=SHA,
+        text_origin="a.txt",
+        text_sha256="7e" * 32,
+        context_tokens=2 * TOKENS,
+    )
+    made = replace(made, **figures)
+    return replace(made, chunks=(_chunk(made),) * CHUNKS)
+
+
+def _chunk(of: Quality) -> ScoredChunk:
+    def value(figure: Figure, otherwise: float = 0.0) -> float:
+        return figure.value if isinstance(figure, Estimate) else otherwise
+
+    token = value(of.kld_p99, value(of.kld_median, value(of.kld_mean)))
+    reference_nll = TOKENS * math.log(value(of.perplexity, 9.0) / value(of.perplexity_ratio, 1.0))
+    return ScoredChunk(
+        tokens=TOKENS,
+        nll=TOKENS * math.log(value(of.perplexity, 9.0)),
+        reference_nll=reference_nll,
+        kld=TOKENS * value(of.kld_mean),
+        top1=round(TOKENS * value(of.top1_agreement)),
+        top5=round(TOKENS * value(of.top5_agreement)),
+        dp2=TOKENS * value(of.dp_rms) ** 2,
+        token_kld=(token,) * TOKENS,
+    )

@@ -140,7 +140,7 @@ def test_quality_with_a_plain_cache_says_nothing_of_a_quantized_one() -> None:
 
 
 def test_the_full_precision_build_is_its_own_reference() -> None:
-    plain = replace(r.evidence().artifact, header=replace(r.HEADER, quant="f16"))
+    plain = replace(r.evidence().artifact, header=r.PLAIN)
     good = replace(r.quality(exact(0.0, "measured-here")), reference_sha256=r.SHA)
     check = check_of(r.evidence(artifact=plain, quality=good), Gate(metric="kld_mean", max=0.1))
     assert check.status == "pass"

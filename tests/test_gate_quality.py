@@ -8,10 +8,12 @@ from typing import Any
 import gate_records as r
 import pytest
 
+from edgekit import corpus
 from edgekit.errors import EdgekitError
 from edgekit.gate import judge
 from edgekit.gate.metrics import METRICS, check_gate
 from edgekit.records import (
+    Answer,
     Answers,
     ChatTemplate,
     Check,
@@ -24,6 +26,7 @@ from edgekit.records import (
     Layers,
     LayerShare,
     Quality,
+    Response,
     Similarity,
     Status,
     Tasks,
@@ -61,19 +64,41 @@ def answers(**changes: Any) -> Answers:
     return replace(made, **changes)
 
 
-def tasks(overall: Figure, *domains: Figure, **changes: Any) -> Tasks:
-    kept = domains or (overall,) * 4
+ITEMS = 1000
+RESPONSES = tuple(
+    Response(prompt=prompt.id, text="I am a student.", tokens=5, stopped=True)
+    for prompt in (*corpus.open_prompts(), *corpus.identity_prompts())
+)
+
+
+def given(domain: str, share: float) -> tuple[Answer, ...]:
+    """Answers without a chance of guessing, `share` of them right."""
+    right = round(ITEMS * share)
+    return tuple(
+        Answer(item=f"{domain}-{n}", domain=domain, template="t", mode="generate", correct=n < right, chance=0.0)
+        for n in range(ITEMS)
+    )
+
+
+def tasks(overall: Figure, *domains: Figure, names: tuple[str, ...] = DOMAINS, **changes: Any) -> Tasks:
+    """Answered by a teacher that knows everything, so that what is right is what is retained."""
+    kept = dict(zip(names, domains or (overall,) * len(names), strict=True))
+    shares = {name: one.value if isinstance(one, Estimate) else 0.5 for name, one in kept.items()}
+    own = tuple(one for name, share in shares.items() for one in given(name, share))
+    right = tuple(replace(one, correct=True) for one in own)
     made = Tasks(
-        answers=answers(),
-        teacher=answers(model="teacher", artifact_sha256="7e" * 32),
+        answers=answers(answers=own, responses=RESPONSES),
+        teacher=answers(model="teacher", artifact_sha256="7e" * 32, answers=right, responses=RESPONSES),
         overall=replace(score("overall", overall), items=2000),
-        domains=tuple(score(name, one) for name, one in zip(DOMAINS, kept, strict=True)),
+        domains=tuple(score(name, one) for name, one in kept.items()),
     )
     return replace(made, **changes)
 
 
-def quality(**changes: Any) -> Quality:
-    return replace(r.quality(here(0.01, 0.02, 0.03)), **changes)
+def quality(kld: Figure | None = None, **changes: Any) -> Quality:
+    figures = {name: one for name, one in changes.items() if isinstance(one, Estimate | Unknown)}
+    mean = figures.pop("kld_mean", kld or here(0.01, 0.02, 0.03))
+    return replace(r.quality(mean, **figures), **changes)
 
 
 def check(gate: Gate, known: Quality | None, **changes: Any) -> Check:
@@ -183,9 +208,10 @@ def test_nothing_measured_and_stand_ins_stay_unknown() -> None:
 
 
 def test_another_domain_is_not_known() -> None:
-    own = tasks(here(0.9, 0.9, 0.9), domains=(score("law", here(0.9, 0.9, 0.9)),))
+    asked = tasks(here(0.9, 0.9, 0.9), names=("law",))
+    own = replace(asked, answers=replace(asked.answers, bank="law.jsonl"))
     found = check(Gate(metric="retention_coding", min=0.5), quality(tasks=own))
-    assert "no item of `edgekit-tasks-1` is of the domain `coding`" in found.reason
+    assert "no item of `law.jsonl` is of the domain `coding`" in found.reason
     assert check(Gate(metric="retention_worst_domain", min=0.5), quality(tasks=own)).status == "pass"
 
 
@@ -254,7 +280,7 @@ def test_found_out_tensors_are_the_remedy() -> None:
     assert "`blk.3.ffn_down` as `q6_k` (now 60 % of the divergence): 2 MB more in all" in remedy
     assert "blk.1" not in remedy
     assert "--by-layer" in check(gate, quality()).remedy
-    plain = replace(r.evidence().artifact, header=replace(r.HEADER, quant="f16"))
+    plain = replace(r.evidence().artifact, header=r.PLAIN)
     assert "only more training" in check(gate, quality(), artifact=plain).remedy
 
 
@@ -263,6 +289,7 @@ def test_found_out_tensors_are_the_remedy() -> None:
 
 def test_responses_and_identity() -> None:
     known = quality(
+        tasks=tasks(here(0.9, 0.9, 0.9)),
         similarity=Similarity(
             teacher="t",
             responses=48,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edgekit.gate.judge import exit_code, judge, judge_figure
+from edgekit.gate.judge import exit_code, faults, judge, judge_figure
 from edgekit.gate.metrics import METRICS
 from edgekit.gate.recommending import recommend
 
-__all__ = ["METRICS", "exit_code", "judge", "judge_figure", "recommend"]
+__all__ = ["METRICS", "exit_code", "faults", "judge", "judge_figure", "recommend"]

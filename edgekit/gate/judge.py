@@ -18,14 +18,17 @@ from edgekit.gate.quality import cliffs, narrower
 from edgekit.gate.remedies import Advice, advise
 from edgekit.records import (
     BASES,
+    Answers,
     Check,
     Device,
     Estimate,
     Evidence,
     Figure,
+    Finding,
     Gate,
     Gates,
     Measurement,
+    Quality,
     Settings,
     Status,
     Unknown,
@@ -34,7 +37,7 @@ from edgekit.records import (
 )
 from edgekit.units import format_number, format_percent
 
-__all__ = ["METRICS", "exit_code", "judge", "judge_figure"]
+__all__ = ["METRICS", "exit_code", "faults", "judge", "judge_figure"]
 
 
 def judge(
@@ -81,6 +84,15 @@ def exit_code(verdicts: Sequence[Verdict], *, broke: bool) -> ExitCode:
     if not verdicts or any(verdict.status != "pass" for verdict in verdicts):
         return ExitCode.UNKNOWN
     return ExitCode.PASS
+
+
+def faults(evidence: Evidence) -> tuple[Finding, ...]:
+    """What broke the run or its evaluation: a worker died, or a figure had to be refused as a measuring fault."""
+    parts: list[Measurement | Quality | Answers | None] = [evidence.measurement, evidence.quality]
+    if evidence.quality is not None and evidence.quality.tasks is not None:
+        parts += [evidence.quality.tasks.answers, evidence.quality.tasks.teacher]
+    found = (finding for part in parts if part is not None for finding in part.findings)
+    return tuple(finding for finding in found if finding.level == "fault")
 
 
 def _load_members(device: Device) -> tuple[Device, ...]:
@@ -336,14 +348,10 @@ def _doubted(status: Status, reason: str, evidence: Evidence, gates: Gates) -> t
     for waiver in gates.waivers:
         if waiver.metric not in {gate.metric for gate in gates.gates}:
             reason += f"; a waiver names `{waiver.metric}`, which no gate asks for"
-    faults = (
-        [finding for finding in evidence.measurement.findings if finding.level == "fault"]
-        if (evidence.measurement)
-        else []
-    )
-    if not faults:
+    broken = faults(evidence)
+    if not broken:
         return status, reason
-    return ("unknown" if status == "pass" else status), f"the run broke ({faults[0].message}); {reason}"
+    return ("unknown" if status == "pass" else status), f"the run broke ({broken[0].message}); {reason}"
 
 
 def _class_outcome(verdicts: tuple[Verdict, ...]) -> tuple[Status, str]:

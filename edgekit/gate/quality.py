@@ -1,21 +1,25 @@
 """Evidence → the figure of one metric of quality, where the record says something of the artifact and settings judged.
 
-Every doubt ends in `Unknown`: quality of another file, of another KV cache, of an artifact compared with itself.
+Every doubt ends in `Unknown`: quality of another file, of other settings, of an artifact compared with itself or with a
+quantized build, and figures that are not those of the record's own raw scores (`edgekit.gate.raw`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from edgekit.gate.onsite import Subject
-from edgekit.intervals import ENOUGH
+from edgekit.gate.raw import unbacked_identity, unbacked_tasks, unbacked_text
+from edgekit.header.precision import FULL_PRECISION, is_full_precision
 from edgekit.records import (
     Estimate,
     Evidence,
     Figure,
     Gate,
     Quality,
+    Runtime,
     Settings,
     Tasks,
     Unknown,
@@ -33,7 +37,8 @@ _NO_TASKS = Unknown(reason="retention was not measured: no tasks were put to art
 _NO_RESPONSES = Unknown(reason="what the artifact answers freely was not held against its teacher", settle=_TASKS)
 _NO_IDENTITY = Unknown(reason="the artifact was not asked what it is", settle=_TASKS)
 _NO_TEMPLATE = Unknown(
-    reason="the chat template was not compared with the parent's", settle="evaluate with `--reference` or `--teacher`"
+    reason="the chat template was not compared with the parent's",
+    settle="`edgekit evaluate ARTIFACT --reference PARENT`, a model that it was made of and no file of what that said",
 )
 
 BANK_ITEMS = 10_000
@@ -44,9 +49,6 @@ _FAR = 100
 
 _ALONE = ("perplexity",)
 """Figures of a text that need no reference."""
-
-FULL_PRECISION = ("f32", "f16", "bf16", "fp32", "fp16")
-"""What `Header.quant` says of GGUF and of ONNX models of floats."""
 
 
 def quality_of(evidence: Evidence) -> Quality | Unknown:
@@ -86,45 +88,92 @@ def tasks_of(evidence: Evidence) -> Tasks | Unknown:
 def of_text(field: str) -> QualityFunction:
     """A figure of the artifact on a text: `field` of the quality record. Of a compact reference `kld_mean` is the
     unbiased estimate; its lower bound is no metric and passes nothing.
+
+    The note says which text. Perplexity is a matter of the text alone, so of any but edgekit's own it is `Unknown`: a
+    limit found on one text says nothing of another.
     """
 
     def figure(subject: Subject) -> Figure:
         known = quality_of(subject.evidence)
         if isinstance(known, Unknown):
             return known
-        found: Figure = _unlike_judged(known, subject, field) or getattr(known, field)
-        return found
+        doubt = _unlike_judged(known, subject, field) or unbacked_text(known, field)
+        found: Figure = getattr(known, field)
+        if doubt is not None or isinstance(found, Unknown):
+            return doubt or found
+        return replace(found, note="; ".join(part for part in (found.note, _text_of(known)) if part))
 
     return figure
 
 
+def _text_of(quality: Quality) -> str:
+    """The text in words: origin, digest, how much of it."""
+    origin = quality.text_origin or "a text of unknown origin"
+    digest = f", SHA-256 {quality.text_sha256[:12]}" if quality.text_sha256 else ""
+    return f"{len(quality.chunks)} chunks of {quality.context_tokens} tokens of {origin}{digest}"
+
+
 def _unlike_judged(quality: Quality, subject: Subject, field: str) -> Unknown | None:
-    """Why a figure of this very artifact is not the one judged: another KV cache, or no reference but itself."""
-    other_cache = _other_cache(quality.settings, subject)
-    if other_cache is not None:
-        return other_cache
-    if 0 < len(quality.chunks) < ENOUGH:
-        return Unknown(
-            reason=f"quality was scored on {len(quality.chunks)} chunks of text, too few for a range to be trusted",
-            settle=f"evaluate {ENOUGH} chunks or more",
-        )
+    """Why a figure of this very artifact is not the one judged: other settings, another text, no proper reference."""
+    other = unlike_settings(quality.settings, quality.runtime, subject)
+    if other is not None:
+        return other
+    return _foreign_text(quality) if field in _ALONE else _no_reference(quality, subject, field)
+
+
+def _foreign_text(quality: Quality) -> Unknown | None:
+    from edgekit.corpus import EVALUATION_ORIGIN
+
+    if quality.text_origin == EVALUATION_ORIGIN or isinstance(quality.perplexity, Unknown):
+        return None
+    return Unknown(
+        reason=f"perplexity is a matter of the text, and this is of `{quality.text_origin or 'an unknown one'}`",
+        settle="gate `perplexity_ratio` or `kld_mean`, or evaluate without `--text`",
+    )
+
+
+def _no_reference(quality: Quality, subject: Subject, field: str) -> Unknown | None:
+    """Why what it was compared with is no reference: the artifact itself, or a build that was quantized too."""
     artifact = subject.evidence.artifact
     itself = bool(artifact.sha256) and quality.reference_sha256 == artifact.sha256
-    if itself and field not in _ALONE and artifact.header.quant not in FULL_PRECISION:
+    if itself and not is_full_precision(artifact.header):
         return Unknown(
             reason=f"this {artifact.header.quant} artifact was compared with itself",
             settle="`edgekit evaluate ARTIFACT --reference REF` with the full-precision build",
         )
+    if isinstance(getattr(quality, field), Unknown) or quality.reference_quant in FULL_PRECISION:
+        return None
+    stored = f"a {quality.reference_quant} build" if quality.reference_quant else "of a precision that nobody recorded"
+    return Unknown(
+        reason=f"the reference `{quality.reference}` is {stored}: what quantizing cost it would be missing",
+        settle="`edgekit evaluate ARTIFACT --reference REF` with the full-precision build",
+    )
+
+
+def unlike_settings(settings: Settings | None, runtime: Runtime | None, subject: Subject) -> Unknown | None:
+    """Which setting that changes logits was another one when quality was measured; `None` where none was. Flash
+    attention left to the runtime is what the runtime made of it: on, where it does not tell.
+    """
+    measured, judged = settings or Settings(), subject.case.settings
+    if measured.kv_type != judged.kv_type:
+        return Unknown(
+            reason=f"quality was measured with a KV cache of `{measured.kv_type}`, and `{judged.kv_type}` is judged",
+            settle=f"judge with `--kv-type {measured.kv_type}`",
+        )
+    resolved = runtime.flash_attention if runtime is not None else None
+    flash = resolved if resolved is not None else measured.flash_attention != "off"
+    if flash != (judged.flash_attention != "off"):
+        return _other_setting("flash attention", "on" if flash else "off", "--flash-attention " + ("off", "on")[flash])
+    if measured.repack != judged.repack:
+        flag = "--repack" if measured.repack else "--no-repack"
+        return _other_setting("repacking", "on" if measured.repack else "off", flag)
     return None
 
 
-def _other_cache(settings: Settings | None, subject: Subject) -> Unknown | None:
-    measured, judged = (settings or Settings()).kv_type, subject.case.settings.kv_type
-    if measured == judged:
-        return None
+def _other_setting(what: str, was: str, flag: str) -> Unknown:
+    judged = "off" if was == "on" else "on"
     return Unknown(
-        reason=f"quality was measured with a KV cache of `{measured}`, and `{judged}` is judged",
-        settle=f"judge with `--kv-type {measured}`",
+        reason=f"quality was measured with {what} {was}, and {judged} is judged", settle=f"judge with `{flag}`"
     )
 
 
@@ -139,10 +188,10 @@ def retained(domain: str = "") -> QualityFunction:
         if isinstance(tasks, Unknown):
             return tasks
         if not domain:
-            return tasks.overall.retention
+            return _lacking_domains(tasks) or unbacked_tasks(tasks) or tasks.overall.retention
         for score in tasks.domains:
             if score.domain == domain:
-                return score.retention
+                return unbacked_tasks(tasks, score) or score.retention
         return Unknown(
             reason=f"no item of `{tasks.answers.bank}` is of the domain `{domain}`", settle="answer a bank that has it"
         )
@@ -157,6 +206,9 @@ def worst_retained(subject: Subject) -> Figure:
     tasks = _judged_tasks(subject)
     if isinstance(tasks, Unknown):
         return tasks
+    doubts = (_lacking_domains(tasks), *(unbacked_tasks(tasks, score) for score in tasks.domains))
+    for doubt in filter(None, doubts):
+        return doubt
     known = [(score.domain, score.retention) for score in tasks.domains if isinstance(score.retention, Estimate)]
     for score in tasks.domains:
         if isinstance(score.retention, Unknown):
@@ -180,7 +232,24 @@ def _judged_tasks(subject: Subject) -> Tasks | Unknown:
         return tasks
     if tasks.teacher is None:
         return Unknown(reason="no teacher answered these tasks", settle=_TASKS)
-    return _other_cache(tasks.answers.settings, subject) or tasks
+    return unlike_settings(tasks.answers.settings, tasks.answers.runtime, subject) or tasks
+
+
+def _lacking_domains(tasks: Tasks) -> Unknown | None:
+    """Of edgekit's own bank every domain must be there: a part of it is called like the whole. A user's own bank has
+    the domains that it has.
+    """
+    from edgekit.corpus import DOMAINS
+    from edgekit.corpus.bank import NAME
+
+    answered = {answer.domain for answer in tasks.answers.answers} & {score.domain for score in tasks.domains}
+    lacking = [domain for domain in DOMAINS if domain not in answered]
+    if not lacking or not tasks.answers.bank.startswith(NAME):
+        return None
+    return Unknown(
+        reason=f"only a part of `{tasks.answers.bank}` was answered, nothing of {', '.join(lacking)}",
+        settle="answer all its domains (no `--domain`), or gate the domain alone",
+    )
 
 
 def cliffs(evidence: Evidence) -> str:
@@ -201,8 +270,15 @@ def alike(field: str) -> QualityFunction:
         known = _with(subject.evidence, "similarity", _NO_RESPONSES)
         if isinstance(known, Unknown) or known.similarity is None:
             return known if isinstance(known, Unknown) else _NO_RESPONSES
-        found: Figure = _other_cache(_answered_with(known), subject) or getattr(known.similarity, field)
-        return found
+        tasks = _judged_tasks(subject)
+        if isinstance(tasks, Unknown):
+            return tasks
+        assert tasks.teacher is not None
+        found: Figure = getattr(known.similarity, field)
+        said = min(len(tasks.answers.responses), len(tasks.teacher.responses))
+        if isinstance(found, Unknown) or 0 < known.similarity.responses <= said:
+            return found
+        return Unknown(reason="the record does not hold the responses that it compares", settle="evaluate it anew")
 
     return figure
 
@@ -212,11 +288,11 @@ def foreign_identity(subject: Subject) -> Figure:
     known = _with(subject.evidence, "identity", _NO_IDENTITY)
     if isinstance(known, Unknown) or known.identity is None:
         return known if isinstance(known, Unknown) else _NO_IDENTITY
-    return _other_cache(_answered_with(known), subject) or known.identity.share
-
-
-def _answered_with(quality: Quality) -> Settings | None:
-    return quality.tasks.answers.settings if quality.tasks is not None else quality.settings
+    tasks = tasks_of(subject.evidence)
+    if isinstance(tasks, Unknown):
+        return tasks
+    other = unlike_settings(tasks.answers.settings, tasks.answers.runtime, subject)
+    return other or unbacked_identity(known.identity, tasks) or known.identity.share
 
 
 def template_kept(subject: Subject) -> Figure:
@@ -225,6 +301,11 @@ def template_kept(subject: Subject) -> Figure:
     if isinstance(known, Unknown) or known.template is None:
         return known if isinstance(known, Unknown) else _NO_TEMPLATE
     template = known.template
+    if known.reference_sha256 == subject.evidence.artifact.sha256:
+        return Unknown(
+            reason="the chat template was compared with that of this very artifact",
+            settle="`edgekit evaluate ARTIFACT --reference PARENT`, the model that it was made of",
+        )
     if template.status in ("none", "added"):
         return Unknown(reason=f"there is no chat template to compare with: `{template.parent}` has none")
     note = f"{template.status}, compared with `{template.parent}`"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from edgekit.gate.metrics import Metric
 from edgekit.gate.onsite import Subject
-from edgekit.gate.quality import FULL_PRECISION, quality_of, tasks_of
+from edgekit.gate.quality import quality_of, tasks_of
+from edgekit.header.precision import is_full_precision
 from edgekit.records import DomainScore, Estimate, Figure, Layers, LayerShare, Unknown
 from edgekit.units import format_bytes, format_percent
 
@@ -42,7 +43,7 @@ def quality_remedy(subject: Subject, metric: Metric, figure: Figure) -> str:
     if isinstance(figure, Unknown) or not metric.quantizing:
         return ""
     header, known = subject.evidence.artifact.header, quality_of(subject.evidence)
-    if header.quant in FULL_PRECISION:
+    if is_full_precision(header):
         return "the weights are at full precision: only more training brings it up"
     if not isinstance(known, Unknown) and known.layers is not None:
         return _larger_types(known.layers)

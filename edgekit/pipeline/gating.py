@@ -15,12 +15,13 @@ from edgekit import __version__
 from edgekit.devices import class_members, load_device
 from edgekit.energy import estimate_battery
 from edgekit.errors import EdgekitError, ExitCode
-from edgekit.gate import exit_code, judge
+from edgekit.gate import exit_code, faults, judge
 from edgekit.gate.gates import make_gates
 from edgekit.gate.metrics import METRICS
 from edgekit.header import read_header
 from edgekit.header.provenance import read_provenance
 from edgekit.memory import FitRow, WhatFits, fit_table, predict_memory, what_fits
+from edgekit.pipeline.rescoring import rescored
 from edgekit.progress import Progress, silent
 from edgekit.projection import project_to
 from edgekit.records import (
@@ -121,7 +122,7 @@ def bench(
     from edgekit.bench import measure
     from edgekit.shapes import cached_stand_in
 
-    overrides = overrides or Overrides()
+    overrides, quality = overrides or Overrides(), rescored(quality)
     targets = load_targets(devices)
     here = host_device(on_device, devices)
     artifacts: dict[Path, Artifact] = {}
@@ -335,8 +336,7 @@ def conclude(evidence: Evidence, device: Device, gates: Gates | None = None) -> 
 
 def broke(evidence: Evidence) -> bool:
     """The run itself failed: a worker died, or a figure had to be refused as a measuring fault."""
-    parts = (evidence.measurement, evidence.quality)
-    return any(finding.level == "fault" for part in parts if part is not None for finding in part.findings)
+    return bool(faults(evidence))
 
 
 def regate(
@@ -345,9 +345,10 @@ def regate(
     """Judge recorded evidence again, without the model.
 
     What was measured is kept. What was computed is computed anew from the recorded header and settings, by this version
-    and today's profiles: a stored projection is nobody's proof, and an old one may hold a mended fault.
+    and today's profiles: a stored projection is nobody's proof, and an old one may hold a mended fault. So are figures
+    of quality, from their raw scores.
     """
-    evidence = replace(evidence, quality=quality or evidence.quality)
+    evidence = replace(evidence, quality=rescored(quality or evidence.quality))
     recorded = {case.device: case.settings for case in evidence.cases}
     reports = []
     for device in load_targets(devices):

@@ -8,6 +8,7 @@ from pathlib import Path
 from edgekit.devices import load_device
 from edgekit.errors import EdgekitError
 from edgekit.pipeline.gating import Overrides, conclude, gather, open_artifact
+from edgekit.pipeline.rescoring import rescored
 from edgekit.progress import Progress, silent
 from edgekit.records import Gates, Quality, Report, Settings
 from edgekit.tables import read_file
@@ -47,7 +48,8 @@ def import_run(
     refuse_other_model(run, artifact)
     measurement = measurement_of(run, artifact, device.name)
     ran = overrides_of(run.settings)
-    return conclude(gather(artifact, device, overrides=ran, measurement=measurement, quality=quality), device, gates)
+    evidence = gather(artifact, device, overrides=ran, measurement=measurement, quality=rescored(quality))
+    return conclude(evidence, device, gates)
 
 
 def overrides_of(ran: Settings) -> Overrides:

@@ -20,6 +20,7 @@ from edgekit.files import replacing
 from edgekit.gate.recommending import recommend
 from edgekit.pipeline.evaluating import Text, text_of
 from edgekit.pipeline.gating import Overrides, bench, conclude, gather, open_artifact
+from edgekit.pipeline.rescoring import rescored
 from edgekit.progress import Progress, silent
 from edgekit.quantize import workshop
 from edgekit.quantize.targets import Target, parse_target
@@ -154,7 +155,7 @@ def _row(job: _Job, target: Target, progress: Progress) -> SweepRow:
         ),
     )
     # judged anew, by today's profile, gates and predictions and with this quality: only what was measured is kept
-    evidence = gather(artifact, job.device, measurement=report.evidence.measurement, quality=quality)
+    evidence = gather(artifact, job.device, measurement=report.evidence.measurement, quality=rescored(quality))
     judged = conclude(evidence, job.device, job.gates)
     return SweepRow(target=str(target), artifact=artifact, report=judged)
 
@@ -178,7 +179,8 @@ def _same_text(old: Quality, text: Text, chunks: int, reference_sha256: str) -> 
     if old.context_tokens != CONTEXT_TOKENS or not old.chunks:
         return False
     return (
-        old.reference_sha256 == reference_sha256
+        old.edgekit_version == __version__
+        and old.reference_sha256 == reference_sha256
         and old.text_sha256 == hashlib.sha256(text.content.encode()).hexdigest()
         and len(old.chunks) == min(chunks, old.text_tokens // old.context_tokens)
     )
