@@ -101,7 +101,7 @@ def findings(run: Measurement) -> dict[str, str]:
 
 
 def left_there(tmp_path: Path) -> list[Path]:
-    places = (tmp_path / "home/.cache/edgekit-target", tmp_path / "data")
+    places = (tmp_path / "home/.cache", tmp_path / "data")
     return [path for place in places if place.exists() for path in place.iterdir()]
 
 
@@ -233,6 +233,15 @@ def test_a_runner_that_breaks_is_a_finding(
     run = measure_there(SSH, artifact, WORKLOAD, on_device="galaxy-s25", runner=runner)
     assert findings(run)[code] == "fault"
     assert run.samples == ()
+    assert left_there(tmp_path) == []
+
+
+def test_a_runner_that_hangs_is_killed_there(ssh_shim: Path, artifact: Artifact, tmp_path: Path) -> None:
+    mark = tmp_path / "pid"
+    runner = bench_shim(tmp_path / "far/runner", artifact, f"echo $$ > '{mark}'; exec sleep 300")
+    run = measure_there(SSH, artifact, replace(WORKLOAD, timeout_s=1), on_device="galaxy-s25", runner=runner)
+    assert findings(run)["worker-timeout"] == "fault"
+    assert not Path(f"/proc/{mark.read_text().strip()}").exists()
     assert left_there(tmp_path) == []
 
 

@@ -18,13 +18,17 @@ from edgekit.targets.foreign import ForeignRun
 from edgekit.targets.llama_bench import read_llama_bench_run
 from edgekit.targets.remote import Remote, TargetLost
 
-# $1 folder, then the program and its arguments. A zombie's status has no VmHWM, which ends the loop.
+# $1 folder, $2 tenths of a second, then the program and its arguments. A zombie's status has no VmHWM, which ends the
+# loop. The time is kept there, in rounds of a tenth and no clock that may jump: nobody here could stop it.
 _BESIDE = """
-cd -- "$1" || exit 45; shift
+cd -- "$1" || exit 45; left=$2; late=; shift 2
 "$@" > out.json 2> err.txt & pid=$!
 : > memory.txt
-while grep -E '^(VmHWM|RssAnon|VmSwap):' "/proc/$pid/status" >> memory.txt 2>/dev/null; do sleep 0.1; done
-wait "$pid"; code=$?
+while grep -E '^(VmHWM|RssAnon|VmSwap):' "/proc/$pid/status" >> memory.txt 2>/dev/null; do
+  sleep 0.1; left=$((left - 1))
+  if [ "$left" -le 0 ]; then late=1; kill -9 "$pid"; break; fi
+done
+wait "$pid" 2>/dev/null; code=$?; [ -z "$late" ] || code=124
 echo "=edgekit= code $code"
 echo '=edgekit= memory'; sort -u memory.txt
 echo '=edgekit= err'; tail -c 4000 err.txt
@@ -66,7 +70,9 @@ def _unusual(settings: Settings) -> list[str]:
 def run_process(remote: Remote, command: list[str], index: int, *, timeout_s: float) -> Process:
     """One fresh process there. A device that goes away is a fault of it, not an exception."""
     try:
-        ran = remote.script(_BESIDE, remote.folder, *command, timeout_s=timeout_s)
+        tenths = str(max(1, int(timeout_s * 10)))
+        # a round takes longer than its tenth on a busy device: the limit here is only for one that hangs
+        ran = remote.script(_BESIDE, remote.folder, tenths, *command, timeout_s=4 * timeout_s + 60.0)
     except TargetLost as lost:
         return Process(run=None, fault=Finding(level="fault", code="target-lost", message=lost.message, hint=lost.hint))
     parts = dict(re.findall(r"^=edgekit= (memory|err|out)$\n(.*?)(?=^=edgekit= (?:err|out)$|\Z)", ran.out, _LINES))
@@ -114,6 +120,7 @@ def death(code: int, errors: str, program: str) -> Finding:
         ),
         128 + signal.SIGSEGV: ("worker-segfault", "the runner crashed", "is it built for this system?"),
         128 + signal.SIGABRT: ("worker-aborted", f"the runner aborted{said}", "does its llama.cpp know the model?"),
+        124: ("worker-timeout", "the runner did not end in its time", "raise `--timeout` or run less"),
         126: (
             "runner-abi",
             f"the runner cannot be executed there{said}",

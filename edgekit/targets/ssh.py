@@ -70,7 +70,7 @@ def open_ssh(address: str, label: str) -> Iterator[Remote]:
 
         home = _connect(base, address)
         try:
-            yield Remote(name=name, folder=f"{home}/.cache/edgekit-target/{label}", execute=execute, push=push)
+            yield Remote(name=name, folder=f"{home}/.cache/edgekit-{label}", execute=execute, push=push)
         finally:
             with suppress(EdgekitError, subprocess.TimeoutExpired):
                 run_here([*base, "-O", "exit", "--", address], timeout_s=CONNECT_S)
