@@ -265,7 +265,8 @@ def test_another_run_is_not_gone_on_with(tmp_path: Path, what: str, monkeypatch:
         prompts=[prompt],
     )
     before = journal.read_bytes()
-    artifact, items, options = fake_artifact(), ITEMS, {"prompts": [prompt]}
+    artifact, items = fake_artifact(), ITEMS
+    options: dict[str, Any] = {"prompts": [prompt]}
     runtime = replace(RUNTIME, build="b2") if what == "runtime" else RUNTIME
     if what == "bank":
         items = ITEMS[:-1]

@@ -48,6 +48,14 @@ def tasks(*lines: object) -> Damage:
     return written("tasks.jsonl", "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
 
 
+def pipe(name: str) -> Damage:
+    def make(root: Path) -> None:
+        (root / name).unlink(missing_ok=True)
+        os.mkfifo(root / name)
+
+    return make
+
+
 def cut(name: str, keep: float) -> Damage:
     return lambda root: os.truncate(root / name, int((root / name).stat().st_size * keep))
 
@@ -166,6 +174,23 @@ CASES: dict[str, tuple[Damage, tuple[str, ...], str]] = {
     "too few items": (untouched, ("evaluate", "{root}/q4_0.gguf", "--items", "3"), "--items"),
     "more items than there are": (untouched, ("evaluate", "{root}/q4_0.gguf", "--items", "999999999"), "items"),
     "an unknown domain": (untouched, ("evaluate", "{root}/q4_0.gguf", "--domain", "cooking"), "conservation"),
+    # what is no file: a pipe would be waited for without end, and a device has none
+    "tasks are a pipe": (pipe("tasks.jsonl"), ASKING, "not a file"),
+    "tasks are a device": (untouched, ("evaluate", "{root}/q4_0.gguf", "--tasks", "/dev/zero"), "not a file"),
+    "text is a pipe": (pipe("text.txt"), ("evaluate", "{root}/q4_0.gguf", *TEXT), "not a file"),
+    "reference is a pipe": (pipe("kept.ref"), (*REFERRING, "{root}/kept.ref"), "kept.ref"),
+    "teacher is a pipe": (pipe("teacher.json"), TAUGHT, "not a file"),
+    "teacher model is a pipe": (
+        pipe("teacher.gguf"),
+        ("evaluate", "{root}/q4_0.gguf", "--teacher", "{root}/teacher.gguf", "--items", "8"),
+        "teacher.gguf",
+    ),
+    "model is a pipe": (pipe("pipe.gguf"), ("evaluate", "{root}/pipe.gguf", *TEXT), "pipe.gguf"),
+    "bench with a piped reference": (pipe("kept.ref"), (*BENCHING, "--reference", "{root}/kept.ref"), "kept.ref"),
+    "bench with piped quality": (pipe("quality.json"), (*BENCHING, "--quality", "{root}/quality.json"), "not a file"),
+    # how it is run
+    "threads beyond reason": (untouched, (*REFERRING, "{root}/f16.gguf", "--threads", "100000"), "at most"),
+    "threads beyond reason, for tasks": (untouched, (*ASKING, "--threads", "100000"), "at most"),
     # what is written
     "answers exist": (written("saved.json", "mine"), (*ASKING, "--save", "{root}/saved.json"), "saved.json"),
     "answers are not json": (untouched, (*ASKING, "--save", "{root}/saved.txt"), ".json"),
@@ -288,6 +313,13 @@ def test_refused(name: str, whole: Path, tmp_path: Path, capfd: pytest.CaptureFi
     assert expected.lower() in told.lower()
     assert contents(root) == before, "something was left behind"
     assert not {"measuring …", "answering …"} & set(told.splitlines()), "it was found out after the work"
+
+
+def test_bench_refuses_threads_beyond_reason(whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """When it opens its first worker: elsewhere there may be more cores."""
+    root = prepared(whole, tmp_path / "root", untouched)
+    assert main([argument.format(root=root) for argument in (*BENCHING, "--threads", "100000")]) == 2
+    assert "error: this machine runs at most" in capfd.readouterr().err
 
 
 def test_a_kept_reference_brings_its_text(whole: Path, capfd: pytest.CaptureFixture[str]) -> None:

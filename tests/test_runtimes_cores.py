@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from edgekit.runtimes.cores import big_cores
+from edgekit.errors import EdgekitError, ExitCode
+from edgekit.records import Settings
+from edgekit.runtimes import open_answerer, open_scorer, open_worker
+from edgekit.runtimes.cores import MOST_TIMES, big_cores, check_threads
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /sys")
 
@@ -57,3 +61,38 @@ def test_no_sys_at_all(tmp_path: Path) -> None:
 
 def test_here() -> None:
     assert 1 <= big_cores() <= len(os.sched_getaffinity(0))
+
+
+# ---- how many are taken ---------------------------------------------------------------------------------------------
+
+MOST = MOST_TIMES * (os.cpu_count() or 1)
+
+
+def test_as_many_threads_as_can_help_are_taken() -> None:
+    for threads in (0, 1, MOST):
+        check_threads(threads)
+    for threads in (-1, MOST + 1):
+        with pytest.raises(EdgekitError, match=f"at most {MOST} threads.*`{threads}`") as caught:
+            check_threads(threads)
+        assert caught.value.code == ExitCode.USAGE
+
+
+def test_no_worker_is_started_with_more(tiny_gguf: Path) -> None:
+    """llama.cpp would die of them, and the death be called its own."""
+    settings = Settings(context_tokens=64, threads=100_000)
+    with ExitStack() as stack:
+        for entered in (
+            open_worker(tiny_gguf, settings, timeout_s=60, seed=1),
+            open_scorer(tiny_gguf, None, settings, text="a text", vocabulary=1000),
+            open_answerer(tiny_gguf, settings),
+        ):
+            with pytest.raises(EdgekitError, match="at most"):
+                stack.enter_context(entered)
+
+
+def test_nothing_is_made_with_more(tiny_gguf: Path, tmp_path: Path) -> None:
+    from edgekit.quantize.imatrix import compute_imatrix
+
+    with pytest.raises(EdgekitError, match="at most"):
+        compute_imatrix(tiny_gguf, "words " * 5000, tmp_path / "imatrix.gguf", threads=100_000)
+    assert not list(tmp_path.iterdir())

@@ -95,7 +95,9 @@ def check(asked: Asked) -> None:
     from edgekit import bench
     from edgekit.bench.hashing import hash_text
     from edgekit.bench.reference_file import check_usable
+    from edgekit.runtimes.cores import check_threads
 
+    check_threads(asked.threads)
     if asked.reference is not None and bench.is_reference_file(asked.reference):
         if asked.by_layer:
             raise EdgekitError(

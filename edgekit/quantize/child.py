@@ -15,6 +15,7 @@ from typing import Any
 
 from edgekit.quantize import collector, quantizer
 from edgekit.runtimes import llamacpp, sandbox, worker
+from edgekit.runtimes.cores import check_threads
 from edgekit.runtimes.handle import amx_state, start_child, worker_limits
 from edgekit.runtimes.process import Child, worker_command
 from edgekit.runtimes.protocol import Advanced, Done, Message, Ready
@@ -57,6 +58,7 @@ def working(
 
     It may read `readable` and write at most `file_bytes` into `writable`, which exists. Raises WorkerDied.
     """
+    check_threads(int(job.get("threads", 0)))
     start = {
         "op": "start",
         "parent": os.getpid(),

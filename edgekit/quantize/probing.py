@@ -28,6 +28,7 @@ from edgekit.quantize.degrading import PART_VALUES, Matrix, matrices_of
 from edgekit.quantize.ggml_types import quantize_rows
 from edgekit.records import Header, Settings, TensorInfo
 from edgekit.runtimes import llamacpp, sandbox, worker
+from edgekit.runtimes.cores import check_threads
 from edgekit.runtimes.handle import start_child, worker_limits
 from edgekit.runtimes.process import Child, worker_command
 from edgekit.runtimes.protocol import Advanced, Counted, Done, Loaded, Message, Ready, Scored
@@ -191,6 +192,7 @@ def open_prober(
     """
     if header.shards > 1:
         raise EdgekitError("sensitivity is measured on a model in one file", hint="merge the shards first")
+    check_threads(threads)
     settings = Settings(
         context_tokens=context_tokens,
         batch_tokens=context_tokens,

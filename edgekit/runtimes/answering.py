@@ -16,6 +16,7 @@ from typing import Any
 from edgekit.errors import EdgekitError
 from edgekit.records import Finding, Runtime, Settings
 from edgekit.runtimes.answering_packs import SEQUENCES
+from edgekit.runtimes.cores import check_threads
 from edgekit.runtimes.handle import (
     amx_findings,
     amx_state,
@@ -212,6 +213,7 @@ def open_answerer(
         ubatch_tokens=min(settings.ubatch_tokens, settings.context_tokens),
         output_rows=BLOCK_ROWS,
     )
+    check_threads(settings.threads)
     runtime = runtime_of(artifact)
     if runtime != "llamacpp":  # others hold the logits of a whole ubatch
         judged = replace(judged, ubatch_tokens=min(judged.ubatch_tokens, BLOCK_ROWS))

@@ -9,6 +9,21 @@ import os
 import sys
 from pathlib import Path
 
+from edgekit.errors import EdgekitError
+
+MOST_TIMES = 4
+"""Threads for each logical core that are still taken; llama.cpp spins in each, and dies where it cannot make them."""
+
+
+def check_threads(threads: int) -> None:
+    """Raise EdgekitError for more threads than this machine can have a use for, or fewer than none."""
+    most = MOST_TIMES * (os.cpu_count() or 1)
+    if not 0 <= threads <= most:
+        raise EdgekitError(
+            f"this machine runs at most {most} threads, {MOST_TIMES} for each of its logical cores: `{threads}`",
+            hint=f"leave `--threads` out: the big cores, {big_cores()} here, are the fastest",
+        )
+
 
 def big_cores(root: Path = Path("/")) -> int:
     """Physical cores of the fastest cluster that this process may use, at least 1. `root` serves fixture trees."""

@@ -16,6 +16,7 @@ from edgekit.records import Buffer, Finding, MemoryPeak, Runtime, Settings
 from edgekit.runtimes.amx import amx_findings as amx_findings
 from edgekit.runtimes.amx import amx_state as amx_state
 from edgekit.runtimes.amx import deny_amx, note_broken_amx
+from edgekit.runtimes.cores import check_threads
 from edgekit.runtimes.death import WorkerDied
 from edgekit.runtimes.process import Child, spawn
 from edgekit.runtimes.protocol import (
@@ -129,6 +130,7 @@ def open_worker(
     lies at `path`. `memory_limit_bytes` caps its address space (0: none beyond what the machine can give); `command`
     replaces the program, for tests of this door. Raises WorkerDied: `finding.code` tells a rejected model from a crash.
     """
+    check_threads(settings.threads)
     files = model_files(path)
     start = {
         "op": "start",
