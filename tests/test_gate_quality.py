@@ -12,6 +12,7 @@ from edgekit import corpus
 from edgekit.errors import EdgekitError
 from edgekit.gate import judge
 from edgekit.gate.metrics import METRICS, check_gate
+from edgekit.pipeline import gating
 from edgekit.records import (
     Answer,
     Answers,
@@ -21,6 +22,7 @@ from edgekit.records import (
     Estimate,
     Evidence,
     Figure,
+    Finding,
     Gate,
     Identity,
     Layers,
@@ -329,3 +331,199 @@ def test_limits_that_ask_for_nothing_are_refused() -> None:
     ):
         with pytest.raises(EdgekitError):
             check_gate(gate)
+
+
+# ---- figures and their raw scores ---------------------------------------------------------------------------------
+
+KLD = Gate(metric="kld_mean", max=0.05)
+
+
+def test_a_figure_that_its_chunks_do_not_give_passes_nothing() -> None:
+    good = quality()
+    assert check(KLD, good).status == "pass"
+    bad = tuple(replace(one, kld=2.0 * one.tokens) for one in good.chunks)
+    found = check(KLD, replace(good, chunks=bad))
+    assert (found.status, "its figure is 0.02 and its own chunks give 2" in found.reason) == ("unknown", True)
+    silent = tuple(replace(one, kld=None) for one in good.chunks)
+    assert "do not give it" in check(KLD, replace(good, chunks=silent)).reason
+
+
+@pytest.mark.parametrize("count", [0, 1, 9])
+def test_too_few_chunks_pass_nothing(count: int) -> None:
+    good = quality()
+    found = check(KLD, replace(good, chunks=good.chunks[:count]))
+    assert (found.status, f"on {count or 'no'} chunks of text" in found.reason) == ("unknown", True)
+    assert check(KLD, replace(good, chunks=good.chunks[:10])).status == "pass"
+
+
+@pytest.mark.parametrize("basis", ["claimed", "predicted", "estimated"])
+def test_a_figure_that_nobody_measured_passes_nothing(basis: Any) -> None:
+    assert check(KLD, quality(replace(here(0.01, 0.02, 0.03), basis=basis))).status == "unknown"
+    claimed = quality(tasks=tasks(replace(here(0.9, 0.9, 0.9), basis=basis)))
+    assert f"this one is {basis}" in check(r.RETENTION, claimed).reason
+
+
+def test_the_text_is_told() -> None:
+    reason = check(KLD, quality()).reason
+    assert "20 chunks of 2000 tokens of a.txt, SHA-256 7e7e7e7e7e7e" in reason
+
+
+def test_perplexity_is_judged_on_the_own_text_alone() -> None:
+    gate, known = Gate(metric="perplexity", max=12), quality(perplexity=here(9, 10, 11))
+    found = check(gate, known)
+    assert (found.status, "this is of `a.txt`" in found.reason) == ("unknown", True)
+    assert check(gate, replace(known, text_origin=corpus.EVALUATION_ORIGIN)).status == "pass"
+    unnamed = check(gate, replace(known, text_origin=""))
+    assert (unnamed.status, "an unknown one" in unnamed.reason) == ("unknown", True)
+
+
+@pytest.mark.parametrize("spoiled", ["none", "wrong", "teacher", "fewer", "itself"])
+def test_answers_must_give_the_retention(spoiled: str) -> None:
+    good = tasks(here(0.85, 0.9, 0.95))
+    assert good.teacher is not None
+    wrong = tuple(replace(one, correct=False) for one in good.answers.answers)
+    bad = {
+        "none": replace(good, answers=answers(), teacher=answers(artifact_sha256="7e" * 32)),
+        "wrong": replace(good, answers=replace(good.answers, answers=wrong)),
+        "teacher": replace(good, teacher=replace(good.teacher, answers=wrong)),
+        "fewer": replace(good, answers=replace(good.answers, answers=good.answers.answers[:-1])),
+        "itself": replace(good, teacher=replace(good.teacher, artifact_sha256=r.SHA)),
+    }[spoiled]
+    for metric in ("quality_retention", "retention_coding", "retention_worst_domain"):
+        gate = Gate(metric=metric, min=0.8)
+        assert check(gate, quality(tasks=good)).status == "pass"
+        assert check(gate, quality(tasks=bad)).status == "unknown", metric
+
+
+def test_a_part_of_the_own_bank_is_not_the_whole() -> None:
+    """`--domain coding` asks a bank of the same name."""
+    part = quality(tasks=tasks(here(0.85, 0.9, 0.95), names=("coding",)))
+    for metric in ("quality_retention", "retention_worst_domain"):
+        found = check(Gate(metric=metric, min=0.8), part)
+        assert found.status == "unknown"
+        assert "nothing of factual, reasoning, conservation" in found.reason
+    assert check(Gate(metric="retention_coding", min=0.8), part).status == "pass"
+
+
+def test_a_domain_left_out_of_the_scores_hides_nothing() -> None:
+    whole = tasks(here(0.85, 0.9, 0.95))
+    gate = Gate(metric="retention_worst_domain", min=0.8)
+    hidden = replace(whole, domains=whole.domains[:3])
+    assert check(gate, quality(tasks=hidden)).status == "unknown"
+    own = replace(hidden, answers=replace(hidden.answers, bank="mine.jsonl"))
+    assert "domains are not those" in check(gate, quality(tasks=own)).reason
+
+
+# ---- the reference ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stored", "says"), [("q4_0", "a q4_0 build"), ("q2_k", "a q2_k build"), ("", "nobody recorded")]
+)
+def test_a_reference_that_is_not_full_precision_passes_nothing(stored: str, says: str) -> None:
+    ratio = Gate(metric="perplexity_ratio", max=1.1)
+    known = replace(quality(perplexity_ratio=here(1, 1, 1)), reference_quant=stored)
+    for gate in (KLD, ratio):
+        found = check(gate, known)
+        assert (found.status, says in found.reason) == ("unknown", True), found.reason
+        assert check(gate, replace(known, reference_quant="bf16")).status == "pass"
+
+
+def test_a_label_of_full_precision_is_not_believed() -> None:
+    """An f16 embedding, and every layer of two bits."""
+    layer = replace(r.HEADER.tensors[0], name="blk.0.ffn_up.weight", type="q2_k")
+    mixed = replace(r.evidence().artifact, header=replace(r.PLAIN, tensors=(*r.PLAIN.tensors, layer)))
+    itself = replace(quality(here(0, 0, 0)), reference_sha256=r.SHA)
+    assert "compared with itself" in check(KLD, itself, artifact=mixed).reason
+    assert check(KLD, itself, artifact=replace(mixed, header=r.PLAIN)).status == "pass"
+
+
+def test_a_template_compared_with_itself_is_not_kept() -> None:
+    gate = Gate(metric="chat_template_kept", min=1)
+    known = quality(template=ChatTemplate(status="same", parent="student.gguf"))
+    assert check(gate, known).status == "pass"
+    found = check(gate, replace(known, reference_sha256=r.SHA))
+    assert (found.status, "this very artifact" in found.reason) == ("unknown", True)
+    assert "--teacher" not in check(gate, quality()).remedy
+
+
+# ---- settings and faults ------------------------------------------------------------------------------------------
+
+SPOKEN = Identity(prompts=12, expected=(), claims=(), share=here(0.0, 0.0, 0.184))
+LIKENESS = Similarity(
+    teacher="t",
+    responses=12,
+    edit=here(0.5, 0.6, 0.7),
+    overlap=here(0.45, 0.5, 0.55),
+    agreement=here(0.7, 0.8, 0.9),
+)
+ASKED = {
+    "kld_mean": {"max": 0.05},
+    "quality_retention": {"min": 0.8},
+    "response_similarity": {"min": 0.4},
+    "foreign_identity_share": {"max": 0.2},
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"repack": not r.SETTINGS.repack}, "repacking"),
+        ({"flash_attention": "off"}, "flash attention off"),
+        ({"kv_type": "q8_0"}, "KV cache of `q8_0`"),
+    ],
+)
+def test_every_setting_that_changes_logits_counts(changed: dict[str, Any], says: str) -> None:
+    other = replace(r.SETTINGS, **changed)
+    good = tasks(here(0.9, 0.9, 0.9))
+    known = quality(tasks=good, similarity=LIKENESS, identity=SPOKEN, settings=r.SETTINGS)
+    theirs = replace(known, settings=other, tasks=replace(good, answers=replace(good.answers, settings=other)))
+    for metric, limit in ASKED.items():
+        gate = Gate(metric=metric, **limit)
+        assert check(gate, known).status == "pass", metric
+        found = check(gate, theirs)
+        assert (found.status, says in found.reason) == ("unknown", True), found.reason
+
+
+def test_flash_attention_left_to_the_runtime_is_what_it_made_of_it() -> None:
+    runtime = r.measurement().runtime
+    on = quality(settings=replace(r.SETTINGS, flash_attention="on"))
+    assert check(KLD, on).status == "pass"  # judged with `auto`
+    auto = replace(on, settings=r.SETTINGS, runtime=replace(runtime, flash_attention=True))
+    assert check(KLD, auto).status == "pass"
+    off = replace(auto, runtime=replace(runtime, flash_attention=False))
+    assert "flash attention off" in check(KLD, off).reason
+
+
+def test_what_another_file_said_passes_nothing() -> None:
+    good = tasks(here(0.9, 0.9, 0.9))
+    other = replace(good, answers=replace(good.answers, artifact_sha256="99" * 32))
+    known = quality(tasks=other, similarity=LIKENESS, identity=SPOKEN)
+    for metric, limit in ASKED.items():
+        if metric != "kld_mean":
+            found = check(Gate(metric=metric, **limit), known)
+            assert (found.status, "another file" in found.reason) == ("unknown", True), metric
+
+
+def test_responses_must_give_what_is_said_of_them() -> None:
+    mute = replace(tasks(here(0.9, 0.9, 0.9)), answers=answers(), teacher=answers(artifact_sha256="7e" * 32))
+    known = quality(tasks=mute, similarity=LIKENESS, identity=SPOKEN)
+    for metric in ("response_similarity", "foreign_identity_share"):
+        assert check(Gate(metric=metric, **ASKED[metric]), known).status == "unknown"
+
+
+@pytest.mark.parametrize("part", ["quality", "answers", "teacher"])
+def test_an_evaluation_that_broke_stops_a_pass(part: str) -> None:
+    fault = Finding(level="fault", code="quality-broke", message="llama.cpp died of signal 11")
+    good = tasks(here(0.9, 0.9, 0.9))
+    assert good.teacher is not None
+    known = {
+        "quality": quality(tasks=good, findings=(fault,)),
+        "answers": quality(tasks=replace(good, answers=replace(good.answers, findings=(fault,)))),
+        "teacher": quality(tasks=replace(good, teacher=replace(good.teacher, findings=(fault,)))),
+    }[part]
+    device = r.phone(gates=r.gates(r.MEMORY, r.DECODE))
+    assert judge(r.evidence(quality=quality(tasks=good)), device).status == "pass"
+    verdict = judge(r.evidence(quality=known), device)
+    assert (verdict.status, "the run broke (llama.cpp died" in verdict.reason) == ("unknown", True)
+    assert gating.broke(r.evidence(quality=known))
