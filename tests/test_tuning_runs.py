@@ -64,6 +64,11 @@ def test_a_trial_tells_the_ratio_whatever_the_machine_does(together: bool) -> No
     assert len(made.opened) == (2 if together else 4 * ROUNDS)
 
 
+def test_one_round_already_takes_a_drift_from_both() -> None:
+    made = fakes(lambda settings: 1.0, drift=0.02)
+    assert abs(bench(made).run(BASE, SLOW, rounds=1).log_ratio("decode")) < 0.008
+
+
 def test_what_is_much_slower_gets_one_round_and_what_is_much_faster_all() -> None:
     slower = bench(fakes(lambda settings: 1.5 if settings.threads == 2 else 1.0)).run(BASE, SLOW)
     faster = bench(fakes(lambda settings: 0.5 if settings.threads == 2 else 1.0)).run(BASE, SLOW)
@@ -173,6 +178,13 @@ def test_nothing_is_run_where_nothing_surely_fits() -> None:
     found = tuned(made, Wish(memory_bytes=least.high - 1, overrides=Overrides(context_tokens=4096)))
     assert (found.status, made.opened) == ("unknown", [])
     assert isinstance(found.decode_ratio, Unknown)
+
+
+def test_tune_itself_runs_nothing_that_may_miss(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(path, "Runs", None)
+    found = path.tune(tiny_gguf, Wish(memory_bytes=5e6))
+    assert (found.status, found.trials) == ("unknown", ())
+    assert "may or may not fit" in found.reason
 
 
 def test_a_shorter_context_is_taken_only_where_none_was_asked_for() -> None:

@@ -208,15 +208,15 @@ class Runs:
         if not pairs:
             return Unknown(reason="the advised settings are the defaults and were not timed", settle="edgekit bench")
         test = steps(self.quest.default)["decode"].test
-        return speed(pairs, "decode", test, "measured" if self.quest.device else "measured-here")
+        return speed(pairs, "decode", test, "measured" if self.quest.here and self.quest.device else "measured-here")
 
     def _kv_kld(self, chosen: Settings) -> Figure:
-        """Mean KLD of the file with the chosen cache against itself with the default's."""
+        """Mean KLD of the file with the chosen cache against itself with one of f16."""
         from edgekit import bench
         from edgekit.pipeline.evaluating import text_of
 
-        if chosen.kv_type == self.quest.default.kv_type:
-            return exact(0.0, "predicted", "the cache keeps its type")
+        if chosen.kv_type == "f16":
+            return exact(0.0, "predicted", "the cache is f16")
         settle = f"edgekit evaluate MODEL --reference MODEL --kv-type {chosen.kv_type}"
         if self.artifact.header.stand_in:
             return Unknown(reason="random weights say nothing of quality", settle=settle)
@@ -226,7 +226,7 @@ class Runs:
                 self.artifact,
                 text_of(None).content,
                 chunks=KLD_CHUNKS,
-                settings=self._here(chosen),
+                settings=Settings(kv_type=chosen.kv_type, flash_attention=chosen.flash_attention, repack=chosen.repack),
                 progress=self.progress,
             )
         except EdgekitError as error:

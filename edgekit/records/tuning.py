@@ -89,7 +89,7 @@ class Tuning:
     decode_ratio: Figure
     prefill_ratio: Figure
     kv_kld: Figure
-    """Mean KL divergence in nats that a smaller KV type alone brings; 0 where the type is the default's."""
+    """Mean KL divergence in nats from the same file with an f16 cache; 0 where the cache is f16."""
     costs: tuple[str, ...]
     """What the advised settings cost the user against the defaults, in words."""
     targets: tuple[TunedTarget, ...]

@@ -12,7 +12,7 @@ def costs_of(settings: Settings, default: Settings, prefill: Figure, kv_kld: Fig
     """
     found = [
         (settings.context_tokens != default.context_tokens, _context(settings, default)),
-        (settings.kv_type != default.kv_type, _kv(settings, kv_kld)),
+        (settings.kv_type != "f16", _kv(settings, kv_kld)),
         (settings.ubatch_tokens != default.ubatch_tokens, f"ubatch {settings.ubatch_tokens}: {_prefill(prefill)}"),
         (
             settings.output_rows not in (0, default.output_rows),

@@ -144,7 +144,9 @@ def make_space(
         "flash_attention": ("auto", "off") if "flash_attention" in transfers else (default.flash_attention,),
         "kv_type": ("f16", "q8_0"),
         "mmap": (default.mmap, not default.mmap),
-        "ubatch_tokens": tuple(size for size in UBATCHES if size <= max(default.context_tokens, UBATCHES[-1])),
+        "ubatch_tokens": tuple(
+            size for size in UBATCHES if size <= default.context_tokens or size == default.ubatch_tokens
+        ),
         "output_rows": (0, 1),
     }
     values |= {name: (value,) for name, value in pinned.items() if name in values}
