@@ -24,8 +24,10 @@ _ABANDONED_S = 3600.0
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its name when the block ends well and vanishes otherwise, Ctrl-C
-    included.
+    included. Raises EdgekitError where `path` is something else than a file: a device's node is not to be replaced.
     """
+    if path.exists() and not path.is_file():
+        raise EdgekitError(f"the output is not a regular file: `{path}`", hint="name a file to write")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _clear_abandoned(path)

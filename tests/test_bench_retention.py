@@ -175,7 +175,7 @@ def test_a_teacher_is_refused_before_a_student_is_asked() -> None:
     item = corpus.Item(id="a", domain="d", template="t", prompt="p", answer="x", choices=("x", "y"))
     bank = corpus.Bank(name="own.jsonl", items=(item, replace(item, id="b", mode="generate", choices=())))
     given = tuple(
-        Answer(item=one.id, domain="d", template="t", mode=one.mode, correct=True, chance=one.chance)
+        Answer(item=one.id, domain="d", template="t", mode=one.mode, correct=True, chance=one.chance, picked="x")
         for one in bank.items
     )
     teacher = replace(TEACHER, bank_sha256=identity_of(bank), answers=given)
@@ -187,6 +187,8 @@ def test_a_teacher_is_refused_before_a_student_is_asked() -> None:
         ((replace(given[0], chance=0.25), given[1]), "from item `a` on"),
         ((replace(given[0], chance=2.0), given[1]), "chance"),
         ((), "no items"),
+        ((replace(given[0], correct=False), given[1]), "were edited: .*wrong.*`a`"),
+        ((given[0], replace(given[1], picked="y")), "were edited: .*right.*`b`"),
     ):
         with pytest.raises(EdgekitError, match=says):
             check_teacher(replace(teacher, answers=answers_), bank)

@@ -77,6 +77,20 @@ def test_a_teacher_is_asked_once_and_its_answers_judge_the_student(cli: Cli, mod
     assert "retained" in done.stdout
 
 
+def test_answers_that_were_edited_are_refused(cli: Cli, models: Path, tmp_path: Path) -> None:
+    """A teacher made worse by hand would make any student good."""
+    answers = json.loads(saved(cli, models).read_text())
+    for one in answers["answers"][:40]:
+        one["correct"] = False
+    (tmp_path / "weak.json").write_text(json.dumps(answers))
+    done = cli(
+        *("evaluate", models / "student-q8_0.gguf", "--teacher", tmp_path / "weak.json"),
+        *("--tasks", questions(models), "-t", 2, "-q"),
+    )
+    assert done.returncode == 2
+    assert "were edited" in done.stderr
+
+
 def test_bench_judges_retention(cli: Cli, models: Path, tmp_path: Path) -> None:
     """All of it in one call, and the class's own gate is judged; the student is nobody's 1.5B, so memory clears."""
     gates = tmp_path / "gates.toml"
@@ -115,6 +129,7 @@ def test_a_kept_reference_stands_for_the_model(cli: Cli, models: Path, tmp_path:
         *("-t", 2, "-q"),
     )
     assert made.returncode == 0, made.stderr
+    assert "what student-f16.gguf says of text.txt, 6 chunks of 512 tokens" in made.stderr
     both = []
     for reference in (models / "student-f16.gguf", kept):
         done = cli(

@@ -47,7 +47,9 @@ BETTER: dict[str, Literal["higher", "lower"]] = {
     "load": "lower",
     "size": "lower",
 }
-"""What can be compared. `memory` is the unevictable peak, `load` the seconds until the model stands."""
+"""What can be compared. `memory` is the working set's peak, as memory gates judge it; `load` the seconds until the
+model stands.
+"""
 
 _TESTS = {"prefill": Step(test="pp128", prompt=128), "decode": Step(test="tg32", generate=32)}
 
@@ -157,8 +159,8 @@ class _Run:
             self._accept(other)
             figures = {metric: _in_turn(one, other, step) for metric, step in _TESTS.items()}
             figures["load"] = (one.load_s, other.load_s)
-            peaks = [peak.unevictable_bytes or 0 for peak in (one.finish(index), other.finish(index)) if peak]
-        if len(peaks) == 2 and all(peaks):
+            peaks = [(peak and peak.working_set_bytes) or 0 for peak in (one.finish(index), other.finish(index))]
+        if all(peaks):
             figures["memory"] = (float(peaks[0]), float(peaks[1]))
         figures["size"] = (float(artifacts[0].header.size_bytes), float(artifacts[1].header.size_bytes))
         for metric, (ours, theirs) in figures.items():

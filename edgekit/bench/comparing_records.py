@@ -96,7 +96,7 @@ def _values(evidence: Evidence, metric: str, test: str) -> list[float]:
     if metric == "size":
         return [float(evidence.artifact.header.size_bytes)]
     if metric == "memory":
-        return [float(peak.unevictable_bytes) for peak in found.peaks if peak.unevictable_bytes]
+        return [float(peak.working_set_bytes) for peak in found.peaks if peak.working_set_bytes]
     if metric == "load":
         return list(found.load_s)
     return [sample.tokens / sample.elapsed_s for sample in timed(found, test)]

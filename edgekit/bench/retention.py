@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from edgekit.bench.answering import identity_of
+from edgekit.bench.answering import MAX_PICKED, identity_of, plain
 from edgekit.bench.paired import Pairs, Range, lead_range, retention_ranges, share_range
-from edgekit.corpus import Bank
+from edgekit.corpus import Bank, Item
 from edgekit.errors import EdgekitError
 from edgekit.records import Answer, Answers, DomainScore, Estimate, Figure, Tasks, Unknown
 from edgekit.units import format_percent
@@ -77,6 +77,17 @@ def check_teacher(teacher: Answers, bank: Bank) -> None:
     if teacher.bank_sha256 != identity_of(bank):
         raise _other_items(teacher, len(bank.items), bank.name)
     _check_items(teacher, [(item.id, item.domain, item.template, item.mode, item.chance) for item in bank.items])
+    for item, answer in zip(bank.items, teacher.answers, strict=True):
+        if answer.correct != _is_right(item, answer.picked):
+            counted = "right" if answer.correct else "wrong"
+            message = f"the teacher's answers were edited: counted {counted} is `{item.id}`"
+            raise EdgekitError(message, hint="save them anew")
+
+
+def _is_right(item: Item, picked: str) -> bool:
+    """Whether what was `picked`, as a record keeps it, answers `item`."""
+    kept = item.answer.strip()[:MAX_PICKED]
+    return picked == kept if item.mode == "choice" else plain(picked) == plain(kept)
 
 
 def _judge(domain: str | None, student: Answers, teacher: Answers | None) -> _Judged:

@@ -22,6 +22,7 @@ from edgekit.cli.options import (
     TextOption,
     ThreadsOption,
 )
+from edgekit.errors import ExitCode
 
 
 def evaluate(
@@ -60,6 +61,8 @@ def evaluate(
     With `--reference`: KL divergence, agreement and the chat template. With `--teacher`, `--tasks`, `--items` or
     `--save`: tasks of four domains, how much of the teacher is retained, and how alike they answer.
     """
+    from dataclasses import replace
+
     from edgekit.cli import reading_quality as reading
     from edgekit.cli import showing_making as showing
     from edgekit.cli.telling import progress
@@ -87,7 +90,11 @@ def evaluate(
     )
     with progress(quiet=quiet) as told:
         if save_reference is not None:
-            evaluating.save_reference(artifact, asked, save_reference, force=force, progress=told)
+            kept = evaluating.save_reference(artifact, asked, save_reference, force=force, progress=told)
+            showing.tell_reference(kept, save_reference)
+            if asked.tasks is None:
+                return ExitCode.PASS  # scoring the same text again would say its perplexity and no more
+            asked = replace(asked, text=None)
         quality = evaluating.evaluate(
             artifact, asked, settings=reading.settings(kv_type), resume=places.resume, progress=told
         )

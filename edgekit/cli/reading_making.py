@@ -125,6 +125,8 @@ def free(out: Path | None, *, force: bool, inputs: Sequence[Path | None] = ()) -
         raise EdgekitError(f"the output is an input: `{out}`", hint="name another file to write")
     if out.is_dir():
         raise EdgekitError(f"the output is a directory: `{out}`", hint="name the file to write")
+    if out.exists() and not out.is_file():
+        raise EdgekitError(f"the output is not a regular file: `{out}`", hint="name a file to write")
     if out.exists() and not force:
         raise EdgekitError(f"the output exists: `{out}`", hint="choose another place, or add `--force`")
     ensure_writable(out.parent)

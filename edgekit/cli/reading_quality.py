@@ -42,6 +42,11 @@ def asked(
         raise EdgekitError(
             "`--by-layer` compares with the full-precision build", hint="add `--reference MODEL-f16.gguf`"
         )
+    if save_reference is not None and reference is not None:
+        raise EdgekitError(
+            "`--save-reference` keeps what ARTIFACT says, and needs no `--reference`",
+            hint="give the reference as ARTIFACT",
+        )
     about_tasks = any((teacher, tasks, items, domains, save))
     if names and not about_tasks:
         raise EdgekitError("`--name` is about what the model says of itself", hint="add `--items 200` or `--teacher`")

@@ -13,7 +13,7 @@ from edgekit.errors import ExitCode
 from edgekit.files import replacing
 from edgekit.pipeline.quantizing import Made
 from edgekit.quantize.foreseeing import Intention
-from edgekit.records import Comparison, HarnessRun, Parity, Quality, Sweep
+from edgekit.records import Comparison, HarnessRun, Parity, Quality, ReferenceFile, Sweep
 from edgekit.storage import to_json, write_record
 from edgekit.units import format_bytes, format_duration
 
@@ -73,6 +73,16 @@ def show_quality(quality: Quality, name: str, places: Outputs, *, as_json: bool)
     else:
         print_quality(quality, Console(), name=name)
     return ExitCode.PASS
+
+
+def tell_reference(kept: ReferenceFile, place: Path) -> None:
+    """Whose distributions of which text now lie in `place`."""
+    size = format_bytes(place.stat().st_size)
+    print(  # noqa: T201
+        f"reference: {place} ({size}): what {kept.model} says of {kept.text_origin}, {kept.chunks} chunks of "
+        f"{kept.context_tokens} tokens",
+        file=sys.stderr,
+    )
 
 
 def show_parity(parity: Parity, out: Path | None, *, as_json: bool) -> int:

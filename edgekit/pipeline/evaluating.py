@@ -109,9 +109,15 @@ def check(asked: Asked) -> None:
             digest = hash_text(asked.text.content)
             check_usable(kept, text_sha256=digest, context_tokens=asked.context_tokens, chunks=asked.chunks)
     elif asked.reference is not None:
+        if asked.reference.suffix.lower() == ".json":
+            raise EdgekitError(
+                f"answers and records are no reference: `{asked.reference}`", hint="answers: `--teacher`"
+            )
         read_header(asked.reference)
     _, teacher = _tasks(asked)
     if isinstance(teacher, Path):
+        if bench.is_reference_file(teacher):
+            raise EdgekitError(f"a saved reference holds no answers: `{teacher}`", hint="it is for `--reference`")
         read_header(teacher)
 
 

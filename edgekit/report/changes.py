@@ -14,7 +14,7 @@ from edgekit.units import format_percent
 TITLES = {
     "decode": "decode (tok/s)",
     "prefill": "prefill (tok/s)",
-    "memory": "unevictable memory",
+    "memory": "memory (working set)",
     "load": "load time",
     "size": "file size",
 }
