@@ -16,7 +16,14 @@ import pytest
 from students import tiny_student
 
 from edgekit import corpus, open_artifact
-from edgekit.bench import evaluate, is_reference_file, open_reference_file, read_reference_text, save_reference
+from edgekit.bench import (
+    evaluate,
+    is_reference_file,
+    open_reference_file,
+    read_reference_text,
+    reference_file,
+    save_reference,
+)
 from edgekit.bench.reference_file import seat
 from edgekit.checkpoint import open_checkpoint
 from edgekit.errors import EdgekitError, ExitCode
@@ -178,7 +185,7 @@ def test_padding_may_differ_in_length(
 def parts_of(path: Path) -> list[bytes]:
     """All but the header."""
     with path.open("rb") as stream:
-        layout = container.read_layout(stream)
+        layout = container.read_layout(stream, 99)
         return [container.read_section(stream, section, layout.seed) for section in layout.sections[1:]]
 
 
@@ -223,7 +230,7 @@ def test_a_damaged_rest_is_not_built_upon(full: Artifact, reference: ReferenceFi
         keep(full, text, out, progress=stop_after(5))
     left = tmp_path / "again.edgekref.unfinished"
     with left.open("rb") as stream:
-        third = container.read_layout(stream).parts[2]
+        third = container.read_layout(stream, 99).parts[2]
     data = bytearray(left.read_bytes())
     data[third.begin + 99] ^= 1
     left.write_bytes(data)
@@ -264,6 +271,44 @@ def test_only_one_writes(full: Artifact, text: str, tmp_path: Path) -> None:
                 keep(full, text, out)
 
     assert keep(full, text, out, chunks=2, progress=second).complete
+
+
+def test_the_lock_is_held_until_the_file_is_in_its_place(
+    full: Artifact, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or another run would write into what is being renamed."""
+    fcntl = pytest.importorskip("fcntl")
+    tried = []
+
+    def opened(path: Path) -> ReferenceFile:
+        with path.open("rb") as stream, pytest.raises(BlockingIOError):
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        tried.append(path.name)
+        return open_reference_file(path)
+
+    monkeypatch.setattr(reference_file, "open_reference_file", opened)
+    assert keep(full, text, tmp_path / "out.edgekref", chunks=1).complete
+    assert tried == ["out.edgekref.unfinished"]
+
+
+def test_what_was_finished_while_waiting_for_the_lock_is_left_alone(
+    full: Artifact, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run ends between the opening of its unfinished file and the lock."""
+    fcntl = pytest.importorskip("fcntl")
+    out, unfinished = tmp_path / "out.edgekref", tmp_path / "out.edgekref.unfinished"
+    unfinished.write_bytes(b"all there")
+    flock = fcntl.flock
+
+    def lock(stream: Any, how: int) -> None:
+        if unfinished.exists():
+            unfinished.rename(out)
+        flock(stream, how)
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    with pytest.raises(EdgekitError, match="another edgekit is writing"):
+        keep(full, text, out, chunks=1)
+    assert out.read_bytes() == b"all there"
 
 
 @pytest.mark.parametrize(
@@ -326,7 +371,7 @@ def test_every_damage_is_found(full: Artifact, reference: ReferenceFile, text: s
     """One bit, anywhere: it is refused when the file is opened, or before anything is scored."""
     data = bytearray(Path(reference.path).read_bytes())
     with Path(reference.path).open("rb") as stream:
-        layout = container.read_layout(stream)
+        layout = container.read_layout(stream, 99)
     sections = layout.sections
     places = [0, 9, *(sections[index].begin - 20 + at for index, at in ((0, 2), (1, 6), (3, 10), (4, 17)))]
     places += [sections[index].begin + 30 for index in (0, 1, 2, 3, len(sections) - 1)] + [len(data) - 1]
@@ -354,13 +399,37 @@ def test_something_appended_is_refused(reference: ReferenceFile, tmp_path: Path)
     assert "behind its end" in refused(lambda: open_reference_file(bad))
 
 
+def test_more_parts_than_the_header_tells_of_are_not_read(reference: ReferenceFile, tmp_path: Path) -> None:
+    """A stranger's file may have millions of sections, each of which takes more memory than it has bytes."""
+    bad = tmp_path / "bad.edgekref"
+    with bad.open("wb") as stream:
+        stream.write(Path(reference.path).read_bytes())
+        for index in range(CHUNKS, CHUNKS + 500):
+            container.append_section(stream, container.CHUNK, index, bytes(99), 0)
+    assert "behind its end" in refused(lambda: open_reference_file(bad))
+    with bad.open("rb") as stream:
+        assert len(container.read_layout(stream, CHUNKS).parts) == CHUNKS
+        assert len(container.read_layout(stream, 10**9).parts) == CHUNKS + 500
+
+
+@pytest.mark.parametrize("size", [0, 16, 55])
+def test_a_part_too_short_to_be_one_is_refused(reference: ReferenceFile, tmp_path: Path, size: int) -> None:
+    bad = tmp_path / "bad.edgekref"
+    with Path(reference.path).open("rb") as stream:
+        end = container.read_layout(stream, CHUNKS).parts[4].end
+    with bad.open("wb") as stream:
+        stream.write(Path(reference.path).read_bytes()[:end])
+        container.append_section(stream, container.CHUNK, 5, bytes(size), 0)
+    assert "what should be part 6 of the chunks is something else" in refused(lambda: open_reference_file(bad))
+
+
 def test_a_chunk_of_another_file_is_refused(
     full: Artifact, q4: Artifact, reference: ReferenceFile, text: str, tmp_path: Path
 ) -> None:
     other = keep(q4, text, tmp_path / "other.edgekref")
     data = bytearray(Path(reference.path).read_bytes())
     with Path(reference.path).open("rb") as one, Path(other.path).open("rb") as two:
-        ours, theirs = container.read_layout(one).parts[0], container.read_layout(two).parts[0]
+        ours, theirs = container.read_layout(one, 99).parts[0], container.read_layout(two, 99).parts[0]
     foreign = Path(other.path).read_bytes()[theirs.begin - 20 : theirs.begin + theirs.length]
     data[ours.begin - 20 : ours.begin + ours.length] = foreign
     bad = tmp_path / "bad.edgekref"
@@ -390,7 +459,14 @@ def test_a_vocabulary_comes_back(texts: list[str | None]) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"context_tokens": 10**9}, {"chunks": 0}, {"vocabulary": -1}, {"vocabulary": 2**40}, {"row_bytes": 2**50}],
+    [
+        {"context_tokens": 10**9},
+        {"chunks": 0},
+        {"chunks": 2**28 // CONTEXT + 9},
+        {"vocabulary": -1},
+        {"vocabulary": 2**40},
+        {"row_bytes": 2**50},
+    ],
 )
 def test_a_header_of_sizes_that_cannot_be_is_refused(
     reference: ReferenceFile, tmp_path: Path, change: dict[str, Any]

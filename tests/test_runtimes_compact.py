@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from edgekit.runtimes.compact.chunks import Damaged, decode_chunk, encode_chunk, largest_chunk, scored_rows
-from edgekit.runtimes.compact.keeping import row_bytes_for
-from edgekit.runtimes.compact.rows import LEAST_CUT, Rows, join_rows, judge_rows, keep_rows
+from edgekit.runtimes.compact.keeping import LEAST_ROW_BYTES, row_bytes_for
+from edgekit.runtimes.compact.rows import LEAST_CUT, Entries, Rows, join_rows, judge_rows, keep_rows
 from edgekit.runtimes.scores import RowScores, score_rows
 
 QWEN = 151_936
@@ -37,14 +37,9 @@ def kept(logits: np.ndarray, *, seed: int = 4, known: int = 0, row_bytes: int = 
     """As a file gives it back."""
     vocabulary = logits.shape[1]
     starts = np.random.default_rng(seed).random(len(logits))
-    rows = keep_rows(
-        logits,
-        targets_of(logits),
-        starts,
-        known=known or vocabulary,
-        row_bytes=row_bytes or row_bytes_for(vocabulary, CONTEXT),
-    )
-    return decode_chunk(encode_chunk([0] * 8, rows, vocabulary), vocabulary)[1]
+    row_bytes = row_bytes or row_bytes_for(vocabulary, CONTEXT)
+    rows = keep_rows(logits, targets_of(logits), starts, known=known or vocabulary, row_bytes=row_bytes)
+    return decode_chunk(encode_chunk([0] * 8, rows, vocabulary), vocabulary, row_bytes)[1]
 
 
 def both(reference: np.ndarray, logits: np.ndarray, **options: int) -> tuple[RowScores, RowScores]:
@@ -203,7 +198,7 @@ def test_threads_change_nothing() -> None:
 def test_the_bytes_come_back() -> None:
     reference = np.concatenate([SHAPES["heavy"], SHAPES["flat"], SHAPES["peaked"]])
     rows = keep_rows(reference, targets_of(reference), np.linspace(0, 0.99, 18), known=QWEN - 271, row_bytes=5000)
-    tokens, back = decode_chunk(encode_chunk([QWEN - 1, 0, 65_536], rows, QWEN), QWEN)
+    tokens, back = decode_chunk(encode_chunk([QWEN - 1, 0, 65_536], rows, QWEN), QWEN, 5000)
     assert tokens == [QWEN - 1, 0, 65_536]
     for entries, ours in ((rows.certain, back.certain), (rows.sampled, back.sampled)):
         assert entries.tokens.tolist() == ours.tokens.tolist()
@@ -229,9 +224,72 @@ def test_strange_bytes_are_damaged_or_harmless() -> None:
         for place in rng.integers(0, len(data), rng.integers(1, 4)):
             data[place] = rng.integers(256)
         try:
-            back = decode_chunk(bytes(data[: rng.integers(len(data)) if rng.random() < 0.1 else len(data)]), 400)[1]
+            back = decode_chunk(bytes(data[: rng.integers(len(data)) if rng.random() < 0.1 else len(data)]), 400, 600)[
+                1
+            ]
         except Damaged:
             damaged += 1
             continue
         assert np.isfinite(judge_rows(back, logits, targets).kld).all()
     assert 100 < damaged < 600
+
+
+# ---- tails that nothing stands for ----------------------------------------------------------------------------------
+
+
+def made_up(certain: list[float], tail: float, log_cut: float, samples: int) -> bytes:
+    """A row that says so."""
+    taken = Entries(np.array([0, len(certain)]), np.arange(len(certain)), np.log(np.array(certain)))
+    drawn = Entries(np.array([0, samples]), np.arange(1000, 1000 + samples), np.full(samples, log_cut - 0.5))
+    column = np.ones(1)
+    rows = Rows(3 * column, np.zeros(1, np.int64), log_cut * column, tail * column, 0 * column, taken, drawn)
+    return encode_chunk([1, 2, 3], rows, 70_000)
+
+
+@pytest.mark.parametrize(
+    ("certain", "tail", "log_cut", "samples", "said"),
+    [
+        ([], 1.0, -5.0, 0, "not as many"),  # every artifact would differ by nothing
+        ([], 1.0, -5.0, 100, "not as many"),
+        ([0.5], 0.5, -7.0, 600, "not as many"),
+        ([], 1.0, 0.0, 0, "too few"),
+        ([], 1.0, np.log(1 / 100), 100, "too few"),
+        ([0.51], 0.49, np.log(0.51), 0, "too few"),
+        ([0.4], 0.6, np.log(0.3), 2, "too few"),
+        ([0.001, 0.499], 0.5, np.log(0.5 / 300), 300, "should have been sampled"),
+        ([1.0], 0.0, -5.0, 1, "samples of nothing"),
+    ],
+)
+def test_a_tail_without_its_samples_is_refused(
+    certain: list[float], tail: float, log_cut: float, samples: int, said: str
+) -> None:
+    with pytest.raises(Damaged, match=said):
+        decode_chunk(made_up(certain, tail, float(log_cut), samples), 70_000, LEAST_ROW_BYTES)
+
+
+def test_a_tail_with_them_is_none_of_these() -> None:
+    """What the refusals above turn on: the same rows with as many as are due."""
+    decode_chunk(made_up([], 1.0, float(np.log(1 / 300)), 300), 70_000, LEAST_ROW_BYTES)
+    decode_chunk(made_up([0.5], 0.5, float(np.log(0.5 / 300)), 301), 70_000, LEAST_ROW_BYTES)
+    decode_chunk(made_up([1.0], 0.0, -5.0, 0), 70_000, LEAST_ROW_BYTES)
+    decode_chunk(made_up([1.0 - 1e-7], 1e-7, float(np.log(LEAST_CUT)), 0), 70_000, LEAST_ROW_BYTES)
+
+
+@pytest.mark.parametrize("vocabulary", [3, 23, 24, 25, 239, 240, 241, 300, 2000, 70_000])
+@pytest.mark.parametrize("shape", ["equal", "two", "normal", "geometric", "steep"])
+def test_every_healthy_row_is_read(vocabulary: int, shape: str) -> None:
+    """Few tokens of any size, plateaus, tails of next to nothing: none of it looks made up."""
+    rank = np.arange(vocabulary)
+    level = {
+        "equal": 0.0 * rank,
+        "two": np.where(rank < LEAST_ROW_BYTES // 5, 0.0, -18.0),
+        "normal": np.random.default_rng(7).normal(size=vocabulary),
+        "geometric": -0.7 * rank,
+        "steep": -3.0 * np.log1p(rank),
+    }[shape]
+    reference = np.repeat(level[None].astype(np.float32), 8, axis=0)
+    for row_bytes in (120, LEAST_ROW_BYTES, 5600):
+        starts = np.linspace(0, 1, 8, endpoint=False)
+        rows = keep_rows(reference, [0] * 8, starts, known=vocabulary, row_bytes=row_bytes)
+        _, back = decode_chunk(encode_chunk([1], rows, vocabulary), vocabulary, row_bytes)
+        assert judge_rows(back, reference, [0] * 8).kld.max() < 1e-6

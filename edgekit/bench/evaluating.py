@@ -65,44 +65,26 @@ def evaluate(
     raises WorkerDied (exit code 4).
     """
     text_sha256 = hash_text(text)
-    if chunks is not None and chunks < 1:
-        raise EdgekitError(f"at least one chunk must be scored: `{chunks}`")
     settings = _settings(settings or Settings(), context_tokens, threads)
-    live = reference if isinstance(reference, Artifact) else None
-    kept = reference if isinstance(reference, ReferenceFile) else None
-    for model in filter(None, (artifact, live)):
-        _check_context(model, context_tokens)
-    if kept is not None:
-        chunks = check_usable(kept, text_sha256=text_sha256, context_tokens=context_tokens, chunks=chunks)
+    chunks = _check_asked(artifact, reference, text_sha256, context_tokens, chunks)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     progress(STAGE, 0, 0, "loading")
     with open_scorer(
         Path(artifact.path),
-        Path(live.path) if live else None,
-        settings,
+        settings=settings,
         text=text,
-        vocabulary=max(artifact.header.vocabulary, live.header.vocabulary if live else 0),
         chunks=chunks or 0,
-        reference_file=seat(kept) if kept else None,
+        **_seats(artifact, reference),
     ) as scorer:
-        scored = _collect(scorer, progress)
-        scorer.finish()
-        findings = (*scorer.findings, *_doubts(artifact, reference, scored))
+        told = _told(artifact, reference, scorer, progress)
     return Quality(
-        **_named(reference),
-        **text_figures(scored),
-        chunks=scored,
+        **told,
         context_tokens=context_tokens,
-        text_tokens=scorer.text_tokens,
         text_sha256=text_sha256,
         text_origin=origin,
-        artifact_sha256=artifact.sha256,
         settings=settings,
-        runtime=scorer.runtime,
-        reference_runtime=kept.runtime if kept else scorer.reference_runtime,
         host=probe_host(),
         started_at=started_at,
-        findings=findings,
     )
 
 
@@ -124,6 +106,24 @@ def compare_outputs(
         b, a, text, context_tokens=context_tokens, chunks=chunks, threads=threads, origin=origin, progress=progress
     )
     return Parity(a=Path(a.path).name, b=Path(b.path).name, quality=quality)
+
+
+def _check_asked(
+    artifact: Artifact,
+    reference: Artifact | ReferenceFile | None,
+    text_sha256: str,
+    context_tokens: int,
+    chunks: int | None,
+) -> int | None:
+    """The chunks to score, all of a reference file's where none are asked for."""
+    if chunks is not None and chunks < 1:
+        raise EdgekitError(f"at least one chunk must be scored: `{chunks}`")
+    for model in (artifact, reference):
+        if isinstance(model, Artifact):
+            _check_context(model, context_tokens)
+    if isinstance(reference, ReferenceFile):
+        return check_usable(reference, text_sha256=text_sha256, context_tokens=context_tokens, chunks=chunks)
+    return chunks
 
 
 def _check_context(model: Artifact, context_tokens: int) -> None:
@@ -169,6 +169,35 @@ def _stored_as(reference: Artifact | ReferenceFile | None) -> str:
     if reference is None:
         return ""
     return reference.quant if isinstance(reference, ReferenceFile) else stored_as(reference.header)
+
+
+def _seats(artifact: Artifact, reference: Artifact | ReferenceFile | None) -> dict[str, Any]:
+    """What `open_scorer` is told of the two."""
+    live = reference if isinstance(reference, Artifact) else None
+    return {
+        "reference": Path(live.path) if live else None,
+        "vocabulary": max(artifact.header.vocabulary, live.header.vocabulary if live else 0),
+        "reference_file": seat(reference) if isinstance(reference, ReferenceFile) else None,
+    }
+
+
+def _told(
+    artifact: Artifact, reference: Artifact | ReferenceFile | None, scorer: Scorer, progress: Progress
+) -> dict[str, Any]:
+    """What a record says of the two models once all chunks are scored."""
+    scored = _collect(scorer, progress)
+    scorer.finish()
+    by = reference.runtime if isinstance(reference, ReferenceFile) else scorer.reference_runtime
+    return {
+        **_named(reference),
+        **text_figures(scored),
+        "chunks": scored,
+        "text_tokens": scorer.text_tokens,
+        "artifact_sha256": artifact.sha256,
+        "runtime": scorer.runtime,
+        "reference_runtime": by,
+        "findings": (*scorer.findings, *_doubts(artifact, reference, scored)),
+    }
 
 
 def _collect(scorer: Scorer, progress: Progress) -> tuple[ScoredChunk, ...]:

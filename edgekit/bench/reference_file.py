@@ -7,6 +7,7 @@ in `runtimes/compact`.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
@@ -18,7 +19,7 @@ from edgekit import __version__
 from edgekit.bench.hashing import hash_text
 from edgekit.bench.host import probe_host
 from edgekit.errors import EdgekitError
-from edgekit.files import check_space
+from edgekit.files import MAX_TEXT_BYTES, check_space
 from edgekit.header.precision import stored_as
 from edgekit.progress import Progress, silent
 from edgekit.records import Artifact, ReferenceFile, Settings
@@ -51,44 +52,36 @@ def save_reference(
     A run that was ended goes on where it stopped: what is unfinished lies beside `out` as `<name>.unfinished`. Raises
     EdgekitError as `evaluate` does, and where `out` exists and `force` is not given.
     """
-    if out.exists() and not force:
-        raise EdgekitError(f"the output exists: `{out}`", hint="choose another place with `--out`, or add `--force`")
-    if out.is_dir():
-        raise EdgekitError(f"the output is a folder: `{out}`", hint="name a file to write")
-    if chunks is not None and chunks < 1:
-        raise EdgekitError(f"at least one chunk must be kept: `{chunks}`")
+    _check_asked(out, chunks, force=force)
     text_sha256 = hash_text(text)
     settings = _settings(settings or Settings(), context_tokens, threads)
     progress(STAGE, 0, 0, "loading")
     unfinished = out.with_name(f"{out.name}.unfinished")
-    with (
-        _writing(unfinished) as stream,
-        open_keeper(
+    with _writing(unfinished) as stream:
+        opening = open_keeper(
             Path(artifact.path),
             settings,
             text=text,
             vocabulary=artifact.header.vocabulary,
             chunks=chunks or 0,
             place=unfinished,
-        ) as keeper,
-    ):
-        header = _header(artifact, text_sha256, origin, settings, keeper)
-        begin, checksum = _resume(stream, header)
-        _check_room(out, header, begin)
-        progress(STAGE, begin, keeper.chunks, "")
-        kept = keeper.keep(
-            to_json(header, indent=None), begin=begin, checksum=checksum, row_bytes=header.row_bytes, seed=header.seed
         )
-        for done in kept:
-            progress(STAGE, done, keeper.chunks, "")
-    made = open_reference_file(unfinished)
-    if not made.complete:
-        raise EdgekitError(f"the reference file was not written to its end: `{unfinished}`", hint="is the disk full?")
-    try:
-        unfinished.replace(out)
-    except OSError as error:
-        raise EdgekitError(f"cannot write ({(error.strerror or 'failed').lower()}): `{out}`") from None
-    return replace(made, path=str(out))
+        with opening as keeper:
+            header = _header(artifact, text_sha256, origin, settings, keeper)
+            begin, checksum = _resume(stream, header)
+            _check_room(out, header, begin)
+            _keep(keeper, header, begin, checksum, progress)
+        # another edgekit may write it as soon as the lock is let go
+        return _published(unfinished, out)
+
+
+def _check_asked(out: Path, chunks: int | None, *, force: bool) -> None:
+    if out.exists() and not force:
+        raise EdgekitError(f"the output exists: `{out}`", hint="choose another place with `--out`, or add `--force`")
+    if out.is_dir():
+        raise EdgekitError(f"the output is a folder: `{out}`", hint="name a file to write")
+    if chunks is not None and chunks < 1:
+        raise EdgekitError(f"at least one chunk must be kept: `{chunks}`")
 
 
 def open_reference_file(path: Path) -> ReferenceFile:
@@ -96,24 +89,25 @@ def open_reference_file(path: Path) -> ReferenceFile:
     reference file, of another version, or its beginning is damaged.
     """
     with _reading(path) as stream:
-        layout = container.read_layout(stream)
-        record = _read_header(stream, layout, path)
+        record = _read_header(stream, container.read_layout(stream, 0), path)
         if not _possible(record):
             raise Damaged("its header tells of sizes that cannot be")
         parts = parts_of(record.context_tokens)
-        whole = len(layout.parts) == record.chunks * parts
-        if len(layout.parts) > record.chunks * parts or (whole and layout.end != layout.size_bytes):
+        layout = container.read_layout(stream, record.chunks * parts)
+        if len(layout.parts) == record.chunks * parts and layout.end != layout.size_bytes:
             raise Damaged("there is something behind its end")
     return replace(record, path=str(path), size_bytes=layout.size_bytes, kept_chunks=len(layout.parts) // parts)
 
 
 def _possible(record: ReferenceFile) -> bool:
+    if not MIN_CONTEXT <= record.context_tokens <= MAX_CONTEXT:
+        return False
     sizes = (
-        (record.chunks, 2**31),
+        (record.chunks, MAX_TEXT_BYTES // record.context_tokens + 2),  # nearly every token stands for a byte or more
         (record.vocabulary, container.MAX_VOCABULARY + 1),
         (record.row_bytes, MOST_ROW_BYTES + 1),
     )
-    return MIN_CONTEXT <= record.context_tokens <= MAX_CONTEXT and all(0 < size < most for size, most in sizes)
+    return all(0 < size < most for size, most in sizes)
 
 
 def is_reference_file(path: Path) -> bool:
@@ -126,7 +120,7 @@ def read_reference_text(reference: ReferenceFile) -> str:
     EdgekitError when it is damaged.
     """
     with _reading(Path(reference.path)) as stream:
-        layout = container.read_layout(stream)
+        layout = container.read_layout(stream, 0)
         if len(layout.sections) < 3:
             raise Damaged("its text is cut off")
         text = container.unpack_text(container.read_section(stream, layout.sections[2], layout.seed))
@@ -170,7 +164,9 @@ def seat(reference: ReferenceFile) -> dict[str, str | int]:
         "path": str(Path(reference.path).absolute()),
         "model": reference.model,
         "context_tokens": reference.context_tokens,
+        "chunks": reference.chunks,
         "vocabulary": reference.vocabulary,
+        "row_bytes": reference.row_bytes,
         "text_sha256": reference.text_sha256,
     }
 
@@ -241,15 +237,40 @@ def _lock(stream: BinaryIO, path: Path) -> None:
         return
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # another edgekit may have finished since `path` was opened: what is locked is its reference then
+        if not os.path.samestat(path.stat(), os.fstat(stream.fileno())):
+            raise BlockingIOError
     except OSError:
         raise EdgekitError(
             f"another edgekit is writing this reference: `{path}`", hint="let it end, or choose another `--out`"
         ) from None
 
 
+def _keep(keeper: Keeper, header: ReferenceFile, begin: int, checksum: int, progress: Progress) -> None:
+    """Have the chunks from `begin` on written."""
+    progress(STAGE, begin, keeper.chunks, "")
+    kept = keeper.keep(
+        to_json(header, indent=None), begin=begin, checksum=checksum, row_bytes=header.row_bytes, seed=header.seed
+    )
+    for done in kept:
+        progress(STAGE, done, keeper.chunks, "")
+
+
+def _published(unfinished: Path, out: Path) -> ReferenceFile:
+    """What was written, in its place where it is complete."""
+    made = open_reference_file(unfinished)
+    if not made.complete:
+        raise EdgekitError(f"the reference file was not written to its end: `{unfinished}`", hint="is the disk full?")
+    try:
+        unfinished.replace(out)
+    except OSError as error:
+        raise EdgekitError(f"cannot write ({(error.strerror or 'failed').lower()}): `{out}`") from None
+    return replace(made, path=str(out))
+
+
 def _holds_chunks(stream: BinaryIO) -> bool:
     try:
-        return bool(container.read_layout(stream).parts)
+        return bool(container.read_layout(stream, 1).parts)
     except (Damaged, OSError):
         return False
 
@@ -260,10 +281,10 @@ def _resume(stream: BinaryIO, header: ReferenceFile) -> tuple[int, int]:
     """
     chunks = end = checksum = 0
     try:
-        layout = container.read_layout(stream)
+        parts = parts_of(header.context_tokens)
+        layout = container.read_layout(stream, header.chunks * parts)
         before = _read_header(stream, layout, Path(header.model))
         if _identity(before) == _identity(_cleaned(header)):
-            parts = parts_of(header.context_tokens)
             chunks, checksum = container.whole_parts(stream, layout) // parts, layout.seed
             end = layout.parts[chunks * parts - 1].end if chunks else 0
     except (Damaged, EdgekitError):

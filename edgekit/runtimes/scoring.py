@@ -15,6 +15,7 @@ from typing import Any
 
 from edgekit.errors import EdgekitError
 from edgekit.records import Finding, MemoryPeak, Runtime, ScoredChunk, Settings
+from edgekit.runtimes.cores import check_threads
 from edgekit.runtimes.handle import (
     amx_findings,
     amx_state,
@@ -144,11 +145,7 @@ def open_scorer(
     one answer may take. Raises WorkerDied: `finding.code` is `text-rejected` for a text or a pair of models that
     cannot be scored, otherwise as for `open_worker`.
     """
-    if not MIN_CONTEXT <= settings.context_tokens <= MAX_CONTEXT or chunks < 0:
-        raise EdgekitError(
-            f"chunks need {MIN_CONTEXT} to {MAX_CONTEXT} tokens, and their number cannot be negative: "
-            f"`{settings.context_tokens}` tokens, `{chunks}` chunks"
-        )
+    check_chunks(settings.context_tokens, chunks)
     rows = block_rows(vocabulary, settings.context_tokens)
     judged = replace(settings, output_rows=rows)
     models = [model_start(artifact, judged)]
@@ -179,6 +176,15 @@ def open_scorer(
         child.close()
 
 
+def check_chunks(context_tokens: int, chunks: int) -> None:
+    """Raise EdgekitError for chunks that are too short or too long, or fewer than none."""
+    if not MIN_CONTEXT <= context_tokens <= MAX_CONTEXT or chunks < 0:
+        raise EdgekitError(
+            f"chunks need {MIN_CONTEXT} to {MAX_CONTEXT} tokens, and their number cannot be negative: "
+            f"`{context_tokens}` tokens, `{chunks}` chunks"
+        )
+
+
 def block_rows(vocabulary: int, context_tokens: int) -> int:
     """Tokens whose logits are asked for at a time: whole tiles, or all of a chunk."""
     tiles = LOGITS_BYTES // (4 * max(1, vocabulary) * TILE_ROWS)
@@ -186,7 +192,8 @@ def block_rows(vocabulary: int, context_tokens: int) -> int:
 
 
 def model_start(path: Path, settings: Settings) -> dict[str, Any]:
-    """What a worker is told of a model that it is to load."""
+    """What a worker is told of a model that it is to load. Raises EdgekitError for more threads than can help."""
+    check_threads(settings.threads)
     runtime = runtime_of(path)
     if runtime != "llamacpp":  # others hold the logits of a whole ubatch
         settings = replace(settings, ubatch_tokens=min(settings.ubatch_tokens, settings.output_rows))

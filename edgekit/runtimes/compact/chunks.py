@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any
 
-from edgekit.runtimes.compact.rows import CERTAIN_BYTES, SAMPLED_BYTES, Entries, Rows
+from edgekit.runtimes.compact.rows import CERTAIN_BYTES, LEAST_CUT, SAMPLED_BYTES, Entries, Rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,10 @@ PART_ROWS = 256
 
 _COUNTS = struct.Struct("<IIII")  # tokens, rows, certain tokens, sampled tokens
 _COLUMN_BYTES = 4 * 8 + 4  # nll, log cut, tail, padding; top
+_BLOCK_BYTES = 2 * 2  # certain and sampled tokens in a block
+LEAST_PART_BYTES = _COUNTS.size + _COLUMN_BYTES + _BLOCK_BYTES
+"""A part has a row or more."""
+
 _SECTION_HEAD_BYTES = 20  # of `file`
 _BLOCK_BITS = 16
 _CERTAIN_STEP, _SAMPLED_STEP = 2.0**-19, 2.0**-11
@@ -32,6 +36,12 @@ _MOST_CERTAIN, _MOST_SAMPLED = 2**24 - 1, 2**16 - 1
 _LEAST_LOG_CUT = -32.0  # what 24 bits reach
 _WHOLE = 1e-3
 """How far from one the probabilities of a row may sum up, rounding and all."""
+
+_ROUNDED = 1e-4
+"""Nats that float32 exponentials and the file's steps may move a probability."""
+
+_LEAST_ROW_BYTES = 100
+"""No file was ever made of smaller rows."""
 
 
 class Damaged(Exception):  # noqa: N818  (named for what it is)
@@ -55,7 +65,7 @@ def rows_of(context_tokens: int, part: int) -> int:
 
 def largest_chunk(context_tokens: int, vocabulary: int, row_bytes: int) -> int:
     """Bytes that a chunk takes at most: a row may have a sample more than was reckoned with."""
-    fixed = _COLUMN_BYTES + 2 * 2 * _blocks(vocabulary) + SAMPLED_BYTES + CERTAIN_BYTES
+    fixed = _COLUMN_BYTES + _BLOCK_BYTES * _blocks(vocabulary) + SAMPLED_BYTES + CERTAIN_BYTES
     heads = parts_of(context_tokens) * (_COUNTS.size + _SECTION_HEAD_BYTES)
     return heads + 4 * context_tokens + scored_rows(context_tokens) * (fixed + row_bytes)
 
@@ -83,8 +93,9 @@ def encode_chunk(tokens: list[int], rows: Rows, vocabulary: int) -> bytes:
     return counts + b"".join(part.tobytes() for part in parts)
 
 
-def decode_chunk(data: bytes, vocabulary: int) -> tuple[list[int], Rows]:
+def decode_chunk(data: bytes, vocabulary: int, row_bytes: int) -> tuple[list[int], Rows]:
     """(tokens, rows) of what `encode_chunk` wrote, the certain tokens' probabilities made to sum up to 1 − tail.
+    `row_bytes` are what `keep_rows` had.
 
     Raises Damaged for anything else: a stranger may have written it.
     """
@@ -106,6 +117,7 @@ def decode_chunk(data: bytes, vocabulary: int) -> tuple[list[int], Rows]:
     sampled = Entries(sampled.starts, sampled.tokens, log_cut[sampled.rows()] - below * _SAMPLED_STEP)
     rows = Rows(nll, top, log_cut, tail, padding, certain, sampled)
     _check(rows, text, vocabulary)
+    _check_samples(rows, row_bytes)
     return text.tolist(), _made_whole(rows)
 
 
@@ -171,8 +183,6 @@ def _check(rows: Rows, text: NDArray[np.uint32], vocabulary: int) -> None:
         raise Damaged("some numbers cannot be")
     if rows.log_cut.max() > 0 or rows.log_cut.min() < _LEAST_LOG_CUT or rows.padding.min() < 0:
         raise Damaged("some numbers cannot be")
-    if rows.tail[rows.sampled.rows()].min(initial=1) <= 0:
-        raise Damaged("there are samples of nothing")
     for entries in (rows.certain, rows.sampled):
         same_row = np.diff(entries.rows()) == 0
         if (np.diff(entries.tokens)[same_row] <= 0).any() or entries.tokens.max(initial=0) >= vocabulary:
@@ -183,6 +193,25 @@ def _check(rows: Rows, text: NDArray[np.uint32], vocabulary: int) -> None:
     whole = np.abs(mass + rows.tail - 1) <= _WHOLE
     if not whole.all() or (rows.padding > rows.tail).any() or rows.tail[rows.certain.rows()].max(initial=0) >= 1:
         raise Damaged("the probabilities do not sum up to one")
+
+
+def _check_samples(rows: Rows, row_bytes: int) -> None:
+    """Raise Damaged for a tail that the samples do not stand for: without them every artifact would be alike there."""
+    import numpy as np
+
+    certain, sampled = np.diff(rows.certain.starts), np.diff(rows.sampled.starts)
+    if (rows.tail[sampled > 0] <= 0).any():
+        raise Damaged("there are samples of nothing")
+    due = rows.tail / np.exp(rows.log_cut)
+    if (np.abs(sampled - due) > 1 + 1e-6 * due).any():  # systematic sampling: the next whole number below or above
+        raise Damaged("the samples are not as many as the tail has")
+    if (rows.certain.log_p < rows.log_cut[rows.certain.rows()] - _ROUNDED).any():
+        raise Damaged("a token that should have been sampled was not")
+    # tokens fill their bytes, but for one or two, unless all that are cut off are small
+    fewest = max(row_bytes, _LEAST_ROW_BYTES) // max(CERTAIN_BYTES, SAMPLED_BYTES) - 2
+    cut = (rows.tail > 0) & (rows.log_cut > np.log(LEAST_CUT) + _ROUNDED)
+    if (cut & (certain + sampled < fewest)).any():
+        raise Damaged("too few tokens were kept")
 
 
 def _made_whole(rows: Rows) -> Rows:

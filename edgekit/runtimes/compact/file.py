@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from edgekit.files import MAX_TEXT_BYTES
-from edgekit.runtimes.compact.chunks import Damaged
+from edgekit.files import MAX_TEXT_BYTES, open_file
+from edgekit.runtimes.compact.chunks import LEAST_PART_BYTES, Damaged
 
 MAGIC = b"edgekref"
 VERSION = 1
@@ -31,6 +31,7 @@ _CHECKSUM = struct.Struct("<I")
 
 HEAD, VOCABULARY, TEXT, CHUNK = b"HEAD", b"VOCA", b"TEXT", b"CHNK"
 _ORDER = (HEAD, VOCABULARY, TEXT)
+_LEAST_BYTES = {HEAD: 1, VOCABULARY: 1, TEXT: 1, CHUNK: LEAST_PART_BYTES}
 _MOST_BYTES = {HEAD: 2**20, VOCABULARY: 2**26, TEXT: 2**28, CHUNK: 2**25}
 MAX_VOCABULARY_BYTES, MAX_VOCABULARY = 2**26, 2**22
 _PADDING = 2**32 - 1
@@ -54,7 +55,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a file holds: its sections up to the first that is not whole, and where that begins."""
+    """What a file holds: its sections up to the first that is not whole or was not asked for, and where that begins."""
 
     sections: tuple[Section, ...]
     end: int
@@ -74,15 +75,16 @@ class Layout:
 def has_magic(path: Path) -> bool:
     """Whether the file at `path` begins as one of these."""
     try:
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             return stream.read(len(MAGIC)) == MAGIC
     except OSError:
         return False
 
 
-def read_layout(stream: BinaryIO) -> Layout:
-    """Where everything is; of the bytes only the sections' heads are read. Raises Damaged where the beginning is no
-    such file's, or another version's.
+def read_layout(stream: BinaryIO, parts: int) -> Layout:
+    """Where everything is, as far as the first `parts` of the chunks; of the bytes only the sections' heads are read.
+    `parts` is what the header says or fewer: a stranger's file may have millions more. Raises Damaged where the
+    beginning is no such file's, or another version's.
     """
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
@@ -93,7 +95,10 @@ def read_layout(stream: BinaryIO) -> Layout:
         raise Damaged(f"it is of version {version}, and this edgekit reads version {VERSION}")
     sections: list[Section] = []
     end = _PREAMBLE.size
-    while (section := _read_section(stream, end, size, len(sections))) is not None:
+    for index in range(len(_ORDER) + parts):
+        section = _read_section(stream, end, size, index)
+        if section is None:
+            break
         sections.append(section)
         end = section.end
     if not sections:
@@ -112,7 +117,7 @@ def _read_section(stream: BinaryIO, place: int, size: int, index: int) -> Sectio
     data = stream.read(begin - place)
     tag, number, length = _SECTION.unpack_from(data)
     wanted = (_ORDER[index], 0) if index < len(_ORDER) else (CHUNK, index - len(_ORDER))
-    if (tag, number) != wanted or length > _MOST_BYTES[tag]:
+    if (tag, number) != wanted or not _LEAST_BYTES[tag] <= length <= _MOST_BYTES[tag]:
         raise Damaged(f"what should be {_named(*wanted)} is something else")
     if begin + length > size:
         return None

@@ -13,13 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgekit.errors import EdgekitError
 from edgekit.records import Finding, MemoryPeak, Settings
 from edgekit.runtimes.compact.chunks import largest_chunk, scored_rows
 from edgekit.runtimes.handle import amx_findings, readable, start_child, worker_limits
 from edgekit.runtimes.process import Child, worker_command
 from edgekit.runtimes.protocol import Advanced, Counted, Done
-from edgekit.runtimes.scoring import MAX_CONTEXT, MIN_CONTEXT, Opened, block_rows, model_start, start_models
+from edgekit.runtimes.scoring import Opened, block_rows, check_chunks, model_start, start_models
 
 LEAST_ROW_BYTES, MOST_ROW_BYTES = 1200, 2**15
 """A row's tokens take as many even where logits take little: with fewer than a few hundred tokens single rows tell
@@ -100,11 +99,7 @@ def open_keeper(
     Raises WorkerDied as `open_scorer` does.
     """
     context_tokens = settings.context_tokens
-    if not MIN_CONTEXT <= context_tokens <= MAX_CONTEXT or chunks < 0:
-        raise EdgekitError(
-            f"chunks need {MIN_CONTEXT} to {MAX_CONTEXT} tokens, and their number cannot be negative: "
-            f"`{context_tokens}` tokens, `{chunks}` chunks"
-        )
+    check_chunks(context_tokens, chunks)
     rows = block_rows(vocabulary, context_tokens)
     model = model_start(artifact, replace(settings, output_rows=rows))
     start = {

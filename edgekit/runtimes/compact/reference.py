@@ -25,16 +25,18 @@ if TYPE_CHECKING:
     from edgekit.runtimes.scores import RowScores
 
 
-def open_reference(path: Path, *, model: str, context_tokens: int, vocabulary: int, text_sha256: str) -> FileReference:
+def open_reference(
+    path: Path, *, model: str, context_tokens: int, chunks: int, vocabulary: int, row_bytes: int, text_sha256: str
+) -> FileReference:
     """The file at `path`; the rest is its header's, which edgekit has checked. Raises SessionRefused (`reference`)."""
     with _refusing():
         stream = path.open("rb")
         try:
-            layout = container.read_layout(stream)
+            layout = container.read_layout(stream, chunks * parts_of(context_tokens))
         except BaseException:
             stream.close()
             raise
-    return FileReference(stream, layout, model, context_tokens, vocabulary, text_sha256)
+    return FileReference(stream, layout, model, context_tokens, vocabulary, row_bytes, text_sha256)
 
 
 class FileReference:
@@ -47,12 +49,13 @@ class FileReference:
         model: str,
         context_tokens: int,
         vocabulary: int,
+        row_bytes: int,
         text_sha256: str,
     ) -> None:
         self._stream, self._layout, self._model = stream, layout, model
         self._context_tokens, self._text_sha256 = context_tokens, text_sha256
         self._vocabulary = self._known = vocabulary
-        self._parts = parts_of(context_tokens)
+        self._row_bytes, self._parts = row_bytes, parts_of(context_tokens)
         self._next = self._place = 0
         self._rows: Rows | None = None
 
@@ -127,7 +130,7 @@ class FileReference:
                 raise Damaged(f"chunk {index + 1} is missing")
             data = container.read_section(self._stream, self._layout.parts[number], self._layout.seed)
             try:
-                tokens, rows = decode_chunk(data, self._vocabulary)
+                tokens, rows = decode_chunk(data, self._vocabulary, self._row_bytes)
             except Damaged as damage:
                 raise Damaged(f"of chunk {index + 1} {damage}") from None
             wanted = (0 if part else self._context_tokens, rows_of(self._context_tokens, part))

@@ -226,15 +226,14 @@ def _cut(weights: Logits, total: float, row_bytes: int) -> float:
     """
     import numpy as np
 
-    most = row_bytes // CERTAIN_BYTES
+    most = (row_bytes - 1) // CERTAIN_BYTES  # a byte is left, whatever is certain
     large = weights[weights >= np.float32(LEAST_CUT * total)]
     if len(large) > most:
         large = np.partition(large, len(large) - most)[-most:]
     p = -np.sort(-large).astype(np.float64) / total
     left = row_bytes - CERTAIN_BYTES * np.arange(len(p) + 1.0)
     tails = np.maximum(0.0, 1.0 - np.concatenate([[0.0], p.cumsum()]))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        cuts = np.where(left > 0, SAMPLED_BYTES * tails / left, np.inf)
+    cuts = SAMPLED_BYTES * tails / left
     return max(LEAST_CUT, float(cuts[np.argmax(cuts >= np.append(p, 0.0))]))
 
 
