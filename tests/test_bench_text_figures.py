@@ -161,6 +161,18 @@ def test_only_an_estimate_has_a_lower_bound() -> None:
     assert value(figures.kld_lower([chunk(kld_lower=0.5), chunk(kld_lower=0.7)])) == pytest.approx(0.006)
 
 
+def test_single_tokens_of_a_compact_reference_are_not_known() -> None:
+    """Estimates that are right in their mean have other quantiles: a median read up to a ninth too low."""
+    made = figures.text_figures([chunk(kld_lower=0.9)] * 20)
+    for name in ("kld_median", "kld_p90", "kld_p99", "kld_max"):
+        figure = made[name]
+        assert isinstance(figure, Unknown), name
+        assert "only the mean is known" in figure.reason
+        assert "--reference" in figure.settle
+    assert value(made["kld_mean"]) == pytest.approx(0.01)
+    assert isinstance(figures.kld_quantile([chunk()] * 20, 0.5), Estimate)
+
+
 def test_a_perplexity_beyond_all_scales_is_unknown() -> None:
     figure = figures.perplexity([chunk(90_000.0), chunk(95_000.0)])
     assert isinstance(figure, Unknown)
