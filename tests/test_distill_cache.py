@@ -74,6 +74,18 @@ def test_what_comes_out_is_what_the_teacher_said(tmp_path: Path) -> None:
         assert sparse_forward_kl(teacher, said.roll(1, 0)).min() > 0.1
 
 
+def test_few_files_are_open_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_MOST_OPEN", 2)
+    out = written(tmp_path / "cache")
+    before = len(os.listdir("/proc/self/fd"))
+    found = open_cache(out)
+    for _ in range(2):
+        for number in range(WINDOWS):
+            one = found.teacher(torch.tensor([number]))
+            assert torch.equal(one.ids, open_cache(out).teacher(torch.tensor([number])).ids)
+            assert len(os.listdir("/proc/self/fd")) <= before + 2
+
+
 def test_the_size_is_what_the_key_says(tmp_path: Path) -> None:
     out = written(tmp_path / "cache")
     assert sum(path.stat().st_size for path in out.glob("shard-*")) == key_of().size_bytes

@@ -34,6 +34,8 @@ Speak = Callable[["torch.Tensor"], Iterator["torch.Tensor"]]
 """Logits of windows (batch, length): one block of (tokens, rows) after the other, window by window."""
 
 SHARD_BYTES = 32 * 2**20
+_MOST_OPEN = 256
+"""Shards mapped at a time: each takes one of the files that a process may have open."""
 _MOST_WINDOWS, _MOST_LENGTH = 2**40, 2**24
 RECORD = "cache.json"
 
@@ -91,6 +93,7 @@ class TeacherCache:
     path: Path
     key: CacheKey
     _opened: dict[int, Records] = field(default_factory=dict, repr=False, compare=False)
+    _checked: set[int] = field(default_factory=set, repr=False, compare=False)
 
     def teacher(self, windows: torch.Tensor, *, temperature: float = 1.0) -> SparseTeacher:
         """What the teacher says of the windows of these numbers, (batch,) int64: batch · length rows, window by window,
@@ -107,10 +110,16 @@ class TeacherCache:
     def _window(self, number: int) -> Records:
         shard, place = divmod(number, self.key.shard_windows)
         if shard not in self._opened:
-            records = len(self.key.windows_of(shard)) * self.key.length
-            key = self.key
-            self._opened[shard] = open_shard(self.path, shard, key.digest, records, key.settings, key.vocabulary)
+            if len(self._opened) >= _MOST_OPEN:
+                del self._opened[next(iter(self._opened))]
+            self._opened[shard] = self._open(shard)
+            self._checked.add(shard)
         return self._opened[shard][place * self.key.length : (place + 1) * self.key.length]
+
+    def _open(self, shard: int) -> Records:
+        key, records = self.key, len(self.key.windows_of(shard)) * self.key.length
+        known = shard in self._checked
+        return open_shard(self.path, shard, key.digest, records, key.settings, key.vocabulary, checked=known)
 
 
 def cache_key(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekit.distill.sparse_rows import CacheSettings, record_type, sound_records
 from edgekit.errors import EdgekitError
@@ -53,9 +53,18 @@ def is_whole(folder: Path, index: int, key: bytes, records: int, settings: Cache
     return True
 
 
-def open_shard(folder: Path, index: int, key: bytes, records: int, settings: CacheSettings, vocabulary: int) -> Records:
-    """The shard's records, mapped from the file and checked. Raises EdgekitError where it is missing, cut off, damaged,
-    of another cache, or holds what no writer writes.
+def open_shard(
+    folder: Path,
+    index: int,
+    key: bytes,
+    records: int,
+    settings: CacheSettings,
+    vocabulary: int,
+    *,
+    checked: bool = False,
+) -> Records:
+    """The shard's records, mapped from the file and, unless they are `checked` already, checked byte by byte. Raises
+    EdgekitError where it is missing, cut off, damaged, of another cache, or holds what no writer writes.
     """
     import numpy as np
 
@@ -72,15 +81,19 @@ def open_shard(folder: Path, index: int, key: bytes, records: int, settings: Cac
         found = np.memmap(path, record_type(settings), "r", HEADER_BYTES, (records,))
     except (OSError, ValueError) as error:
         raise _refusal(path, (getattr(error, "strerror", None) or "it cannot be mapped").lower()) from None
-    digest = hashlib.sha256(wanted)
-    for begin in range(0, records, _CHECKED_AT_ONCE):
-        part = found[begin : begin + _CHECKED_AT_ONCE]
+    if not checked:
+        _check(path, found, hashlib.sha256(wanted), header[len(wanted) :][:_DIGEST_BYTES], settings, vocabulary)
+    return found
+
+
+def _check(path: Path, records: Records, digest: Any, wanted: bytes, settings: CacheSettings, vocabulary: int) -> None:
+    for begin in range(0, len(records), _CHECKED_AT_ONCE):
+        part = records[begin : begin + _CHECKED_AT_ONCE]
         digest.update(part.data)
         if not sound_records(part, settings, vocabulary):
             raise _refusal(path, "it holds what no teacher says")
-    if digest.digest() != header[len(wanted) : len(wanted) + _DIGEST_BYTES]:
+    if digest.digest() != wanted:
         raise _refusal(path, "its checksum is wrong")
-    return found
 
 
 def _difference(header: bytes, wanted: bytes) -> str:
