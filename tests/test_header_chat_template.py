@@ -14,8 +14,8 @@ import pytest
 
 from edgekit.errors import EdgekitError
 from edgekit.header.chat_template import (
+    DEFAULT,
     MAX_TEMPLATE_BYTES,
-    chat_template_of,
     chat_templates_of,
     compare_templates,
     folder_templates,
@@ -62,19 +62,19 @@ def folder_with(path: Path, tokenizer: object = None, **files: str | bytes) -> P
 
 
 def test_of_a_gguf(tmp_path: Path) -> None:
-    assert chat_template_of(gguf_with(tmp_path / "one.gguf", CHATML)) == CHATML
-    assert chat_template_of(gguf_with(tmp_path / "none.gguf")) is None
+    assert chat_templates_of(gguf_with(tmp_path / "one.gguf", CHATML)).get(DEFAULT) == CHATML
+    assert chat_templates_of(gguf_with(tmp_path / "none.gguf")).get(DEFAULT) is None
     both = [{"name": "default", "template": CHATML}, {"name": "tool_use", "template": TOOLS}]
     assert chat_templates_of(gguf_with(tmp_path / "both.gguf", both)) == {"default": CHATML, "tool_use": TOOLS}
     alone = gguf_with(tmp_path / "tools.gguf", [{"name": "tool_use", "template": TOOLS}])
-    assert chat_template_of(alone) is None  # llama.cpp takes no other unasked
-    assert chat_template_of(gguf_with(tmp_path / "number.gguf", chat_template=7)) is None
+    assert chat_templates_of(alone).get(DEFAULT) is None  # llama.cpp takes no other unasked
+    assert chat_templates_of(gguf_with(tmp_path / "number.gguf", chat_template=7)).get(DEFAULT) is None
 
 
 def test_is_not_cut(tmp_path: Path) -> None:
     """What else is kept of a header's texts is 200 characters: templates part far behind."""
     long = CHATML + "{# " + "x" * 100_000 + " #}"
-    assert chat_template_of(gguf_with(tmp_path / "long.gguf", long)) == long
+    assert chat_templates_of(gguf_with(tmp_path / "long.gguf", long)).get(DEFAULT) == long
 
 
 def test_of_a_folder(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_of_a_folder(tmp_path: Path) -> None:
 def test_of_an_onnx_graph_is_its_folders(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "onnx", chat_template_jinja=CHATML)
     (folder / "model.onnx").write_bytes(b"never read")
-    assert chat_template_of(folder / "model.onnx") == CHATML
+    assert chat_templates_of(folder / "model.onnx").get(DEFAULT) == CHATML
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -199,7 +199,7 @@ def test_what_is_shown_is_clean_and_short(tmp_path: Path) -> None:
 
 def refusal(path: Path) -> EdgekitError:
     with pytest.raises(EdgekitError) as caught:
-        chat_template_of(path)
+        chat_templates_of(path)
     assert caught.value.hint
     assert "\n" not in caught.value.message
     return caught.value

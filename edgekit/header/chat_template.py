@@ -30,13 +30,6 @@ _LEGACY = "chat_template.json"
 _BEFORE, _AFTER = 16, 40
 
 
-def chat_template_of(path: Path) -> str | None:
-    """The chat template that the model at `path` (GGUF, ONNX folder or graph, checkpoint folder) uses unasked; `None`
-    without one. A stranger's words. Raises EdgekitError as `chat_templates_of` does.
-    """
-    return chat_templates_of(path).get(DEFAULT)
-
-
 def chat_templates_of(path: Path) -> dict[str, str]:
     """Every chat template of the model at `path` by its name, as a template engine reads it: Jinja and llama.cpp both
     take `\\r\\n` for `\\n` and drop one newline at the end. Names are written as GGUF's keys are.
