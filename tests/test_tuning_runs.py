@@ -61,12 +61,12 @@ def test_a_trial_tells_the_ratio_whatever_the_machine_does(together: bool) -> No
     assert math.exp(tried.log_ratio("decode")) == pytest.approx(1.05, abs=0.004)
     assert math.exp(tried.log_ratio("prefill")) == pytest.approx(1.05, abs=0.01)
     assert all(one.closed and one.finished for one in made.opened)
-    assert len(made.opened) == (2 if together else 4 * ROUNDS)
+    assert len(made.opened) == (2 if together else 6 * ROUNDS)
 
 
 def test_one_round_already_takes_a_drift_from_both() -> None:
     made = fakes(lambda settings: 1.0, drift=0.02)
-    assert abs(bench(made).run(BASE, SLOW, rounds=1).log_ratio("decode")) < 0.008
+    assert abs(bench(made).run(BASE, SLOW, rounds=1).log_ratio("decode")) < 0.002
 
 
 def test_what_is_much_slower_gets_one_round_and_what_is_much_faster_all() -> None:

@@ -2,8 +2,8 @@
 
 Each trial loads both in fresh processes and visits them in the order one, other, other, one, and turned round in the
 next round, so that a drift of the machine, straight in time, takes the same from both. A visit decodes behind a prompt:
-what a chat does, and the only place where cache type and attention kernels show. The prompt is timed in the first two
-visits of a round: it takes most of the time, and prefill is held to no more than a limit of ten per cent. Where two
+what a chat does, and the only place where cache type and attention kernels show. The prompt is timed once a round on
+either side, before: it takes most of the time, and prefill is held to no more than a limit of ten per cent. Where two
 models do not fit beside each other they take turns in processes of their own, and the loads lie between the visits.
 """
 
@@ -126,10 +126,10 @@ class Bench:
         visits = [("base", first), ("new", second)]
         if index % 2:
             visits.reverse()
-        for number, (side, seat) in enumerate((*visits, *reversed(visits))):
+        turns = [("prefill", one) for one in visits] + [("decode", one) for one in (*visits, *reversed(visits))]
+        for metric, (side, seat) in turns:
             with seat.worker() as worker:
-                for metric in METRICS if number < len(visits) else METRICS[1:]:
-                    speeds[metric][side] += [one.tokens / one.elapsed_s for one in worker.run(tests[metric])]
+                speeds[metric][side] += [one.tokens / one.elapsed_s for one in worker.run(tests[metric])]
         return [
             Pair(metric=metric, pair=index, base=_geometric(found["base"]), new=_geometric(found["new"]))
             for metric, found in speeds.items()
