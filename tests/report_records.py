@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from edgekit import __version__
 from edgekit.records import (
     Anchor,
     Artifact,
@@ -435,6 +436,8 @@ def quality(
         text_origin=text,
         artifact_sha256=sha,
         reference_sha256="f1" * 32,
+        reference_quant="f16",
+        edgekit_version=__version__,
         settings=SETTINGS,
         runtime=runtime,
         reference_runtime=runtime,

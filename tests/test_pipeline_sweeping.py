@@ -34,6 +34,7 @@ def test_quality_of_the_same_chunks_is_kept() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
+        {"edgekit_version": "0.0.1"},
         {"chunks": OLD.chunks[:2]},
         {"reference_sha256": "00" * 32},
         {"reference_sha256": ""},
