@@ -127,15 +127,17 @@ def read_whole(path: Path, most_bytes: int) -> bytes | None:
 
 
 def lock(stream: BinaryIO) -> bool:
-    """Take an open file for oneself until it is closed; `False` where somebody has it. Windows has no such lock."""
+    """Take an open file for oneself until it is closed; `False` where somebody has it. Windows has no such lock, nor
+    have some network disks: there nobody is kept out.
+    """
     try:
         import fcntl
     except ImportError:
         return True
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
     return True
 
 
