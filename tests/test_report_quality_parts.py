@@ -16,7 +16,7 @@ from edgekit import corpus
 from edgekit.devices import load_device
 from edgekit.errors import EdgekitError
 from edgekit.gate import judge
-from edgekit.records import Evidence, Finding, Gate, Gates, Identity, IdentityClaim, Quality, Report, Unknown
+from edgekit.records import Estimate, Evidence, Finding, Gate, Gates, Identity, IdentityClaim, Quality, Report, Unknown
 from edgekit.report import (
     QUALITY_FORMATS,
     facts,
@@ -421,7 +421,10 @@ def test_what_the_judge_ruled_is_what_the_chart_shows() -> None:
         Gate(metric="chat_template_kept", min=1.0),
     )
     gates = Gates(gates=asked, origin="ours.toml", sha256="ab" * 32)
-    base = replace(passing().evidence, quality=full())
+    known = full()
+    assert isinstance(known.kld_p99, Estimate)
+    tokens = tuple(replace(one, token_kld=(known.kld_p99.value,) * one.tokens) for one in known.chunks)
+    base = replace(passing().evidence, quality=replace(known, chunks=tokens))
     verdict = judge(base, load_device("galaxy-s25"), gates)
     report = Report(evidence=base, verdicts=(verdict,), exit_code=1)
     rulings = {check.metric: check.status for check in verdict.checks}
