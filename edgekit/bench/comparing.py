@@ -28,7 +28,6 @@ from edgekit.records import (
     Estimate,
     Figure,
     Finding,
-    Noise,
     Pair,
     Runtime,
     Settings,
@@ -91,7 +90,7 @@ def compare(
         if count in in_turn.LOOKS and not run.open_limits(limits):
             break
     quiet, warnings = noise.judge_noise(idle_before, before, noise.read_counters(root, clock), (), on_device=False)
-    changes = tuple(_change(metric, limits.get(metric), run, doubt=_doubt(quiet)) for metric in BETTER)
+    changes = tuple(_change(metric, limits.get(metric), run, doubt=noise.not_quiet(quiet)) for metric in BETTER)
     host = probe_host(root)
     return Comparison(
         edgekit_version=__version__,
@@ -214,13 +213,6 @@ def _in_turn(one: Worker, other: Worker, step: Step) -> tuple[float, float]:
         speeds[id(worker)] += [sample.tokens / sample.elapsed_s for sample in worker.run(step)]
     first, second = (math.exp(sum(map(math.log, found)) / len(found)) for found in speeds.values())
     return first, second
-
-
-def _doubt(quiet: Noise) -> str:
-    """Why what was timed settles nothing; empty where the machine was seen to be quiet."""
-    if quiet.others_cpu_during is None:
-        return "whether the machine was quiet cannot be told here"
-    return "the machine was not quiet" if quiet.others_cpu_during > noise.OTHERS_SPOIL else ""
 
 
 def _change(metric: str, limit: float | None, run: _Run, *, doubt: str) -> Change:

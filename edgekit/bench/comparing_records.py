@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from edgekit import __version__, in_turn
 from edgekit.bench.comparing import BETTER, check_limits, first_difference, overall
-from edgekit.bench.noise import OTHERS_SPOIL
+from edgekit.bench.noise import not_quiet
 from edgekit.errors import EdgekitError
 from edgekit.records import Change, Comparison, Estimate, Evidence, Figure, Finding, Measurement, Unknown
 from edgekit.summary import timed
@@ -109,10 +109,10 @@ def _doubt(metric: str, test: str, runs: Sequence[Measurement]) -> str:
     if metric in _TESTS and not test:
         return f"the two ran no test in common: {' or '.join(_TESTS[metric])}"
     for run in runs:
-        if run.noise is None or run.noise.others_cpu_during is None:
-            return "whether the machine was quiet was not recorded"
-        if run.noise.others_cpu_during > OTHERS_SPOIL or test in run.noise.contaminated:
-            return "the machine was not quiet"
+        if run.noise is not None and test in run.noise.contaminated:
+            return f"samples of `{test}` drift or depend on each other"
+        if doubt := not_quiet(run.noise):
+            return doubt
     return ""
 
 

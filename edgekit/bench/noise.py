@@ -171,6 +171,13 @@ def judge_noise(
     return noise, _busy_findings(noise) + findings
 
 
+def not_quiet(noise: Noise | None) -> str:
+    """Why what was timed meanwhile settles nothing; empty where the machine was seen to be quiet."""
+    if noise is None or noise.others_cpu_during is None:
+        return "whether the machine was quiet cannot be told"
+    return "the machine was not quiet" if noise.others_cpu_during > OTHERS_SPOIL else ""
+
+
 def _busy_findings(noise: Noise) -> tuple[Finding, ...]:
     quiet = "close other programs, or wait until they are done, and run again"
     checks = (

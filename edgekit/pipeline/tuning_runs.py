@@ -97,7 +97,7 @@ class Runs:
         quiet, warnings = noise.judge_noise(
             None, before, noise.read_counters(self.root, time.monotonic), (), on_device=False
         )
-        spoilt = (quiet.others_cpu_during or 0.0) > noise.OTHERS_SPOIL
+        spoilt = bool(noise.not_quiet(quiet))
         return Ran(
             settings=chosen,
             decode_ratio=self._ratio(confirming, "decode", base, chosen),
