@@ -227,6 +227,16 @@ def test_a_lower_bound_passes_nothing() -> None:
     assert not any("lower" in name for name in METRICS)
 
 
+@pytest.mark.parametrize("metric", ["kld_median", "kld_p99"])
+def test_quantiles_of_a_compact_reference_pass_nothing(metric: str) -> None:
+    """Whoever wrote them down: an estimate's median reads too low."""
+    gate, figures = Gate(metric=metric, max=0.2), {metric: here(0.001, 0.002, 0.003)}
+    assert check(gate, quality(**figures)).status == "pass"
+    found = check(gate, quality(reference_form="compact", **figures))
+    assert found.status == "unknown"
+    assert "only the mean is known" in found.reason
+
+
 @pytest.mark.parametrize(
     ("metric", "limit", "span", "status"),
     [

@@ -15,6 +15,8 @@ from edgekit.records import Answer, DomainScore, Figure, Identity, Quality, Scor
 MEASURED = ("measured", "measured-here")
 CLOSE = 1e-6
 
+OF_SINGLE_TOKENS = ("kld_median", "kld_p99")
+
 Means = Callable[[Sequence[ScoredChunk]], float | None]
 
 
@@ -30,6 +32,12 @@ def unbacked_text(quality: Quality, field: str) -> Unknown | None:
         )
     if any(chunk.broken for chunk in chunks):
         return Unknown(reason="the artifact gives logits that are no numbers", settle="convert or quantize it anew")
+    estimated = quality.reference_form == "compact" or any(chunk.kld_lower is not None for chunk in chunks)
+    if estimated and field in OF_SINGLE_TOKENS:
+        return Unknown(
+            reason="of a compact reference only the mean is known: what single tokens differ by is estimated",
+            settle="evaluate with the model itself as `--reference`",
+        )
     counted = all(chunk.tokens > 0 for chunk in chunks)
     return _differs(figure, _MEANS[field](chunks) if counted else None, "chunks")
 
