@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
 from bench_fakes import Fakes, died
 
+from edgekit.bench import noise
 from edgekit.bench.trying import CONFIRMING_PAIRS, ROUNDS, Bench, ratio, speed, trial_plan
 from edgekit.devices import load_device
 from edgekit.errors import EdgekitError
@@ -106,6 +108,18 @@ def test_confirming_turns_the_order_and_gives_ranges() -> None:
 
 def test_the_plan_counts_what_runs() -> None:
     assert len(trial_plan(BASE, trials=7, rounds=1).main) == 2 * (7 + CONFIRMING_PAIRS)
+
+
+@pytest.fixture(autouse=True)
+def idle_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four CPUs that do nothing between two looks."""
+    looks = count(1)
+
+    def read(*arguments: object) -> noise.HostCounters:
+        now_s = float(next(looks))
+        return noise.HostCounters(at_s=now_s, total_s=4 * now_s, idle_s=4 * now_s, own_s=0.0, pressure_s=0.0)
+
+    monkeypatch.setattr(noise, "read_counters", read)
 
 
 # ---- the path -------------------------------------------------------------------------------------------------------
