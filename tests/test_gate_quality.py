@@ -358,6 +358,14 @@ def test_a_figure_that_its_chunks_do_not_give_passes_nothing() -> None:
     assert "do not give it" in check(KLD, replace(good, chunks=silent)).reason
 
 
+def test_broken_logits_fail_what_counts_tokens_and_leave_no_mean() -> None:
+    agreeing = Gate(metric="top1_agreement", min=0.9)
+    known = quality(top1_agreement=here(0.1, 0.2, 0.3))
+    broken = replace(known, chunks=tuple(replace(one, broken=700) for one in known.chunks))
+    assert check(agreeing, broken).status == "fail"
+    assert (check(KLD, known).status, check(KLD, broken).status) == ("pass", "unknown")
+
+
 @pytest.mark.parametrize("count", [0, 1, 9])
 def test_too_few_chunks_pass_nothing(count: int) -> None:
     good = quality()

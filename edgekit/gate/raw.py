@@ -15,6 +15,9 @@ from edgekit.records import Answer, DomainScore, Figure, Identity, Quality, Scor
 MEASURED = ("measured", "measured-here")
 CLOSE = 1e-6
 
+_COUNTED = ("top1_agreement", "top5_agreement")
+"""Figures in which a token with broken logits disagrees; of every other it leaves none."""
+
 OF_SINGLE_TOKENS = ("kld_median", "kld_p99")
 
 Means = Callable[[Sequence[ScoredChunk]], float | None]
@@ -30,7 +33,7 @@ def unbacked_text(quality: Quality, field: str) -> Unknown | None:
             reason=f"quality was scored on {len(chunks) or 'no'} chunks of text, too few for a range to be trusted",
             settle=f"evaluate {ENOUGH} chunks or more",
         )
-    if any(chunk.broken for chunk in chunks):
+    if field not in _COUNTED and any(chunk.broken for chunk in chunks):
         return Unknown(reason="the artifact gives logits that are no numbers", settle="convert or quantize it anew")
     estimated = quality.reference_form == "compact" or any(chunk.kld_lower is not None for chunk in chunks)
     if estimated and field in OF_SINGLE_TOKENS:
