@@ -151,12 +151,11 @@ def open_scorer(
     models = [model_start(artifact, judged)]
     if reference is not None:
         models.append(model_start(reference, replace(judged, kv_type="f16")))
-    models = [{**model, "lean": True} for model in models]
     stored = dict(reference_file or {})
     start = {
         "op": "start",
         "parent": os.getpid(),
-        "models": models,
+        "models": [{**model, "lean": True} for model in models],
         "reference_file": stored,
         "readable": [
             *(name for path in (artifact, reference) if path for name in readable(path)),
