@@ -50,16 +50,16 @@ def test_no_evaluation_question_is_told_elsewhere(domain: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("domain", corpus.DOMAINS)
+@pytest.mark.parametrize("domain", [domain for domain in corpus.DOMAINS if domain not in TABLED])
 def test_the_operands_of_evaluation_stand_in_no_other_question_of_their_kind(domain: str) -> None:
-    """In whatever words: numbers, names and code of the question, without the small words around them."""
+    """In whatever words: numbers, names and code of the question, without the small words around them. Facts of tables
+    are taught in other words: that is their point.
+    """
 
     def operands(item: corpus.Item) -> tuple[str, ...]:
         words = question(item.line).split("`")[1::2] or re.findall(r"\d+:?\d*", question(item.line))
         return (item.template.removesuffix("-short"), *sorted(words))
 
-    if domain in TABLED:
-        pytest.skip("facts are taught in other words: that is their point")
     drawn = {"two-steps", "sum", "difference", "share", "product", "larger", "sequence", "clock", "order", "parity"}
     kinds = drawn if domain == "reasoning" else {item.template for item in asked(domain)}
     held_out = {operands(item) for item in asked(domain) if item.template.removesuffix("-short") in kinds}

@@ -533,6 +533,7 @@ def loopback(tmp_path: Path, shims: Path) -> Iterator[Where]:
 
 
 @pytest.mark.slow
+@pytest.mark.reference
 def test_a_real_ssh_server(loopback: Where, artifact: Artifact, tmp_path: Path) -> None:
     runner = bench_shim(tmp_path / "far/run 'er", artifact)
     run = measure_there(loopback, artifact, WORKLOAD, on_device="galaxy-s25", runner=runner)
@@ -546,6 +547,7 @@ def test_a_real_ssh_server(loopback: Where, artifact: Artifact, tmp_path: Path) 
         assert remote.script("exit 7").returncode == 7
 
 
+@pytest.mark.reference
 def test_a_real_ssh_server_that_refuses_the_key(loopback: Where, artifact: Artifact, tmp_path: Path) -> None:
     (tmp_path / "keys/user.pub").write_text("")
     with pytest.raises(EdgekitError, match="the device refused the key: `ssh:loop`"):

@@ -46,7 +46,8 @@ def bench_there(
     out = f"{remote.folder}/out"
     remote.script('rm -rf -- "$1"', out)
     command = [program, "bench", model, "--device", profile, "--on-device", profile, "--out", out, "--quiet"]
-    ran = remote.run([*command, *flags_of(workload)], timeout_s=RUN_S)
+    kept = f"XDG_CACHE_HOME={remote.folder}/cache"  # what it would note for its next run goes with our folder
+    ran = remote.run(["env", kept, *command, *flags_of(workload)], timeout_s=RUN_S)
     evidence = remote.script('cat -- "$1"', f"{out}/evidence.json")
     if evidence.returncode:
         raise _refused(ran, remote.name)
