@@ -49,6 +49,16 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def lies_in(place: Path, source: Path) -> bool:
+    """Whether `place` is `source`, or lies in it (an ONNX model is a folder)."""
+    try:
+        if place.samefile(source):
+            return True
+    except OSError:
+        pass
+    return source.is_dir() and source.resolve() in place.resolve().parents
+
+
 @contextmanager
 def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     """A temporary folder beside `path` that takes its name when the block ends well and vanishes otherwise, Ctrl-C

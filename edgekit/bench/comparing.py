@@ -10,15 +10,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, Protocol
+from statistics import geometric_mean
+from typing import Literal
 
 from edgekit import __version__, in_turn, runtimes
 from edgekit.bench import noise
 from edgekit.bench.host import isa_that_ran, probe_host
+from edgekit.bench.measuring import OpenWorker
 from edgekit.errors import EdgekitError
 from edgekit.progress import Progress, silent
 from edgekit.records import (
@@ -51,14 +52,6 @@ model stands.
 """
 
 _TESTS = {"prefill": Step(test="pp128", prompt=128), "decode": Step(test="tg32", generate=32)}
-
-
-class OpenWorker(Protocol):
-    """`runtimes.open_worker`, or a stand-in for it in tests."""
-
-    def __call__(
-        self, path: Path, settings: Settings, *, timeout_s: float, seed: int
-    ) -> AbstractContextManager[Worker]: ...
 
 
 def compare(
@@ -211,7 +204,7 @@ def _in_turn(one: Worker, other: Worker, step: Step) -> tuple[float, float]:
     speeds: dict[int, list[float]] = {id(one): [], id(other): []}
     for worker in (one, other, other, one):
         speeds[id(worker)] += [sample.tokens / sample.elapsed_s for sample in worker.run(step)]
-    first, second = (math.exp(sum(map(math.log, found)) / len(found)) for found in speeds.values())
+    first, second = map(geometric_mean, speeds.values())
     return first, second
 
 

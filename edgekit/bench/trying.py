@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import median
-from typing import Protocol
+from statistics import geometric_mean, median
 
 from edgekit import in_turn, runtimes
+from edgekit.bench.measuring import OpenWorker
 from edgekit.bench.plan import Plan, ProcessPlan
 from edgekit.records import Artifact, Basis, Estimate, Figure, Finding, MemoryPeak, Pair, Runtime, Settings, Unknown
 from edgekit.runtimes import Step, Worker, WorkerDied
@@ -31,14 +31,6 @@ CONFIRMING_PAIRS = 6
 """Five are the fewest from which a 90 % interval of the centre exists (`edgekit.in_turn`)."""
 
 RANGE_ALPHA = 0.1
-
-
-class OpenWorker(Protocol):
-    """`runtimes.open_worker`, or a stand-in for it in tests."""
-
-    def __call__(
-        self, path: Path, settings: Settings, *, timeout_s: float, seed: int
-    ) -> AbstractContextManager[Worker]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +123,7 @@ class Bench:
             with seat.worker() as worker:
                 speeds[metric][side] += [one.tokens / one.elapsed_s for one in worker.run(tests[metric])]
         return [
-            Pair(metric=metric, pair=index, base=_geometric(found["base"]), new=_geometric(found["new"]))
+            Pair(metric=metric, pair=index, base=geometric_mean(found["base"]), new=geometric_mean(found["new"]))
             for metric, found in speeds.items()
         ]
 
@@ -191,10 +183,6 @@ class _Seat:
         if self._kept is not None:
             kept, self._kept, self._worker = self._kept, None, None
             kept.__exit__(None, None, None)
-
-
-def _geometric(values: Sequence[float]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def ratio(pairs: Sequence[Pair], metric: str) -> Figure:

@@ -9,7 +9,7 @@ from pathlib import Path
 from edgekit.cli.places import ensure_writable
 from edgekit.cli.reading import overrides
 from edgekit.errors import EdgekitError
-from edgekit.files import read_text
+from edgekit.files import lies_in, read_text
 from edgekit.pipeline.quantizing import Wanted
 from edgekit.quantize.ggml_types import check_tensor_type
 from edgekit.quantize.workshop import Making
@@ -121,7 +121,7 @@ def free(out: Path | None, *, force: bool, inputs: Sequence[Path | None] = ()) -
     """
     if out is None:
         return
-    if any(source is not None and _same(out, source) for source in inputs):
+    if any(source is not None and lies_in(out, source) for source in inputs):
         raise EdgekitError(f"the output is an input: `{out}`", hint="name another file to write")
     if out.is_dir():
         raise EdgekitError(f"the output is a directory: `{out}`", hint="name the file to write")
@@ -130,16 +130,6 @@ def free(out: Path | None, *, force: bool, inputs: Sequence[Path | None] = ()) -
     if out.exists() and not force:
         raise EdgekitError(f"the output exists: `{out}`", hint="choose another place, or add `--force`")
     ensure_writable(out.parent)
-
-
-def _same(place: Path, source: Path) -> bool:
-    """Whether `place` is `source`, or lies in it (an ONNX model is a folder)."""
-    try:
-        if place.samefile(source):
-            return True
-    except OSError:
-        pass
-    return source.is_dir() and source.resolve() in place.resolve().parents
 
 
 def folder(out: Path | None, name: str = "") -> Path:

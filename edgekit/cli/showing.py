@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from edgekit.errors import ExitCode
 from edgekit.pipeline import Intent
 from edgekit.records import Report
 from edgekit.units import format_bytes, format_duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Record = TypeVar("Record")
+
+
+def keep_record(record: object, out: Path | None) -> None:
+    """The record as JSON in `out`, where one is named."""
+    if out is not None:
+        from edgekit.storage import write_record
+
+        write_record(out, record)
+        print(f"record: {out}", file=sys.stderr)  # noqa: T201
+
+
+def print_record(record: Record, printed: Callable[[Record, Console], None], *, as_json: bool) -> None:
+    """The record on stdout: as JSON, or as `printed` shows it to people."""
+    if as_json:
+        from edgekit.storage import to_json
+
+        print(to_json(record))  # noqa: T201
+    else:
+        from rich.console import Console
+
+        printed(record, Console())
 
 
 def show(reports: Sequence[Report], written: Sequence[Path], *, as_json: bool) -> None:

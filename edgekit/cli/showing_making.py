@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from edgekit.cli.reading_quality import PAGES, Outputs
+from edgekit.cli.showing import keep_record, print_record
 from edgekit.errors import ExitCode
 from edgekit.files import replacing
 from edgekit.pipeline.quantizing import Made
@@ -58,9 +59,7 @@ def show_quality(quality: Quality, name: str, places: Outputs, *, as_json: bool)
     if places.answers is not None and quality.tasks is not None:
         write_record(places.answers, quality.tasks.answers)
         print(f"answers: {places.answers}", file=sys.stderr)  # noqa: T201
-    if places.record is not None:
-        write_record(places.record, quality)
-        print(f"record: {places.record}", file=sys.stderr)  # noqa: T201
+    keep_record(quality, places.record)
     if places.page is not None:
         with replacing(places.page) as temporary:
             page = render_quality(quality, PAGES[places.page.suffix], name=name)
@@ -68,10 +67,7 @@ def show_quality(quality: Quality, name: str, places: Outputs, *, as_json: bool)
         print(f"report: {places.page}", file=sys.stderr)  # noqa: T201
     for journal in places.journals:
         journal.unlink(missing_ok=True)
-    if as_json:
-        print(to_json(quality))  # noqa: T201
-    else:
-        print_quality(quality, Console(), name=name)
+    print_record(quality, lambda record, console: print_quality(record, console, name=name), as_json=as_json)
     return ExitCode.PASS
 
 
@@ -89,13 +85,8 @@ def show_parity(parity: Parity, out: Path | None, *, as_json: bool) -> int:
     """Two builds side by side, and their record in `out`."""
     from edgekit.report import print_parity
 
-    if out is not None:
-        write_record(out, parity)
-        print(f"record: {out}", file=sys.stderr)  # noqa: T201
-    if as_json:
-        print(to_json(parity))  # noqa: T201
-    else:
-        print_parity(parity, Console())
+    keep_record(parity, out)
+    print_record(parity, print_parity, as_json=as_json)
     return ExitCode.PASS
 
 
@@ -103,13 +94,8 @@ def show_harness(run: HarnessRun, out: Path | None, *, as_json: bool) -> int:
     """Scores of lm-evaluation-harness's tasks, and their record in `out`."""
     from edgekit.report import print_harness
 
-    if out is not None:
-        write_record(out, run)
-        print(f"record: {out}", file=sys.stderr)  # noqa: T201
-    if as_json:
-        print(to_json(run))  # noqa: T201
-    else:
-        print_harness(run, Console())
+    keep_record(run, out)
+    print_record(run, print_harness, as_json=as_json)
     return ExitCode.PASS
 
 
@@ -118,10 +104,7 @@ def show_sweep(sweep: Sweep, folder: Path, *, as_json: bool) -> int:
     from edgekit.pipeline.sweeping import exit_code
     from edgekit.report import print_sweep
 
-    if as_json:
-        print(to_json(sweep))  # noqa: T201
-    else:
-        print_sweep(sweep, Console())
+    print_record(sweep, print_sweep, as_json=as_json)
     print(f"report: {folder / 'sweep.html'}", file=sys.stderr)  # noqa: T201
     return exit_code(sweep)
 
@@ -130,13 +113,8 @@ def show_comparison(comparison: Comparison, out: Path | None, markdown: Path | N
     """What became of the new build; its record in `out`, a table for a pull request in `markdown`."""
     from edgekit.report import print_comparison, render_comparison
 
-    if out is not None:
-        write_record(out, comparison)
-        print(f"record: {out}", file=sys.stderr)  # noqa: T201
+    keep_record(comparison, out)
     if markdown is not None:
         with replacing(markdown) as temporary:
             temporary.write_text(render_comparison(comparison), encoding="utf-8")
-    if as_json:
-        print(to_json(comparison))  # noqa: T201
-    else:
-        print_comparison(comparison, Console())
+    print_record(comparison, print_comparison, as_json=as_json)

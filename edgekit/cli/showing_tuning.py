@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from rich.console import Console
-
+from edgekit.cli.showing import keep_record, print_record
 from edgekit.errors import ExitCode
 from edgekit.pipeline.tuning import EXIT_CODES, TuningPlan
 from edgekit.pipeline.tuning_runs import difference
 from edgekit.records import Tuning
-from edgekit.storage import to_json, write_record
+from edgekit.storage import to_json
 from edgekit.units import format_duration
 
 
@@ -19,13 +17,8 @@ def show_tuning(tuning: Tuning, out: Path | None, *, as_json: bool) -> None:
     """The advised settings on stdout; their record in `out`."""
     from edgekit.report import print_tuning
 
-    if out is not None:
-        write_record(out, tuning)
-        print(f"record: {out}", file=sys.stderr)  # noqa: T201
-    if as_json:
-        print(to_json(tuning))  # noqa: T201
-    else:
-        print_tuning(tuning, Console())
+    keep_record(tuning, out)
+    print_record(tuning, print_tuning, as_json=as_json)
 
 
 def show_tuning_plan(plan: TuningPlan, *, as_json: bool) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgekit.errors import EdgekitError
+from edgekit.files import lies_in
 from edgekit.progress import Progress, silent
 
 CHUNK_BYTES = 4 * 2**20
@@ -16,17 +17,10 @@ def check_output(out: Path, sources: Sequence[Path], *, force: bool) -> None:
     """Raises EdgekitError when `out` cannot be the place: a folder, one of the sources, or there without `force`."""
     if out.is_dir():
         raise EdgekitError(f"the output is a directory: `{out}`", hint="name the file to write, e.g. `model.gguf`")
-    if any(_same(out, source) for source in sources):
+    if any(lies_in(out, source) for source in sources):
         raise EdgekitError(f"the output is the input: `{out}`", hint="name another file to write")
     if out.exists() and not force:
         raise EdgekitError(f"the output exists: `{out}`", hint="choose another place, or add `--force`")
-
-
-def _same(out: Path, source: Path) -> bool:
-    try:
-        return out.samefile(source)
-    except OSError:
-        return False
 
 
 def sha256_of(paths: Sequence[Path], *, progress: Progress = silent) -> str:

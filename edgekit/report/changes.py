@@ -7,7 +7,7 @@ from rich.console import Console
 from edgekit.records import Change, Comparison, Unknown
 from edgekit.report.facts import host_text, runtime_text, settings_text
 from edgekit.report.markdown import escape
-from edgekit.report.terminal import LEVEL_STYLES, STYLES, Page, print_page
+from edgekit.report.terminal import STYLES, Page, print_findings, print_page
 from edgekit.report.words import clean
 from edgekit.units import format_percent
 
@@ -66,11 +66,7 @@ def _print(page: Page, comparison: Comparison) -> None:
     page.line((comparison.status.upper(), STYLES[comparison.status]), (f"  {_title(comparison)}", "bold"))
     page.blank()
     page.rows("", [(TITLES[change.metric], _words(change)) for change in comparison.changes])
-    if comparison.findings:
-        page.heading("findings")
-    for finding in comparison.findings:
-        page.labelled(finding.level, f"{finding.message} [{finding.code}]", LEVEL_STYLES[finding.level], indent=2)
-        page.labelled(" " * len(finding.level), finding.hint, indent=2)
+    print_findings(page, comparison.findings)
     page.rows("circumstances", _circumstances(comparison))
 
 

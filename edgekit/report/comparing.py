@@ -11,7 +11,7 @@ from edgekit.report import quality as scores
 from edgekit.report.facts import quality_findings
 from edgekit.report.quality import Part
 from edgekit.report.quality_parts import alerts, parts
-from edgekit.report.terminal import LEVEL_STYLES, Page, print_alerts, print_page, print_part
+from edgekit.report.terminal import Page, print_alerts, print_findings, print_page, print_part
 from edgekit.report.words import RANGE_MEANING, clean
 
 
@@ -66,12 +66,7 @@ def _print_settles(page: Page, shown: tuple[scores.Shown, ...]) -> None:
 
 def _print_foot(page: Page, quality: Quality, found: Sequence[Part]) -> None:
     """Findings, circumstances of the parts found, and what a range means."""
-    findings = quality_findings(quality)
-    if findings:
-        page.heading("findings")
-    for finding in findings:
-        page.labelled(finding.level, f"{finding.message} [{finding.code}]", LEVEL_STYLES[finding.level], indent=2)
-        page.labelled(" " * len(finding.level), finding.hint, indent=2)
+    print_findings(page, quality_findings(quality))
     page.rows("circumstances", [(fact.label, fact.value) for part in found for fact in part.behind])
     over = "the chunks of this text" if len(found) == 1 else "chunks of text, items or prompts"
     page.line((f"{RANGE_MEANING.split('. ')[0]}, over {over}.", "dim"), indent=2)

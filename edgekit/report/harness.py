@@ -6,7 +6,7 @@ from rich.console import Console
 
 from edgekit.records import HarnessRun, HarnessScore, Unknown
 from edgekit.report.facts import host_text, runtime_text, settings_text
-from edgekit.report.terminal import LEVEL_STYLES, Page, print_page
+from edgekit.report.terminal import Page, print_findings, print_page
 from edgekit.report.words import clean, figure_text
 
 
@@ -19,11 +19,7 @@ def _print(page: Page, run: HarnessRun) -> None:
     page.line((f"lm-evaluation-harness {clean(run.harness_version)} on {clean(run.model, 80)}", "bold"))
     page.blank()
     page.rows("", [(_label(score), _text(score)) for score in run.scores])
-    if run.findings:
-        page.heading("findings")
-    for finding in run.findings:
-        page.labelled(finding.level, f"{finding.message} [{finding.code}]", LEVEL_STYLES[finding.level], indent=2)
-        page.labelled(" " * len(finding.level), finding.hint, indent=2)
+    print_findings(page, run.findings)
     page.rows("circumstances", [(label, text) for label, text in _circumstances(run) if text])
 
 

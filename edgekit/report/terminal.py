@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from edgekit.records import BASES, Check, Estimate, Figure, MemoryBreakdown, Report, Status, Verdict
+from edgekit.records import BASES, Check, Estimate, Figure, Finding, MemoryBreakdown, Report, Status, Verdict
 from edgekit.report import facts, quality_parts
 from edgekit.report.quality import Part
 from edgekit.report.words import (
@@ -79,7 +79,8 @@ def _print_page(page: Page, report: Report, written: Sequence[Path]) -> None:
         (_print_class if verdict.members else _print_device)(page, report, verdict)
     _print_speed(page, report)
     _print_quality(page, report)
-    _print_findings(page, report)
+    print_findings(page, facts.findings(report))
+    _print_waivers(page, report)
     page.rows("circumstances", [(fact.label, fact.value) for fact in facts.circumstances(report)])
     _print_legend(page, report)
     if written:
@@ -314,13 +315,16 @@ def print_alerts(page: Page, alerts: Sequence[quality_parts.Alert]) -> None:
     page.rows("", rows, indent=0, label_style="bold red")
 
 
-def _print_findings(page: Page, report: Report) -> None:
-    found = facts.findings(report)
-    if found:
+def print_findings(page: Page, findings: Sequence[Finding]) -> None:
+    """What was found on the way, each with its hint; nothing where nothing was."""
+    if findings:
         page.heading("findings")
-    for finding in found:
+    for finding in findings:
         page.labelled(finding.level, f"{finding.message} [{finding.code}]", LEVEL_STYLES[finding.level], indent=2)
         page.labelled(" " * len(finding.level), finding.hint, indent=2)
+
+
+def _print_waivers(page: Page, report: Report) -> None:
     waived = facts.waivers(report)
     if waived:
         page.rows("waivers", [("", text) for text in waived])

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from edgekit.records import Estimate, Figure, Pair, Settings, Trial, TunedTarget, Tuning, Unknown
 from edgekit.report.facts import host_text, runtime_text
-from edgekit.report.terminal import LEVEL_STYLES, STYLES, Page, print_page
+from edgekit.report.terminal import LEVEL_STYLES, STYLES, Page, print_findings, print_page
 from edgekit.report.words import clean
 from edgekit.units import format_bytes, format_duration, format_number, format_percent
 
@@ -134,11 +134,7 @@ def _rounds(pairs: tuple[Pair, ...], metric: str) -> str:
 
 
 def _print_foot(page: Page, tuning: Tuning) -> None:
-    if tuning.findings:
-        page.heading("findings")
-    for finding in tuning.findings:
-        page.labelled(finding.level, f"{finding.message} [{finding.code}]", LEVEL_STYLES[finding.level], indent=2)
-        page.labelled(" " * len(finding.level), finding.hint, indent=2)
+    print_findings(page, tuning.findings)
     circumstances = [("tried on", host_text(tuning.host))]
     if tuning.runtime is not None:
         circumstances.append(("runtime", runtime_text(tuning.runtime)))
