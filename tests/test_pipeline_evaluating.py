@@ -12,7 +12,8 @@ from bench_fakes import artifact
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.pipeline import bench, broke
 from edgekit.pipeline import evaluating as module
-from edgekit.pipeline.evaluating import Asked, appraise_or_tell
+from edgekit.pipeline.asking import Asked, Prepared
+from edgekit.pipeline.evaluating import appraise_or_tell
 from edgekit.records import Artifact, Quality, Settings, Unknown, Workload
 from edgekit.shapes import cached_stand_in
 
@@ -29,7 +30,7 @@ def failing(code: ExitCode) -> Callable[..., Quality]:
 
 def test_a_run_that_breaks_is_a_fault_of_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "appraise", failing(ExitCode.BROKE))
-    quality = appraise_or_tell(artifact(), Settings(), Asked())
+    quality = appraise_or_tell(artifact(), Settings(), Prepared(asked=Asked()))
     assert [(finding.level, finding.message) for finding in quality.findings] == [("fault", "it ended")]
     assert isinstance(quality.kld_mean, Unknown)
 
@@ -37,7 +38,7 @@ def test_a_run_that_breaks_is_a_fault_of_the_report(monkeypatch: pytest.MonkeyPa
 def test_bad_input_stays_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "appraise", failing(ExitCode.USAGE))
     with pytest.raises(EdgekitError, match="it ended"):
-        appraise_or_tell(artifact(), Settings(), Asked())
+        appraise_or_tell(artifact(), Settings(), Prepared(asked=Asked()))
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from report_records import header, quality
 
 from edgekit.errors import EdgekitError
 from edgekit.pipeline import sweeping
-from edgekit.pipeline.evaluating import Text
+from edgekit.pipeline.asking import Text
 from edgekit.quantize import workshop
 from edgekit.quantize.targets import parse_target
 from edgekit.quantize.workshop import Making, Source

@@ -22,7 +22,7 @@ from edgekit.checkpoint import open_checkpoint
 from edgekit.devices import load_device
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.gate.gates import load_gates
-from edgekit.pipeline import evaluating, gating
+from edgekit.pipeline import asking, evaluating, gating
 from edgekit.quantize.convert import convert
 from edgekit.quantize.llama_quantize import quantize_gguf
 from edgekit.records import Answers, Estimate, Quality, Report, Unknown
@@ -67,8 +67,8 @@ class Builds:
     def report(self, artifact: Path, gates: str = GATES) -> Report:
         """What the user gets: evaluated against the whole, gathered, and judged by a gates file."""
         if artifact not in self.known:
-            text = evaluating.Text(content=corpus.text("evaluation", characters=40_000), origin="test")
-            asked = evaluating.Asked(reference=self.whole, text=text, context_tokens=256, chunks=16, threads=2)
+            text = asking.Text(content=corpus.text("evaluation", characters=40_000), origin="test")
+            asked = asking.Asked(reference=self.whole, text=text, context_tokens=256, chunks=16, threads=2)
             self.known[artifact] = evaluating.evaluate(artifact, asked)
         path = artifact.with_suffix(".toml")
         path.write_text(gates)

@@ -117,10 +117,10 @@ def parity(
     from edgekit.cli import reading_making as reading
     from edgekit.cli import showing_making as showing
     from edgekit.cli.telling import progress
-    from edgekit.pipeline import evaluating
+    from edgekit.pipeline import asking, evaluating
 
     reading.free(out, force=force, inputs=(a, b, text))
-    told_text = evaluating.text_of(text)
+    told_text = asking.text_of(text)
     with progress(quiet=quiet) as told:
         found = evaluating.parity(
             a, b, told_text, context_tokens=context, chunks=chunks, threads=threads or 0, progress=told

@@ -90,7 +90,7 @@ def bench(
         quick=quick, thorough=thorough, sustained=sustained, timeout=timeout, max_repetitions=max_repetitions
     )
     loaded_gates, judged_quality = reading.gates(gates), reading.quality(quality)
-    asked = reading_quality.for_bench(model, quality, reference, teacher, tasks, items, name, threads)
+    prepared = reading_quality.for_bench(model, quality, reference, teacher, tasks, items, name, threads)
     pipeline.load_targets(device)
     on_device = reading_on.device_there(on, device, on_device, runner)
     pipeline.host_device(on_device, device)
@@ -108,7 +108,7 @@ def bench(
             gates=loaded_gates,
             on_device=on_device,
             quality=judged_quality,
-            appraise=partial(appraise_or_tell, asked=asked, progress=told) if asked else None,
+            appraise=partial(appraise_or_tell, prepared=prepared, progress=told) if prepared else None,
             elsewhere=reading_on.elsewhere(on, device, runner, told),
             progress=told,
         ):

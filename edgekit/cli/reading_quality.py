@@ -9,7 +9,8 @@ from pathlib import Path
 from edgekit.cli.reading import overrides
 from edgekit.cli.reading_making import free
 from edgekit.errors import EdgekitError
-from edgekit.pipeline.evaluating import Asked, Tasks, check, teacher_journal, text_kept, text_of
+from edgekit.pipeline.asking import Asked, Prepared, Tasks, prepare, text_kept, text_of
+from edgekit.pipeline.evaluating import teacher_journal
 from edgekit.records import Settings
 
 CONTEXT_TOKENS = 512
@@ -76,7 +77,7 @@ def for_bench(
     items: int | None,
     names: Sequence[str],
     threads: int | None,
-) -> Asked | None:
+) -> Prepared | None:
     """What `bench` is to find out of its model's quality; `None` where nothing was asked. Raises EdgekitError."""
     if not any((reference, teacher, tasks, items, names)):
         return None
@@ -84,9 +85,8 @@ def for_bench(
         raise EdgekitError("stand-in weights are random numbers: their quality says nothing", hint="name a model file")
     if quality is not None:
         raise EdgekitError("choose one: a record of quality (`--quality`), or to measure it now")
-    found = asked(reference=reference, teacher=teacher, tasks=tasks, items=items, names=names, threads=threads)
-    check(found)  # measuring takes minutes
-    return found
+    # opened now: measuring takes minutes
+    return prepare(asked(reference=reference, teacher=teacher, tasks=tasks, items=items, names=names, threads=threads))
 
 
 def settings(kv_type: str | None) -> Settings:

@@ -13,7 +13,8 @@ from edgekit.devices import load_device
 from edgekit.errors import EdgekitError, ExitCode, import_extra
 from edgekit.files import replacing
 from edgekit.header import read_header
-from edgekit.pipeline.evaluating import Asked, evaluate, text_of
+from edgekit.pipeline.asking import Asked, text_of
+from edgekit.pipeline.evaluating import evaluate
 from edgekit.pipeline.gating import Overrides
 from edgekit.progress import Progress, silent
 from edgekit.quantize import foreseeing, workshop

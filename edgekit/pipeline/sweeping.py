@@ -18,7 +18,7 @@ from edgekit.devices import class_members, load_device
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.files import replacing
 from edgekit.gate.recommending import recommend
-from edgekit.pipeline.evaluating import Text, text_of
+from edgekit.pipeline.asking import Text, text_of
 from edgekit.pipeline.gating import Overrides, bench, conclude, gather, open_artifact
 from edgekit.pipeline.rescoring import rescored
 from edgekit.progress import Progress, silent

@@ -213,7 +213,7 @@ class Runs:
     def _kv_kld(self, chosen: Settings) -> Figure:
         """Mean KLD of the file with the chosen cache against itself with one of f16."""
         from edgekit import bench
-        from edgekit.pipeline.evaluating import text_of
+        from edgekit.pipeline.asking import text_of
 
         if chosen.kv_type == "f16":
             return exact(0.0, "predicted", "the cache is f16")
