@@ -11,7 +11,20 @@ from edgekit.records.artifact import Artifact, Export, Header, LogitsCheck, Onnx
 from edgekit.records.comparison import Change, Comparison, Pair
 from edgekit.records.computed import Battery, DepthPoint, MemoryBreakdown, Projection
 from edgekit.records.device import Anchor, Cluster, Device, Gate, Gates, Level, Sourced, Waiver
+from edgekit.records.distillation import (
+    STAGE_KINDS,
+    Distillation,
+    DistillCost,
+    HeldOut,
+    Link,
+    ModelFacts,
+    ScoredWindow,
+    StageKind,
+    StageResult,
+    Training,
+)
 from edgekit.records.harness import HarnessRun, HarnessScore
+from edgekit.records.layer_map import LayerMap
 from edgekit.records.machine import Ability, Examination
 from edgekit.records.measured import (
     Buffer,
@@ -50,6 +63,7 @@ from edgekit.records.verdict import Case, Check, Evidence, Report, Status, Sweep
 
 __all__ = [
     "BASES",
+    "STAGE_KINDS",
     "Ability",
     "Anchor",
     "Answer",
@@ -67,6 +81,8 @@ __all__ = [
     "Comparison",
     "DepthPoint",
     "Device",
+    "DistillCost",
+    "Distillation",
     "DomainScore",
     "EnergyReading",
     "Estimate",
@@ -81,17 +97,21 @@ __all__ = [
     "HarnessRun",
     "HarnessScore",
     "Header",
+    "HeldOut",
     "Host",
     "Identity",
     "IdentityClaim",
     "KvType",
+    "LayerMap",
     "LayerShare",
     "Layers",
     "Level",
+    "Link",
     "LogitsCheck",
     "Measurement",
     "MemoryBreakdown",
     "MemoryPeak",
+    "ModelFacts",
     "Noise",
     "OnnxExport",
     "Pair",
@@ -109,9 +129,12 @@ __all__ = [
     "Runtime",
     "Sample",
     "ScoredChunk",
+    "ScoredWindow",
     "Settings",
     "Similarity",
     "Sourced",
+    "StageKind",
+    "StageResult",
     "Status",
     "Sweep",
     "SweepRow",
@@ -119,6 +142,7 @@ __all__ = [
     "TensorInfo",
     "ThermalPoint",
     "ToolFlags",
+    "Training",
     "Trial",
     "TunedTarget",
     "Tuning",
