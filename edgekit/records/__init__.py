@@ -59,7 +59,7 @@ from edgekit.records.quality import (
 )
 from edgekit.records.run import FlashAttention, KvType, Settings, Workload
 from edgekit.records.tuning import ToolFlags, Trial, TunedTarget, Tuning
-from edgekit.records.verdict import Case, Check, Evidence, Report, Status, Sweep, SweepRow, Verdict
+from edgekit.records.verdict import Case, Check, Evidence, Lineage, Report, Status, Sweep, SweepRow, Verdict
 
 __all__ = [
     "BASES",
@@ -106,6 +106,7 @@ __all__ = [
     "LayerShare",
     "Layers",
     "Level",
+    "Lineage",
     "Link",
     "LogitsCheck",
     "Measurement",

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgekit.records.artifact import Artifact
+from edgekit.records.comparison import Change
 from edgekit.records.computed import Battery, MemoryBreakdown, Projection
 from edgekit.records.device import Level, Waiver
+from edgekit.records.distillation import Distillation
 from edgekit.records.measured import Measurement
 from edgekit.records.numbers import Figure, Unknown
 from edgekit.records.plan import ParetoPoint
@@ -31,6 +33,19 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """How the artifact came to be: the distillation of its student, and its teacher's own full-precision build run and
+    projected as the artifact is. It bears on no verdict.
+    """
+
+    distillation: Distillation
+    teacher: Evidence | None = None
+    """`None` where the teacher was not run: its answers were saved elsewhere."""
+    changes: tuple[Change, ...] = ()
+    """The artifact ÷ the teacher, of what was measured of both on one machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """What a verdict is judged on. `cases` holds one entry per device judged (a class: one per anchored device)."""
 
@@ -42,6 +57,7 @@ class Evidence:
     cases: tuple[Case, ...]
     measurement: Measurement | None = None
     quality: Quality | None = None
+    lineage: Lineage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
