@@ -39,6 +39,16 @@ CONTEXT_TOKENS = 512
 T = TypeVar("T", Quality, Report)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Appraisal:
+    """How the quality of an artifact is found, beside the full-precision GGUF, and whether an earlier record of it
+    (artifact and all) is what would be found now.
+    """
+
+    measure: Callable[[Artifact, Artifact, Progress], Quality]
+    holds: Callable[[Quality, Artifact], bool]
+
+
 def sweep(
     path: Path,
     device_name: str,
@@ -50,17 +60,21 @@ def sweep(
     text: Path | None = None,
     chunks: int = 40,
     gates: Gates | None = None,
+    name: str = "",
+    appraisal: Appraisal | None = None,
     progress: Progress = silent,
 ) -> Sweep:
-    """Make every target of the checkpoint at `path` in `folder`, judge each for the device, and recommend one.
+    """Make every target of the checkpoint at `path` in `folder`, judge each for the device, and recommend one. Files
+    are called by `name`, or as the checkpoint is.
 
     A target that cannot be made or run is a row with the reason; so is one that a run dies of. Quality is held against
-    the full-precision GGUF on the text (edgekit's held-out corpus where none is given). Raises EdgekitError for what
-    concerns the whole: unknown targets or device, a source that cannot be read.
+    the full-precision GGUF on the text (edgekit's held-out corpus where none is given), or found as `appraisal` says.
+    Raises EdgekitError for what concerns the whole: unknown targets or device, a source that cannot be read.
     """
     parsed = [parse_target(one) for one in dict.fromkeys(targets)]
     device, judged_on = load_device(device_name), text_of(text)
     source = workshop.open_source(path, progress=progress)
+    source = replace(source, name=name or source.name)
     base = workshop.full_precision(source, folder, making, progress=progress)
     job = _Job(
         source=source,
@@ -70,8 +84,7 @@ def sweep(
         device=device,
         making=making,
         workload=workload,
-        text=judged_on,
-        chunks=chunks,
+        appraisal=appraisal or _of_text(judged_on, chunks, making.threads),
         gates=gates,
     )
     rows: list[SweepRow] = []
@@ -115,8 +128,7 @@ class _Job:
     device: Device
     making: Making
     workload: Workload
-    text: Text
-    chunks: int
+    appraisal: Appraisal
     gates: Gates | None
 
 
@@ -127,17 +139,8 @@ def _row(job: _Job, target: Target, progress: Progress) -> SweepRow:
     quality = _kept(
         place.with_name(f"{place.name}.quality.json"),
         Quality,
-        lambda old: old.artifact_sha256 == artifact.sha256 and _same_text(old, job.text, job.chunks, job.base.sha256),
-        lambda: evaluate(
-            artifact,
-            job.base,
-            job.text.content,
-            context_tokens=CONTEXT_TOKENS,
-            chunks=job.chunks,
-            threads=job.making.threads,
-            origin=job.text.origin,
-            progress=progress,
-        ),
+        lambda old: old.artifact_sha256 == artifact.sha256 and job.appraisal.holds(old, job.base),
+        lambda: job.appraisal.measure(artifact, job.base, progress),
     )
     report = _kept(
         place.with_name(f"{place.name}.{job.device.name}.report.json"),
@@ -158,6 +161,23 @@ def _row(job: _Job, target: Target, progress: Progress) -> SweepRow:
     evidence = gather(artifact, job.device, measurement=report.evidence.measurement, quality=rescored(quality))
     judged = conclude(evidence, job.device, job.gates)
     return SweepRow(target=str(target), artifact=artifact, report=judged)
+
+
+def _of_text(text: Text, chunks: int, threads: int) -> Appraisal:
+    """Quality on a text alone."""
+    return Appraisal(
+        measure=lambda artifact, base, progress: evaluate(
+            artifact,
+            base,
+            text.content,
+            context_tokens=CONTEXT_TOKENS,
+            chunks=chunks,
+            threads=threads,
+            origin=text.origin,
+            progress=progress,
+        ),
+        holds=lambda old, base: _same_text(old, text, chunks, base.sha256),
+    )
 
 
 def _kept(place: Path, kind: type[T], fits: Callable[[T], bool], work: Callable[[], T]) -> T:
