@@ -1,0 +1,91 @@
+"""Training text as windows of equal length, in an order that is a function of the seed: a resumed run needs no state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from edgekit.errors import EdgekitError, import_extra
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Windows:
+    """`ids` (windows, length + 1) int64 and `weights` (windows, length + 1) float32: how much it counts to foretell
+    each token. The last token of a window is foretold and never read, so windows overlap by one.
+    """
+
+    ids: torch.Tensor
+    weights: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def length(self) -> int:
+        """Tokens that a model reads of a window."""
+        return self.ids.shape[1] - 1
+
+    def batch(self, step: int, size: int, seed: int) -> torch.Tensor:
+        """Numbers of the windows of step `step` (from 0), (size,) int64: all windows are seen once, in an order of the
+        seed, before any is seen again.
+        """
+        torch = import_extra("torch", extra="distill")
+        places = range(step * size, (step + 1) * size)
+        passes = range(places.start // len(self), (places.stop - 1) // len(self) + 1)
+        order = torch.cat([_order(len(self), seed, number) for number in passes])
+        begin = places.start - passes.start * len(self)
+        found: torch.Tensor = order[begin : begin + size]
+        return found
+
+    def part(self, indices: torch.Tensor, device: Any = "cpu") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of the windows of these numbers what a model reads, what it has to foretell there, and the weight of that:
+        three tensors of (indices, length) on `device`.
+        """
+        ids, weights = self.ids[indices].to(device), self.weights[indices].to(device)
+        return ids[:, :-1], ids[:, 1:], weights[:, 1:]
+
+    def weight(self, indices: torch.Tensor) -> float:
+        """Sum of the weights of all that these windows foretell."""
+        return float(self.weights[indices][:, 1:].sum())
+
+
+def windows_of(token_ids: Sequence[int], weights: Sequence[float] | None, length: int) -> Windows:
+    """Windows of `length` tokens and one more that is foretold; a rest that does not fill one is left out. Without
+    `weights` all tokens count alike.
+
+    Raises EdgekitError where there is not one window, or the weights are not as many as the tokens.
+    """
+    torch = import_extra("torch", extra="distill")
+    if weights is not None and len(weights) != len(token_ids):
+        raise EdgekitError(f"there are {len(token_ids)} tokens, but the number of weights is `{len(weights)}`")
+    if len(token_ids) < length + 1:
+        raise EdgekitError(f"the text has {len(token_ids)} tokens, fewer than one window of `{length + 1}`")
+    counted = torch.ones(len(token_ids)) if weights is None else torch.tensor(weights, dtype=torch.float32)
+    ids = torch.tensor(token_ids, dtype=torch.long)
+    return Windows(ids=ids.unfold(0, length + 1, length), weights=counted.unfold(0, length + 1, length))
+
+
+_LAST: dict[tuple[int, int], tuple[int, Any]] = {}
+"""The generator after the newest pass of each order, so that the next one is not counted out from the first."""
+
+
+@lru_cache(maxsize=4)
+def _order(count: int, seed: int, number: int) -> torch.Tensor:
+    """The order of pass `number`: one generator of `seed` draws the passes one after the other."""
+    torch = import_extra("torch", extra="distill")
+    generator = torch.Generator().manual_seed(seed)
+    done, state = _LAST.get((count, seed), (0, None))
+    if state is not None and done <= number:
+        generator.set_state(state)
+    else:
+        done = 0
+    for _ in range(number - done):
+        torch.randperm(count, generator=generator)
+    order: torch.Tensor = torch.randperm(count, generator=generator)
+    _LAST[count, seed] = (number + 1, generator.get_state())
+    return order
