@@ -130,6 +130,16 @@ def test_a_users_bank_is_read(tmp_path: Path) -> None:
     assert corpus.read_bank(path).sha256 == bank.sha256
 
 
+def test_questions_without_an_answer_are_read_where_they_are_allowed(tmp_path: Path) -> None:
+    path = write(tmp_path / "own.jsonl", {"prompt": "Where do otters sleep?"}, GOOD)
+    with pytest.raises(EdgekitError, match="no `answer`"):
+        corpus.read_bank(path)
+    open_one, known = corpus.read_bank(path, answered=False).items
+    assert (open_one.answer, open_one.mode, known.answer) == ("", "generate", "no")
+    with pytest.raises(EdgekitError, match="the answer is none of the choices"):
+        corpus.read_bank(write(path, {"prompt": "a", "choices": ["yes", "no"]}), answered=False)
+
+
 def test_json_texts_may_hold_line_separators(tmp_path: Path) -> None:
     line = json.dumps({"prompt": "one\u2028two\nthree", "answer": "x\u0085y"}, ensure_ascii=False)
     (item,) = corpus.read_bank(write(tmp_path / "own.jsonl", line)).items
@@ -193,5 +203,5 @@ def test_files_that_are_no_bank_are_refused(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(EdgekitError, match="more than 1 questions"):
         corpus.read_bank(write(path, GOOD, {**GOOD, "prompt": "b"}))
     monkeypatch.setattr(bank_file, "MAX_BYTES", 20)
-    with pytest.raises(EdgekitError, match="larger than 64 MiB"):
+    with pytest.raises(EdgekitError, match="questions are larger than 20 B"):
         corpus.read_bank(path)

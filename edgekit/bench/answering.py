@@ -20,6 +20,7 @@ from edgekit import __version__, runtimes
 from edgekit.bench.host import probe_host
 from edgekit.bench.journal import Journal, open_journal
 from edgekit.corpus import Bank, Item
+from edgekit.corpus.item import plain
 from edgekit.corpus.prompts import Prompt
 from edgekit.errors import EdgekitError
 from edgekit.progress import Progress, silent
@@ -276,11 +277,6 @@ def _said(item: Item, reply: runtimes.Reply) -> tuple[Answer, bool]:
 def _responded(prompt: Prompt, reply: runtimes.Reply) -> tuple[Response, bool]:
     assert isinstance(reply, Generated)
     return Response(prompt=prompt.id, text=reply.text, tokens=reply.tokens, stopped=reply.stopped), reply.broken
-
-
-def plain(text: str) -> str:
-    """`text` for an exact match: one space between words, no case, no final period."""
-    return " ".join(text.split()).casefold().removesuffix(".").rstrip()
 
 
 def _doubts(artifact: Artifact, broken: int, asked: int) -> Iterator[Finding]:

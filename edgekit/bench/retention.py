@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from edgekit.bench.answering import MAX_PICKED, identity_of, plain
+from edgekit.bench.answering import MAX_PICKED, identity_of
 from edgekit.bench.paired import Pairs, Range, lead_range, retention_ranges, share_range
 from edgekit.corpus import Bank, Item
+from edgekit.corpus.item import plain
 from edgekit.errors import EdgekitError
 from edgekit.records import Answer, Answers, DomainScore, Estimate, Figure, Tasks, Unknown
 from edgekit.units import format_percent

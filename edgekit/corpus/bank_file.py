@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from edgekit.corpus.bank import Bank
 from edgekit.corpus.item import Item, item_id
 from edgekit.errors import EdgekitError
-from edgekit.files import read_whole
+from edgekit.jsonl import fields_of, lines_of, text_field
 
 KEYS = ("prompt", "answer", "choices", "domain", "template", "id")
 REQUIRED = ("prompt", "answer")
@@ -23,25 +21,24 @@ LONGEST = {"prompt": 32_000, "answer": 2_000, "choices": 2_000, "domain": 60, "t
 """Characters: far above honest questions, and what a report can still show."""
 
 
-def read_bank(path: Path) -> Bank:
+def read_bank(path: Path, *, answered: bool = True) -> Bank:
     """The questions of a JSONL file, in its order; the bank is called like the file.
 
     Each line holds `prompt` and `answer`; with `choices` (the answer among them, once) the model's likeliest choice
     counts, without them what it generates up to the end of the line. `domain` is `own` where it is left out; a
     `template` gathers questions that stand or fall together, and without one a question stands for itself; `id` is
-    made from the text. Spaces around texts are dropped.
+    made from the text. Spaces around texts are dropped. Without `answered` the `answer` may be missing, which leaves it
+    empty: such questions can be asked and not judged.
 
     Raises EdgekitError that names the file and the line: not UTF-8, no JSON object, an unknown or repeated key, a
     missing, empty or overlong text, an answer that is no choice, a repeated id or question, nothing at all, too much.
     """
-    lines = _lines(path)
     items: dict[str, Item] = {}
     questions: dict[tuple[str, str], int] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in lines_of(path, what="questions", most_bytes=MAX_BYTES):
         where = f"{path}:{number}"
-        item = _item(_fields(line, where), where)
+        required = REQUIRED if answered else REQUIRED[:1]
+        item = _item(fields_of(line, where, known=KEYS, required=required, example=EXAMPLE), where)
         asked_on = questions.setdefault((item.domain, item.prompt), number)
         if asked_on != number:
             raise EdgekitError(f"line {number} asks what line {asked_on} asks: `{where}`", hint="leave one of them out")
@@ -55,47 +52,8 @@ def read_bank(path: Path) -> Bank:
     return Bank(name=path.name, items=tuple(items.values()))
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        data = read_whole(path, MAX_BYTES)
-    except OSError as error:
-        raise EdgekitError(f"cannot read questions ({(error.strerror or 'unreadable').lower()}): `{path}`") from None
-    if data is None:
-        raise EdgekitError(f"questions are larger than 64 MiB: `{path}`", hint="split the file")
-    try:
-        return data.decode("utf-8-sig").split("\n")  # not splitlines: JSON strings may hold U+2028
-    except UnicodeDecodeError as error:
-        number = data.count(b"\n", 0, error.start) + 1
-        raise EdgekitError(f"not UTF-8: `{path}:{number}`", hint="convert the file with `iconv -t utf-8`") from None
-
-
-def _fields(line: str, where: str) -> dict[str, Any]:
-    hint = f"one JSON object a line: {EXAMPLE}"
-    try:
-        found = json.loads(line, object_pairs_hook=lambda pairs: pairs)
-    except json.JSONDecodeError as error:
-        raise EdgekitError(f"not JSON ({error.msg.lower()} at column {error.colno}): `{where}`", hint=hint) from None
-    except (ValueError, RecursionError):  # a number of thousands of digits, brackets without end
-        raise EdgekitError(f"not JSON that is read here: `{where}`", hint=hint) from None
-    # with that hook an object is a list of pairs and an array a list of anything else; `{}` and `[]` look alike
-    if not line.lstrip().startswith("{"):
-        raise EdgekitError(f"not a JSON object: `{where}`", hint=hint)
-    keys = [key for key, _ in found]
-    for key in keys:
-        if key not in KEYS:
-            near = get_close_matches(key.lower(), KEYS, n=1, cutoff=0.5)
-            meant = f"did you mean `{near[0]}`? " if near else ""
-            raise EdgekitError(f"unknown key `{key[:40]}`: `{where}`", hint=f"{meant}known: {', '.join(KEYS)}")
-        if keys.count(key) > 1:
-            raise EdgekitError(f"the key `{key}` stands twice: `{where}`")
-    missing = [key for key in REQUIRED if key not in keys]
-    if missing:
-        raise EdgekitError(f"no `{missing[0]}`: `{where}`", hint=hint)
-    return dict(found)
-
-
 def _item(fields: dict[str, Any], where: str) -> Item:
-    prompt, answer = (_text(fields[key], key, where) for key in REQUIRED)
+    prompt, answer = (_text(fields[key], key, where) if key in fields else "" for key in REQUIRED)
     domain = _text(fields["domain"], "domain", where) if "domain" in fields else "own"
     choices = _choices(fields["choices"], answer, where) if "choices" in fields else ()
     if not choices and "\n" in answer:
@@ -127,13 +85,4 @@ def _choices(found: object, answer: str, where: str) -> tuple[str, ...]:
 
 
 def _text(found: object, key: str, where: str) -> str:
-    if not isinstance(found, str):
-        raise EdgekitError(f"`{key}` must be text in quotes: `{where}`")
-    text = found.strip()
-    if not text:
-        raise EdgekitError(f"`{key}` is empty: `{where}`")
-    if len(text) > LONGEST[key]:
-        raise EdgekitError(f"`{key}` has {len(text)} characters, more than {LONGEST[key]}: `{where}`")
-    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise EdgekitError(f"`{key}` holds characters that are no text: `{where}`")
-    return text
+    return text_field(found, key, where, longest=LONGEST[key])

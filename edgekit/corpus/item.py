@@ -37,6 +37,11 @@ class Item:
         return f"{self.prompt} {self.answer}"
 
 
+def plain(text: str) -> str:
+    """`text` for an exact match: one space between words, no case, no final period."""
+    return " ".join(text.split()).casefold().removesuffix(".").rstrip()
+
+
 def split_of(key: str) -> Split:
     """The split that owns `key`: 65 % train, 15 % calibration, 20 % evaluation.
 
