@@ -7,7 +7,7 @@ that has their true memory and speed and no quality at all.
 from __future__ import annotations
 
 from edgekit.shapes.mix import QUANTS, plan_header, plan_tensors
-from edgekit.shapes.shape import SHAPES, Shape, load_shape
+from edgekit.shapes.shape import SHAPES, Shape, load_shape, shape_of
 from edgekit.shapes.stand_in import cached_stand_in, planned_bytes, write_stand_in
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "plan_header",
     "plan_tensors",
     "planned_bytes",
+    "shape_of",
     "write_stand_in",
 ]

@@ -69,13 +69,13 @@ def load_shape(name_or_path: str | Path) -> Shape:
         known = ", ".join(f"`{name}`" for name in SHAPES)
         raise EdgekitError(f"unknown shape: `{text}`", hint=f"{hint}known shapes: {known}; or a path to a SHAPE.toml")
     data = read_file(path, what="shape file", max_bytes=MAX_SHAPE_BYTES)
-    return _shape(
+    return shape_of(
         {"name": path.stem} | parse_toml(data, what="shape file", origin=str(path)), where=f"shape file `{path}`"
     )
 
 
-def _shape(table: Mapping[str, Any], *, where: str) -> Shape:
-    """A validated shape; every refusal names the key and the file."""
+def shape_of(table: Mapping[str, Any], *, where: str) -> Shape:
+    """The shape that a table holds. Raises EdgekitError; every refusal names the key and `where`."""
     table = dict(table)
     known = {field.name: field for field in fields(Shape)}
     refuse_unknown(table, known, where=where)
@@ -127,7 +127,7 @@ def _reference_shapes() -> dict[str, Shape]:
     path = Path(__file__).parent.parent / "data" / "shapes.toml"
     tables = tomllib.loads(path.read_text(encoding="utf-8"))
     return {
-        name: _shape({"name": name} | table, where=f"shape `{name}` of shapes.toml") for name, table in tables.items()
+        name: shape_of({"name": name} | table, where=f"shape `{name}` of shapes.toml") for name, table in tables.items()
     }
 
 
