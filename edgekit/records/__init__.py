@@ -32,6 +32,7 @@ from edgekit.records.measured import (
     Finding,
     Host,
     Measurement,
+    MemoryLimit,
     MemoryPeak,
     Noise,
     Runtime,
@@ -58,6 +59,7 @@ from edgekit.records.quality import (
     Tasks,
 )
 from edgekit.records.run import FlashAttention, KvType, Settings, Workload
+from edgekit.records.state import CpuClock, DeviceState, Gauge, Zone
 from edgekit.records.tuning import ToolFlags, Trial, TunedTarget, Tuning
 from edgekit.records.verdict import Case, Check, Evidence, Lineage, Report, Status, Sweep, SweepRow, Verdict
 
@@ -79,8 +81,10 @@ __all__ = [
     "Check",
     "Cluster",
     "Comparison",
+    "CpuClock",
     "DepthPoint",
     "Device",
+    "DeviceState",
     "DistillCost",
     "Distillation",
     "DomainScore",
@@ -94,6 +98,7 @@ __all__ = [
     "FlashAttention",
     "Gate",
     "Gates",
+    "Gauge",
     "HarnessRun",
     "HarnessScore",
     "Header",
@@ -111,6 +116,7 @@ __all__ = [
     "LogitsCheck",
     "Measurement",
     "MemoryBreakdown",
+    "MemoryLimit",
     "MemoryPeak",
     "ModelFacts",
     "Noise",
@@ -151,6 +157,7 @@ __all__ = [
     "Verdict",
     "Waiver",
     "Workload",
+    "Zone",
     "exact",
     "weakest",
 ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgekit.records.run import Workload
+from edgekit.records.state import DeviceState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,8 @@ class Sample:
     token_s: tuple[float, ...] = ()
     started_s: float = 0.0
     """Since the measurement began, monotonic clock."""
+    doubts: tuple[str, ...] = ()
+    """What spoke against timing when it began, or was seen during it: heat, a capped clock, a charger."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +92,18 @@ class MemoryPeak:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryLimit:
+    """What held the workers' memory down (`--limit-memory`). `scope` is a control group of systemd's, `group` one that
+    edgekit itself was in, `rlimit` is RLIMIT_DATA. Only where `mapped` is true do mapped weights count, too.
+    """
+
+    limit_bytes: int
+    means: Literal["scope", "group", "rlimit"]
+    mapped: bool
+    words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EnergyReading:
     """A counter's reading over a phase. `scope` says what the counter sees; scopes are never pooled."""
 
@@ -98,6 +113,8 @@ class EnergyReading:
     joules: float
     elapsed_s: float
     tokens: int
+    error: float = 0.0
+    """Half-width of its range as a fraction of `joules`, where the counter's steps tell one; 0 where they do not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +171,9 @@ class Measurement:
     energy_unknown: str = ""
     """Why no counter was read; never a silent zero."""
     thermal: tuple[ThermalPoint, ...] = ()
+    states: tuple[DeviceState, ...] = ()
+    """The machine before repetitions, and during those that edgekit does not time itself."""
+    memory_limit: MemoryLimit | None = None
     noise: Noise | None = None
     findings: tuple[Finding, ...] = ()
     on_device: str = ""
