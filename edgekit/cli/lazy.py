@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "parity": ("evaluating", "Hold two builds of one model against each other."),
     "harness": ("evaluating", "lm-evaluation-harness on an artifact."),
     "compare": ("comparing", "Is a new build slower or larger than the old one?"),
+    "runner": ("runner", "Build a llama-bench for a device without Python."),
     "import": ("targets", "Evidence from a run of llama-bench or PocketPal."),
     "tune": ("tuning", "Find the settings that fit a device and decode fastest."),
     "audit": ("smaller", "Check claimed figures against physics."),

@@ -59,6 +59,7 @@ from edgekit.records.quality import (
     Tasks,
 )
 from edgekit.records.run import FlashAttention, KvType, Settings, Workload
+from edgekit.records.runner import Runner, RunnerTarget, RunnerVariant
 from edgekit.records.state import CpuClock, DeviceState, Gauge, Zone
 from edgekit.records.tuning import ToolFlags, Trial, TunedTarget, Tuning
 from edgekit.records.verdict import Case, Check, Evidence, Lineage, Report, Status, Sweep, SweepRow, Verdict
@@ -133,6 +134,9 @@ __all__ = [
     "ReferenceFile",
     "Report",
     "Response",
+    "Runner",
+    "RunnerTarget",
+    "RunnerVariant",
     "Runtime",
     "Sample",
     "ScoredChunk",

@@ -1,0 +1,92 @@
+"""The runners that were built on this machine, and the one for a device."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit.errors import EdgekitError
+from edgekit.records.runner import Runner
+from edgekit.storage import load_record
+from edgekit.targets.variants import VARIANTS, Choice
+
+RECORD = "runner.json"
+MAX_RUNNERS = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """A runner in the cache: its program, and what it is."""
+
+    path: Path
+    runner: Runner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spoiled:
+    """A folder of the cache that holds no runner any more, and why."""
+
+    path: Path
+    reason: str
+
+
+def runner_folder() -> Path:
+    """`$XDG_CACHE_HOME` or the OS's own place, then `edgekit/runners`. Raises EdgekitError where there is no home."""
+    chosen = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(chosen).is_absolute():
+        return Path(chosen) / "edgekit/runners"
+    try:
+        return Path.home() / ".cache/edgekit/runners"
+    except RuntimeError:
+        raise EdgekitError(
+            "there is no home directory for built runners", hint="set `XDG_CACHE_HOME` to a writable place"
+        ) from None
+
+
+def read_built(folder: Path) -> Built | Spoiled:
+    """The runner in `folder`, its program's hash checked against its record."""
+    try:
+        record = load_record(folder / RECORD, Runner)
+        if record.program != "llama-bench":  # a name, never a path out of the folder
+            return Spoiled(path=folder, reason=f"its record names another program: `{record.program[:60]}`")
+        with (folder / record.program).open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    except EdgekitError as error:
+        return Spoiled(path=folder, reason=error.message)
+    except OSError as error:
+        return Spoiled(path=folder, reason=(error.strerror or "unreadable").lower())
+    if sha256 != record.sha256:
+        return Spoiled(path=folder, reason="the program is not what was built: its hash differs")
+    return Built(path=folder / record.program, runner=record)
+
+
+def list_runners() -> tuple[tuple[Built, ...], tuple[Spoiled, ...]]:
+    """Every runner in the cache, the newest of a kind first, and the folders that hold none."""
+    folders = sorted(path for path in runner_folder().glob("[!.]*") if path.is_dir())[:MAX_RUNNERS]
+    found = [read_built(folder) for folder in folders]
+    built = [each for each in found if isinstance(each, Built)]
+    built.sort(key=lambda each: each.runner.built_at, reverse=True)
+    built.sort(key=lambda each: _place(each.runner))
+    return tuple(built), tuple(each for each in found if isinstance(each, Spoiled))
+
+
+def _place(runner: Runner) -> tuple[int, int]:
+    names = [variant.name for variant in VARIANTS[runner.target]]
+    return list(VARIANTS).index(runner.target), names.index(runner.variant) if runner.variant in names else -1
+
+
+def runner_for(choice: Choice, name: str) -> Built:
+    """The newest runner of the chosen variant, for the best target that has one. Raises EdgekitError with the command
+    that builds it: a slower variant is not taken in silence.
+    """
+    built, _ = list_runners()
+    for target in choice.targets:
+        for each in built:
+            if (each.runner.target, each.runner.variant) == (target, choice.variant.name):
+                return each
+    raise EdgekitError(
+        f"no runner is built for `{name}`, which takes `{choice.variant.name}` ({choice.reason})",
+        hint=f"`edgekit runner build --target {choice.targets[-1]} --variant {choice.variant.name}`",
+    )
