@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import corpus
+from edgekit.checkpoint import shown
 from edgekit.distill.questions import packed, questions
 from edgekit.distill.tokenizing import write_tokenizer
 from edgekit.distill.training import next_token, train_causal, unigram_entropy
@@ -118,18 +119,52 @@ def _make(recipe: Recipe, kind: str, folder: Path, progress: Progress) -> None:
         report |= _train(recipe, model, tokenizer, text, progress)
     else:
         _scatter(torch, model, recipe.seed)
-    _save(model.to(getattr(torch, recipe.dtype)), folder)
+    save_model(model.to(getattr(torch, recipe.dtype)), folder)
     (folder / RECORD).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
-def _save(model: Any, folder: Path) -> None:
-    logging = import_extra("transformers.utils.logging", extra="distill")
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # one shard of some megabytes needs no bar
-    try:
+def save_model(model: Any, folder: Path) -> None:
+    """`model.save_pretrained` without its progress bar."""
+    with _quiet():
         model.save_pretrained(folder)
+
+
+def load_model(folder: Path) -> Any:
+    """The transformers causal LM in `folder`, in the dtype that it was saved in, nothing fetched and no code run.
+
+    Raises EdgekitError where transformers cannot load it, or would invent weights that are not there.
+    """
+    transformers = import_extra("transformers", extra="distill")
+    try:
+        with _quiet():
+            model, found = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, dtype="auto", output_loading_info=True
+            )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
+        reason = shown(next(iter(str(error).splitlines()), "") or type(error).__name__, 160)
+        raise EdgekitError(f"transformers cannot load the model ({reason}): `{folder}`") from None
+    lacking = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
+    if lacking:
+        raise EdgekitError(
+            f"the model lacks {len(lacking)} of its weights, or has them in another shape, as `{shown(lacking[0])}`: "
+            f"`{folder}`",
+            hint="download or save the checkpoint again, whole",
+        )
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """One shard of some megabytes needs no bar."""
+    logging = import_extra("transformers.utils.logging", extra="distill")
+    shown_before, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
     finally:
-        if shown:
+        logging.set_verbosity(level)
+        if shown_before:
             logging.enable_progress_bar()
 
 
