@@ -612,6 +612,7 @@ def hostile(text: str) -> Report:
     )
     cases = tuple(replace(one, device_title=text, device=text) for one in base.evidence.cases[:1])
     judged = quality(0.01)
+    from lineage_records import hostile_lineage
     from quality_records import hostile_quality
 
     scored = replace(
@@ -631,11 +632,18 @@ def hostile(text: str) -> Report:
         measurement=measured,
         cases=cases,
         quality=scored,
+        lineage=hostile_lineage(text),
         edgekit_version=text,
         created_at=text,
     )
     verdict = replace(base.verdicts[0], device_title=text, device=text, reason=text, population=text, members=(member,))
     return Report(evidence=found, verdicts=(verdict, member), exit_code=3)
+
+
+def _distilled() -> Report:
+    from lineage_records import distilled
+
+    return distilled()
 
 
 REPORTS = {
@@ -647,6 +655,7 @@ REPORTS = {
     "quality": judged_for_quality,
     "tasks": judged_for_tasks,
     "trouble": judged_in_trouble,
+    "distilled": _distilled,
 }
 
 __all__ = ["HOSTILE", "REPORTS", "Anchor", "exact"]

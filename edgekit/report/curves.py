@@ -86,7 +86,7 @@ def depths(measurement: Measurement | None, projection: Projection | None, devic
 
 def depth_chart(ident: str, series: Sequence[Series]) -> Markup:
     """Decode speed over the tokens already in the KV cache, with 90 % bands."""
-    return _chart(ident, "decode speed over depth", series, "tokens", "tokens in the KV cache")
+    return curve_chart(ident, "decode speed over depth", series, "tokens", "tokens in the KV cache")
 
 
 def sustained_chart(ident: str, measurement: Measurement) -> Markup:
@@ -111,7 +111,7 @@ def sustained_chart(ident: str, measurement: Measurement) -> Markup:
         ends = (points[0].x, points[-1].x)
         level = tuple(Point(x=x, y=burst.value, low=burst.low, high=burst.high) for x in ends)
         series.append(Series(label="burst tg128", key="burst", points=level, marked=False))
-    return _chart(ident, "sustained decode speed", series, "min", "minutes of decoding without a pause")
+    return curve_chart(ident, "sustained decode speed", series, "min", "minutes of decoding without a pause")
 
 
 def sustained_note(measurement: Measurement) -> str:
@@ -124,10 +124,13 @@ def sustained_note(measurement: Measurement) -> str:
     return last.reason if not isinstance(last, Estimate) else f"tenth minute: {figure_text(last, 'tok/s')}"
 
 
-def _chart(ident: str, title: str, series: Sequence[Series], x_unit: str, x_title: str) -> Markup:
+def curve_chart(
+    ident: str, title: str, series: Sequence[Series], x_unit: str, x_title: str, *, y_unit: str = "tok/s"
+) -> Markup:
+    """The curves with their bands and marks, both axes from zero."""
     points = [point for one in series for point in one.points]
     missing = [x for one in series for x in one.missing]
-    y_axis = axis_over([point.high for point in points], "tok/s")
+    y_axis = axis_over([point.high for point in points], y_unit)
     x_axis = _exact_axis([*(point.x for point in points), *missing])
     shapes, marks = Markup(), Markup()
     for one in series:
@@ -136,7 +139,7 @@ def _chart(ident: str, title: str, series: Sequence[Series], x_unit: str, x_titl
     return _SVG.format(
         id=ident,
         title=title,
-        description=_describe(series, x_unit),
+        description=_describe(series, x_unit, y_unit),
         height=_HEIGHT + _TOP + _FOOT,
         grid=_grid(x_axis, y_axis, x_title),
         left=_LEFT,
@@ -195,10 +198,10 @@ def _side(axis: Axis, value: float) -> str:
     return "end" if axis.at(value) > 95 else "middle"
 
 
-def _describe(series: Sequence[Series], x_unit: str) -> str:
+def _describe(series: Sequence[Series], x_unit: str, y_unit: str) -> str:
     said = []
     for one in series:
         ends = [one.points[0], one.points[-1]] if one.points else []
-        places = ", then ".join(f"{p.y:.3g} ({p.low:.3g}–{p.high:.3g}) tok/s at {p.x:.4g} {x_unit}" for p in ends)
+        places = ", then ".join(f"{p.y:.3g} ({p.low:.3g}–{p.high:.3g}) {y_unit} at {p.x:.4g} {x_unit}" for p in ends)
         said.append(f"{one.label}: {places or 'unknown'}")
     return "; ".join(said)

@@ -15,7 +15,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from edgekit.records import BASES, Check, Estimate, MemoryBreakdown, Projection, Report, Status, Verdict
-from edgekit.report import charts, curves, facts, quality, quality_charts, quality_parts, quality_tasks, words
+from edgekit.report import (
+    charts,
+    curves,
+    distillation,
+    distillation_charts,
+    facts,
+    quality,
+    quality_charts,
+    quality_parts,
+    quality_tasks,
+    words,
+)
 from edgekit.summary import summarize
 
 _HERE = Path(__file__).parent
@@ -95,6 +106,8 @@ def _names() -> dict[str, Any]:
         "words": words,
         "charts": charts,
         "curves": curves,
+        "distillation": distillation,
+        "distillation_charts": distillation_charts,
         "quality": quality,
         "quality_charts": quality_charts,
         "quality_parts": quality_parts,

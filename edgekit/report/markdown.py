@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from edgekit.records import BASES, Check, Estimate, Finding, MemoryBreakdown, Report, Status, Verdict
-from edgekit.report import facts, quality_parts
+from edgekit.report import distillation, facts, quality_parts
 from edgekit.report.quality import BEHIND, Part
 from edgekit.report.words import (
     BASIS_MEANING,
@@ -59,6 +59,7 @@ def render_markdown(report: Report) -> str:
         *_memory(report),
         *_speed(report),
         *_quality(report),
+        *_lineage(report),
         *_findings(report),
         *_circumstances(report),
         *_legend(report),
@@ -200,6 +201,10 @@ def _speed(report: Report) -> list[str]:
 
 def _quality(report: Report) -> list[str]:
     return [line for part in quality_parts.parts_of(report) for line in part_lines(part)]
+
+
+def _lineage(report: Report) -> list[str]:
+    return [line for part in distillation.parts_of(report) for line in part_lines(part)]
 
 
 def part_lines(part: Part, head: str = "###") -> list[str]:

@@ -22,7 +22,13 @@ COMPACT_READING = (
     "The reference was read from a compact file: its likeliest tokens and a sample of the others. The mean is "
     "unbiased; with all other tokens as one it is at least the lower bound."
 )
-BEHIND = {"text": "Scored how", "tasks": "Asked how", "similarity": "Compared how", "layers": "Found how"}
+BEHIND = {
+    "text": "Scored how",
+    "tasks": "Asked how",
+    "similarity": "Compared how",
+    "layers": "Found how",
+    "chain": "Distilled how",
+}
 """By a part's key: what its circumstances are headed with where they are folded away."""
 NOT_RECORDED = Unknown(reason="not recorded")
 """What fields of a record say that an older version, or another question, left open: not worth a line."""

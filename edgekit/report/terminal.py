@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgekit.records import BASES, Check, Estimate, Figure, Finding, MemoryBreakdown, Report, Status, Verdict
-from edgekit.report import facts, quality_parts
+from edgekit.report import distillation, facts, quality_parts
 from edgekit.report.quality import Part
 from edgekit.report.words import (
     BASIS_MEANING,
@@ -79,6 +79,7 @@ def _print_page(page: Page, report: Report, written: Sequence[Path]) -> None:
         (_print_class if verdict.members else _print_device)(page, report, verdict)
     _print_speed(page, report)
     _print_quality(page, report)
+    _print_lineage(page, report)
     print_findings(page, facts.findings(report))
     _print_waivers(page, report)
     page.rows("circumstances", [(fact.label, fact.value) for fact in facts.circumstances(report)])
@@ -295,6 +296,15 @@ def _print_quality(page: Page, report: Report) -> None:
         print_part(page, part)
     if parts:
         page.rows("quality found how", [(fact.label, fact.value) for part in parts for fact in part.behind])
+
+
+def _print_lineage(page: Page, report: Report) -> None:
+    parts = distillation.parts_of(report)
+    for part in parts:
+        page.heading(part.title)
+        print_part(page, part)
+    if parts:
+        page.rows("distilled how", [(fact.label, fact.value) for part in parts for fact in part.behind])
 
 
 def print_part(page: Page, part: Part) -> None:
