@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import tempfile
 import time
@@ -21,7 +20,9 @@ from edgekit.targets.facts import fetch_facts
 from edgekit.targets.foreign import ForeignRun, refuse_other_model
 from edgekit.targets.readiness import Readiness, judge_readiness, wait_until_ready
 from edgekit.targets.remote import Remote, TargetLost, clean_up, place
+from edgekit.targets.runners import Picked, file_sha256, pick
 from edgekit.targets.running import command_of, run_process
+from edgekit.targets.variants import features_of
 from edgekit.targets.where import Where, open_remote
 
 READY_LIMIT_S = 300.0
@@ -40,7 +41,8 @@ def measure_there(
     clock: Callable[[], float] = time.monotonic,
 ) -> Measurement:
     """`workload` on the machine `where`: by the edgekit that is there; else at depth 0 by the llama-bench there; by
-    `runner`, a llama-bench that is brought there, where one is given. `on_device` names or is the path of a profile.
+    `runner`, a llama-bench that is brought there, where one is given (`AUTO`: the one built for its CPU). `on_device`
+    names or is the path of a profile.
 
     A device that goes away, fills up or kills the run leaves what was measured before and a finding of level `fault`.
     Raises EdgekitError where it cannot be reached, nothing there can run, or the files do not fit.
@@ -73,6 +75,8 @@ class _There:
     clock: Callable[[], float]
     progress: Progress
     host: Host | None = None
+    features: frozenset[str] = frozenset()
+    picked: Picked | None = None
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     first: ForeignRun | None = None
     samples: list[Sample] = field(default_factory=list)
@@ -85,13 +89,14 @@ class _There:
             system, release, machine = fetch_facts(self.remote, Path(folder))
             if self.host is None:
                 self.host = probe_tree(Path(folder), system=system, release=release, machine=machine)
+                self.features = features_of(_text(Path(folder) / "proc/cpuinfo"))
             return judge_readiness(Path(folder))
 
     def by_edgekit(self, program: str, on_device: str) -> Measurement:
         """The measurement of the edgekit there, with what this side noticed."""
         ready = wait_until_ready(self.look, limit_s=READY_LIMIT_S, sleep=self.sleep, clock=self.clock)
         self.progress("measuring there", 0, 1, f"edgekit on {self.remote.name}")
-        sha256 = _sha256(profile_file(on_device))
+        sha256 = file_sha256(profile_file(on_device))
         run = bench_there(self.remote, program, self.artifact, self.workload, on_device, sha256)
         noticed = [_not_ready(0, words) for words in ready.obstacles]
         words = f"ran on `{self.remote.name}` with the edgekit there, the model's hash checked there"
@@ -101,13 +106,18 @@ class _There:
     def runner(self, given: Path | None) -> str:
         """The path of llama-bench there, brought or found. Raises EdgekitError where there is none."""
         if given is not None:
-            return place(self.remote, given, "llama-bench", _sha256(given), executable=True)
+            assert self.host is not None, "look comes first"
+            system, machine = self.host.system, self.host.machine
+            self.picked = pick(given, system=system, machine=machine, features=self.features, name=self.remote.name)
+            if self.picked.words:
+                self.findings.append(Finding(level="note", code="runner", message=self.picked.words))
+            return place(self.remote, self.picked.path, "llama-bench", self.picked.sha256, executable=True)
         found = self.remote.script("command -v llama-bench").out.strip()
         if found.startswith("/") and "\n" not in found:
             return found
         raise EdgekitError(
             f"nothing on `{self.remote.name}` can run a model: `llama-bench`",
-            hint="install edgekit there, or give a static llama-bench for that machine with `--runner FILE`",
+            hint="install edgekit there, or bring a llama-bench: `edgekit runner build`, then `--runner auto`",
         )
 
     def all_processes(self, program: str) -> None:
@@ -150,7 +160,7 @@ class _There:
             artifact_sha256=self.artifact.sha256,
             started_at=self.started_at,
             host=self.host,
-            runtime=_runtime(ran) if ran else None,
+            runtime=_runtime(ran, self.picked) if ran else None,
             workload=replace(self.workload, settings=ran.settings if ran else self.workload.settings, depths=()),
             samples=tuple(self.samples),
             peaks=tuple(self.peaks),
@@ -161,13 +171,13 @@ class _There:
         )
 
 
-def _runtime(ran: ForeignRun) -> Runtime:
+def _runtime(ran: ForeignRun, picked: Picked | None) -> Runtime:
     return Runtime(
         name="llama.cpp",
         version=ran.version,
         build=ran.tool,
         backend=ran.backend,
-        cpu_features="",
+        cpu_features=picked.features if picked else "",
         threads=ran.settings.threads,
     )
 
@@ -186,10 +196,8 @@ def _not_ready(index: int, words: str) -> Finding:
     return Finding(level="warning", code="not-ready", message=f"process {index} began while {words}", hint=hint)
 
 
-def _sha256(path: Path) -> str:
+def _text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        reason = (error.strerror or "unreadable").lower()
-        raise EdgekitError(f"cannot read what is to run there ({reason}): `{path}`") from None
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekit.errors import EdgekitError
 from edgekit.records.runner import Runner
 from edgekit.storage import load_record
-from edgekit.targets.variants import VARIANTS, Choice
+from edgekit.targets.elf import refuse_foreign
+from edgekit.targets.variants import VARIANTS, Choice, Variant, check_variant, choose
 
+AUTO = Path("auto")
+"""What `--runner auto` names; a file of that name is `$PWD/auto`."""
 RECORD = "runner.json"
 MAX_RUNNERS = 1000
 
@@ -90,3 +93,68 @@ def runner_for(choice: Choice, name: str) -> Built:
         f"no runner is built for `{name}`, which takes `{choice.variant.name}` ({choice.reason})",
         hint=f"`edgekit runner build --target {choice.targets[-1]} --variant {choice.variant.name}`",
     )
+
+
+# ---- the one for a device -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picked:
+    """A program to bring to a device. `features` are ggml's words for its kernels and `words` tell what it is and why;
+    both empty for a program that was not built here.
+    """
+
+    path: Path
+    sha256: str
+    features: str = ""
+    words: str = ""
+
+
+def pick(given: Path, *, system: str, machine: str, features: frozenset[str], name: str) -> Picked:
+    """The runner for the device `name`: `given`, or with `AUTO` the variant that fits its CPU's features.
+
+    Raises EdgekitError where none fits or is built, and where `given` cannot run there, as far as its header and what
+    is known of its build tell.
+    """
+    if given == AUTO:
+        choice = choose(system, machine, features)
+        built = runner_for(choice, name)
+        static = ", static and so at home on Android, too" if (system == "Android") != _for_android(built) else ""
+        return _picked(built, choice.variant, f"as {choice.reason}{static}")
+    refuse_foreign(given, machine=machine, system=system, name=name)
+    sha256 = file_sha256(given)
+    for built in list_runners()[0]:
+        if built.runner.sha256 == sha256:
+            variant = check_variant(built.runner.target, built.runner.variant)
+            _refuse_lacking(variant, features, name)
+            return replace(_picked(built, variant, "as `--runner` says"), path=given)
+    return Picked(path=given, sha256=sha256)
+
+
+def _picked(built: Built, variant: Variant, why: str) -> Picked:
+    runner = built.runner
+    words = f"brought the runner `{runner.target} {runner.variant}` ({runner.source}), {why}"
+    return Picked(path=built.path, sha256=runner.sha256, features=variant.features, words=words)
+
+
+def _for_android(built: Built) -> bool:
+    return built.runner.target.startswith("android")
+
+
+def _refuse_lacking(variant: Variant, features: frozenset[str], name: str) -> None:
+    lacking = sorted(variant.needs - features)
+    if features and lacking:
+        raise EdgekitError(
+            f"the runner is `{variant.name}`, and the CPU of `{name}` lacks what it needs: `{', '.join(lacking)}`",
+            hint="`--runner auto` takes the variant that fits",
+        )
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file. Raises EdgekitError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        reason = (error.strerror or "unreadable").lower()
+        raise EdgekitError(f"cannot read what is to run there ({reason}): `{path}`") from None
