@@ -8,14 +8,15 @@ grows with depth, and a mix would else be its last layer.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 
+from edgekit.checkpoint import shown
 from edgekit.distill.trainer import ParameterGroup
 from edgekit.errors import EdgekitError
 from edgekit.records.layer_map import LayerMap, Mapping
+from edgekit.tables import nearest
 
 MAP_LEARNING_RATE = 0.03
 """Of the layer map: its logits have to move by ones within some hundred steps of Adam, a student's weights do not."""
@@ -190,11 +191,7 @@ def _text(config: Any) -> Any:
 def _check(mapping: str, loss: str, layers: tuple[int, int], start: Sequence[int] | None) -> None:
     for what, name, known in (("layer mapping", mapping, MAPPINGS), ("feature loss", loss, LOSSES)):
         if name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0.5)
-            raise EdgekitError(
-                f"unknown {what} (there are {', '.join(known)}): `{name}`",
-                hint=f"did you mean `{near[0]}`?" if near else "",
-            )
+            raise EdgekitError(f"unknown {what}: `{shown(name, 40)}`", hint=nearest(name, known))
     if layers[0] > layers[1]:
         raise EdgekitError(f"the student has {layers[0]} layers, more than its teacher: `{layers[1]}`")
     if start is not None and (len(start) != layers[0] or not all(0 <= place < layers[1] for place in start)):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import NoReturn
 
 from edgekit.checkpoint import shown
 from edgekit.errors import EdgekitError
+from edgekit.tables import nearest
 
 KEYS = ("depth", "width", "ffn", "heads")
 
@@ -36,11 +36,7 @@ def parse_prune(spec: str) -> Prune:
         if kind != "prune" or not sign or not key:
             _refuse("a student carved out of its teacher is said as `prune:depth=0.5,width=0.5`", spec)
         if key not in KEYS:
-            near = get_close_matches(key, KEYS, n=1, cutoff=0.4)
-            raise EdgekitError(
-                f"pruning knows {', '.join(KEYS)}, not `{shown(key, 40)}`",
-                hint=f"did you mean `{near[0]}`?" if near else "",
-            )
+            raise EdgekitError(f"pruning knows {', '.join(KEYS)}, not `{shown(key, 40)}`", hint=nearest(key, KEYS))
         if key in found or ("width" in (key, *found) and {key, *found} & {"ffn", "heads"}):
             _refuse(f"pruning is told twice what stays of `{key}`", spec)
         found[key] = _share(key, value)

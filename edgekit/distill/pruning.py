@@ -45,7 +45,7 @@ CALIBRATION_LENGTH = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Carved:
-    """A student cut out of a teacher, its folder `path` as transformers loads it.
+    """A student cut out of a teacher, its folder `path` as transformers loads it; or a new one, which keeps nothing.
 
     `scores` are the block influences of all teacher layers, `kept_layers` which of them the student has; `kept_heads`
     per student layer (empty where none were cut) and `kept_importance` the share of the channels' influence that was
@@ -56,15 +56,15 @@ class Carved:
     spec: str
     key: str
     teacher_sha256: str
-    calibration_sha256: str
-    calibration_tokens: int
     teacher_parameters: int
     parameters: int
-    kept_layers: tuple[int, ...]
-    scores: tuple[float, ...]
+    calibration_sha256: str = ""
+    calibration_tokens: int = 0
+    kept_layers: tuple[int, ...] = ()
+    scores: tuple[float, ...] = ()
     kept_heads: tuple[tuple[int, ...], ...] = ()
     kept_importance: tuple[float, ...] = ()
-    layer_map: LayerMap
+    layer_map: LayerMap | None = None
     notes: tuple[str, ...] = ()
 
 
