@@ -10,7 +10,6 @@ import pytest
 torch = pytest.importorskip("torch", reason="edgekit[distill] is not installed")
 
 from edgekit.distill import next_token, train_causal, unigram_entropy  # noqa: E402
-from edgekit.distill.training import WARMUP, _rate, _windows  # noqa: E402
 from edgekit.errors import EdgekitError  # noqa: E402
 
 
@@ -47,14 +46,6 @@ def test_the_same_seed_gives_the_same_losses() -> None:
     uneven = [0, 3, 1, 2] * 100 + [4, 4, 1, 0] * 100
     runs = [train_causal(Bigram(5), uneven, steps=20, batch=2, length=16, learning_rate=0.1, seed=s) for s in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
-
-
-def test_every_window_is_seen_once_before_any_is_seen_again() -> None:
-    ids = torch.arange(161)
-    windows = _windows(ids, 16, 3, seed=5)
-    first_tokens = [int(token) for _ in range(10) for token in next(windows)[:, 0]]
-    assert sorted(first_tokens[:10]) == sorted(first_tokens[10:20]) == list(range(0, 160, 16))
-    assert first_tokens[:10] != first_tokens[10:20]
 
 
 def test_each_token_is_foretold_once_in_a_text_of_whole_windows() -> None:
@@ -101,14 +92,6 @@ def test_weights_of_another_length_are_refused() -> None:
         train(weights=[1.0] * 3)
 
 
-def test_the_rate_rises_and_falls_to_a_tenth() -> None:
-    rates = [_rate(step, 200) for step in range(200)]
-    peak = round(200 * WARMUP) - 1
-    assert rates[peak] == max(rates) == 1.0
-    assert rates[: peak + 1] == sorted(rates[: peak + 1])
-    assert rates[-1] == pytest.approx(0.1, abs=0.01)
-
-
 def test_progress_counts_the_steps() -> None:
     told: list[tuple[str, float, float]] = []
     train(steps=3, progress=lambda stage, done, total, detail="": told.append((stage, done, total)))
@@ -124,5 +107,7 @@ def test_a_loss_that_is_no_number_stops_the_training() -> None:
     model = Bigram(5)
     with torch.no_grad():
         model.table[0, 0] = math.inf
-    with pytest.raises(EdgekitError, match=r"diverged at step 1 of 9 with learning rate `0.2`"):
+    with pytest.raises(
+        EdgekitError, match=r"diverged at step 1 of 9 \(the loss is no number: nan\) with learning rate `0.2`"
+    ):
         train_causal(model, CYCLE, steps=9, batch=4, length=16, learning_rate=0.2)

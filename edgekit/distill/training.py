@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgekit.distill.losses import LossParts
+from edgekit.distill.trainer import StepInfo, TrainSettings, train
+from edgekit.distill.windows import Windows, windows_of
 from edgekit.errors import EdgekitError, import_extra
 from edgekit.progress import Progress, silent
 
 if TYPE_CHECKING:
     import torch
-
-WARMUP = 0.05
-"""Share of the steps in which the learning rate rises; then it falls as a cosine to a tenth."""
-WEIGHT_DECAY = 0.1
-GRADIENT_NORM = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,29 +45,23 @@ def train_causal(
     their weighted mean. The same seed, threads and machine give the same weights. Raises EdgekitError when the text
     is too short or the loss is no number.
     """
+    windows = windows_of(token_ids, weights, length)
+    settings = TrainSettings(steps=steps, batch=batch, learning_rate=learning_rate, seed=seed, log_every=1)
+    training = train(model, windows, next_token_objective, settings, progress=progress)
+    if training.stopped is not None:
+        raise EdgekitError(f"training {training.stopped} with learning rate `{learning_rate}`")
+    return tuple(loss for _, loss in training.losses)
+
+
+def next_token_objective(model: Any, indices: torch.Tensor, windows: Windows, info: StepInfo) -> LossParts:
+    """Plain cross-entropy of all logits at once: for vocabularies of thousands. (`distillation_loss` without a teacher
+    is for the large ones.)
+    """
     torch = import_extra("torch", extra="distill")
-    ids = torch.tensor(token_ids, dtype=torch.long)
-    counted = _counted(torch, token_ids, weights)
-    windows, wanted = _windows(ids, length, batch, seed), _windows(counted, length, batch, seed)
-    optimizer = torch.optim.AdamW(_groups(model), lr=learning_rate, betas=(0.9, 0.95), fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-    losses: list[float] = []
-    model.train()
-    for step in range(steps):
-        inputs, counts = next(windows), next(wanted)[:, 1:]
-        with _autocast(torch):
-            loss = _loss(model(input_ids=inputs[:, :-1], use_cache=False).logits, inputs[:, 1:], counts)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(float(loss.detach()))
-        if not math.isfinite(losses[-1]):
-            raise EdgekitError(f"training diverged at step {step + 1} of {steps} with learning rate `{learning_rate}`")
-        progress("train", step + 1, steps, f"loss {losses[-1]:.2f}")
-    model.eval()
-    return tuple(losses)
+    inputs, targets, weights = windows.part(indices, next(model.parameters()).device)
+    loss = _sum(model(input_ids=inputs, use_cache=False).logits, targets, weights) / info.normalizer
+    weight = float(weights.sum(dtype=torch.float64))
+    return LossParts(total=loss, distill=None, ce=loss.detach(), tokens=int((weights > 0).sum()), weight=weight)
 
 
 def next_token(
@@ -87,15 +78,14 @@ def next_token(
     Raises EdgekitError when there is not one window.
     """
     torch = import_extra("torch", extra="distill")
-    ids = torch.tensor(token_ids, dtype=torch.long)
-    windows, wanted = _cut(ids, length), _cut(_counted(torch, token_ids, weights), length)
+    windows = windows_of(token_ids, weights, length)
     total, right, weight, count = 0.0, 0.0, 0.0, 0
     model.eval()
     with torch.no_grad():
-        for inputs, counts in zip(torch.split(windows, batch), torch.split(wanted[:, 1:], batch), strict=True):
-            logits = model(input_ids=inputs[:, :-1], use_cache=False).logits.float()
-            targets = inputs[:, 1:]
-            total += float(_loss(logits, targets, counts)) * float(counts.sum())
+        for indices in torch.arange(len(windows)).split(batch):
+            inputs, targets, counts = windows.part(indices, next(model.parameters()).device)
+            logits = model(input_ids=inputs, use_cache=False).logits.float()
+            total += float(_sum(logits, targets, counts))
             right += float(((logits.argmax(-1) == targets) * counts).sum())
             weight += float(counts.sum())
             count += int((counts > 0).sum())
@@ -110,63 +100,7 @@ def unigram_entropy(token_ids: Sequence[int]) -> float:
     return -sum(count / len(token_ids) * math.log(count / len(token_ids)) for count in counts.values())
 
 
-def bfloat16_is_native() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware: elsewhere torch emulates them and is slower than
-    float32.
-    """
-    torch = import_extra("torch", extra="distill")
-    # private, but there is no public question; torch uses them for its own dispatch
-    return any(getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-
-
-def _loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> Any:
+def _sum(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> Any:
     functional = import_extra("torch.nn.functional", extra="distill")
     each = functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
-    return (each * weights.flatten()).sum() / weights.sum().clamp_min(1e-9)  # a window may hold nothing that counts
-
-
-def _counted(torch: Any, token_ids: Sequence[int], weights: Sequence[float] | None) -> Any:
-    if weights is not None and len(weights) != len(token_ids):
-        raise EdgekitError(f"there are {len(token_ids)} tokens, but the number of weights is `{len(weights)}`")
-    return torch.ones(len(token_ids)) if weights is None else torch.tensor(weights)
-
-
-def _autocast(torch: Any) -> AbstractContextManager[Any]:
-    context: AbstractContextManager[Any] = torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16_is_native())
-    return context
-
-
-def _cut(ids: torch.Tensor, length: int) -> torch.Tensor:
-    """Windows of `length` + 1 tokens that overlap by the one that is foretold: shape (windows, length + 1)."""
-    if len(ids) < length + 1:
-        raise EdgekitError(f"the text has {len(ids)} tokens, fewer than one window of `{length + 1}`")
-    return ids.unfold(0, length + 1, length)
-
-
-def _windows(ids: torch.Tensor, length: int, batch: int, seed: int) -> Iterator[torch.Tensor]:
-    torch = import_extra("torch", extra="distill")
-    windows = _cut(ids, length)
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.empty(0, dtype=torch.long)
-    while True:
-        while len(order) < batch:
-            order = torch.cat((order, torch.randperm(len(windows), generator=generator)))
-        yield windows[order[:batch]]
-        order = order[batch:]
-
-
-def _groups(model: torch.nn.Module) -> list[dict[str, Any]]:
-    """Weight decay on matrices only: norms and biases are not pulled to zero."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": WEIGHT_DECAY},
-        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
-def _rate(step: int, steps: int) -> float:
-    warmup = max(1, round(steps * WARMUP))
-    if step < warmup:
-        return (step + 1) / warmup
-    along = (step - warmup) / max(1, steps - warmup)
-    return 0.1 + 0.45 * (1 + math.cos(math.pi * along))
+    return (each * weights.flatten()).sum()

@@ -1,7 +1,8 @@
-"""Training text as windows of equal length, in an order that is a function of the seed: a resumed run needs no state."""
+"""Training text as windows of equal length, in an order of the seed: a resumed run needs no generator state."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 from edgekit.errors import EdgekitError, import_extra
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
+
+
+_HASHED_AT_ONCE = 2**20
+"""Tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -19,8 +24,8 @@ class Windows:
     each token. The last token of a window is foretold and never read, so windows overlap by one.
     """
 
-    ids: torch.Tensor
-    weights: torch.Tensor
+    ids: Tensor
+    weights: Tensor
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -30,7 +35,7 @@ class Windows:
         """Tokens that a model reads of a window."""
         return self.ids.shape[1] - 1
 
-    def batch(self, step: int, size: int, seed: int) -> torch.Tensor:
+    def batch(self, step: int, size: int, seed: int) -> Tensor:
         """Numbers of the windows of step `step` (from 0), (size,) int64: all windows are seen once, in an order of the
         seed, before any is seen again.
         """
@@ -39,19 +44,29 @@ class Windows:
         passes = range(places.start // len(self), (places.stop - 1) // len(self) + 1)
         order = torch.cat([_order(len(self), seed, number) for number in passes])
         begin = places.start - passes.start * len(self)
-        found: torch.Tensor = order[begin : begin + size]
+        found: Tensor = order[begin : begin + size]
         return found
 
-    def part(self, indices: torch.Tensor, device: Any = "cpu") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def part(self, indices: Tensor, device: Any = "cpu") -> tuple[Tensor, Tensor, Tensor]:
         """Of the windows of these numbers what a model reads, what it has to foretell there, and the weight of that:
         three tensors of (indices, length) on `device`.
         """
         ids, weights = self.ids[indices].to(device), self.weights[indices].to(device)
         return ids[:, :-1], ids[:, 1:], weights[:, 1:]
 
-    def weight(self, indices: torch.Tensor) -> float:
+    def weight(self, indices: Tensor) -> float:
         """Sum of the weights of all that these windows foretell."""
         return float(self.weights[indices][:, 1:].sum())
+
+    @property
+    def sha256(self) -> str:
+        """Of shape, ids and weights."""
+        digest = hashlib.sha256(f"{tuple(self.ids.shape)}".encode())
+        step = max(1, _HASHED_AT_ONCE // self.ids.shape[1])
+        for begin in range(0, len(self), step):
+            for tensor in (self.ids, self.weights):
+                digest.update(tensor[begin : begin + step].contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def windows_of(token_ids: Sequence[int], weights: Sequence[float] | None, length: int) -> Windows:
@@ -75,7 +90,7 @@ _LAST: dict[tuple[int, int], tuple[int, Any]] = {}
 
 
 @lru_cache(maxsize=4)
-def _order(count: int, seed: int, number: int) -> torch.Tensor:
+def _order(count: int, seed: int, number: int) -> Tensor:
     """The order of pass `number`: one generator of `seed` draws the passes one after the other."""
     torch = import_extra("torch", extra="distill")
     generator = torch.Generator().manual_seed(seed)
@@ -86,6 +101,6 @@ def _order(count: int, seed: int, number: int) -> torch.Tensor:
         done = 0
     for _ in range(number - done):
         torch.randperm(count, generator=generator)
-    order: torch.Tensor = torch.randperm(count, generator=generator)
+    order: Tensor = torch.randperm(count, generator=generator)
     _LAST[count, seed] = (number + 1, generator.get_state())
     return order
