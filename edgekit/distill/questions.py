@@ -6,7 +6,7 @@ which animals), and never comes to the answers.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -35,16 +35,24 @@ def packed(
     """Token ids of the items' lines and the weight of each token: 1 for answers and the end of the line,
     `prompt_weight` for prompts, 0 for what fills up a window.
 
+    Windows are as `pack` makes them.
+    """
+    lines = (((item.prompt, prompt_weight), (item.line[len(item.prompt) :], 1.0)) for item in items)
+    return pack(tokenizer, lines, length=length)
+
+
+def pack(tokenizer: Any, lines: Iterable[Sequence[tuple[str, float]]], *, length: int) -> tuple[list[int], list[float]]:
+    """Token ids and weights of lines, each given as its parts (text, weight of its tokens). A token on the border of
+    two parts, and the end of the line, count as the later one; what fills up a window counts nothing.
+
     Every window of `length` tokens begins with a line, as a question stands when it is asked; a line longer than a
     window is left out.
     """
     (filler,) = tokenizer.encode("\n", add_special_tokens=False).ids
     ids: list[int] = []
     weights: list[float] = []
-    for item in items:
-        prompt = tokenizer.encode(item.prompt, add_special_tokens=False).ids
-        line = tokenizer.encode(f"{item.line}\n", add_special_tokens=False).ids
-        same = next((at for at, (a, b) in enumerate(zip(prompt, line, strict=False)) if a != b), len(prompt))
+    for parts in lines:
+        line, counted = _weighed(tokenizer, parts)
         if len(line) > length:
             continue
         room = -len(ids) % length
@@ -52,6 +60,19 @@ def packed(
             ids += [filler] * room
             weights += [0.0] * room
         ids += line
-        weights += [prompt_weight] * same + [1.0] * (len(line) - same)
+        weights += counted
     rest = -len(ids) % length + 1  # the last window foretells one token more
     return ids + [filler] * rest, weights + [0.0] * rest
+
+
+def _weighed(tokenizer: Any, parts: Sequence[tuple[str, float]]) -> tuple[list[int], list[float]]:
+    """A line's tokens and their weights: a part's tokens are those that are the same with and without what follows."""
+    line: list[int] = tokenizer.encode("".join(text for text, _ in parts) + "\n", add_special_tokens=False).ids
+    counted: list[float] = []
+    begin = ""
+    for text, weight in parts[:-1]:
+        begin += text
+        alone = tokenizer.encode(begin, add_special_tokens=False).ids
+        same = next((at for at, (a, b) in enumerate(zip(alone, line, strict=False)) if a != b), len(alone))
+        counted += [weight] * (same - len(counted))
+    return line, counted + [parts[-1][1]] * (len(line) - len(counted))
