@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any
 
 from edgekit import corpus
+from edgekit.corpus.bank import spread
 from edgekit.corpus.item import Item, plain
 from edgekit.distill.generating import Request
 from edgekit.distill.samples import Sample
@@ -112,21 +113,24 @@ class Plan:
         return tuple(ask for batch in self.batches for ask in batch)
 
 
-def questions_of(domains: Sequence[str], templates: Collection[str], each: int, seed: int) -> tuple[Item, ...]:
-    """Up to `each` questions of each template of the train split (of all templates, or of those named).
+def questions_of(
+    domains: Sequence[str], templates: Collection[str], each: int, seed: int, *, most: int = 0
+) -> tuple[Item, ...]:
+    """Up to `each` questions of each template of the train split (of all templates, or of those named), spread evenly
+    over domains and templates; with `most` no more than so many of all together.
 
     Raises EdgekitError for an unknown domain or template (with the nearest).
     """
-    streams = {
-        name: stream
-        for domain in dict.fromkeys(domains)
-        for name, stream in corpus.templates("train", domain, seed=seed).items()
-    }
+    streams = [corpus.templates("train", domain, seed=seed) for domain in dict.fromkeys(domains)]
+    known = [name for domain in streams for name in domain]
     for name in templates:
-        if name not in streams:
-            raise EdgekitError(f"no such template in {', '.join(domains)}: `{name[:60]}`", hint=nearest(name, streams))
-    chosen = [stream for name, stream in streams.items() if not templates or name in templates]
-    return tuple(item for stream in chosen for item in islice(stream, each))
+        if name not in known:
+            raise EdgekitError(f"no such template in {', '.join(domains)}: `{name[:60]}`", hint=nearest(name, known))
+    chosen = [
+        [islice(stream, each) for name, stream in domain.items() if not templates or name in templates]
+        for domain in streams
+    ]
+    return tuple(islice(spread(chosen), most or None))
 
 
 def evaluated(banks: Iterable[corpus.Bank] = ()) -> frozenset[str]:

@@ -30,6 +30,7 @@ from edgekit.tables import nearest, number
 STAGE = "asking the teacher"
 LIMITS = {
     "each": (1, 1e6),
+    "questions": (0, 1e8),
     "samples": (1, 64),
     "temperature": (0, 10),
     "top_p": (0.01, 1),
@@ -44,14 +45,15 @@ FEWEST_VOTES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Synthesis:
-    """What is asked and how. `each` questions of every template (or of those in `templates`) of `domains`, in every one
-    of `styles`, `samples` times; `most_tokens` a plain answer may take, `most_reasoning_tokens` one with reasons;
-    `batch` samples are written at a time.
+    """What is asked and how. `each` questions of every template (or of those in `templates`) of `domains`, of all
+    together at most `questions` (0: as many as there are), in every one of `styles`, `samples` times. A plain answer
+    may take `most_tokens`, one with reasons `most_reasoning_tokens`; `batch` samples are written at a time.
     """
 
     domains: tuple[str, ...] = corpus.DOMAINS
     templates: tuple[str, ...] = ()
     each: int = 50
+    questions: int = 0
     styles: tuple[str, ...] = ("answer",)
     samples: int = 1
     temperature: float = 0.7
@@ -93,9 +95,7 @@ def synthesize(
     where another process writes it, or the disk is full (what was kept stays), and for logits that are no numbers.
     """
     _check(settings, shards)
-    asked = (
-        items if items is not None else questions_of(settings.domains, settings.templates, settings.each, settings.seed)
-    )
+    asked = items if items is not None else asked_of(settings)
     _check_votes(asked, settings)
     plan = plan_of(tokenizer, asked, settings, held_out=held_out, context=context_of(model))
     teacher_sha256 = teacher_sha256 or weights_sha256(model)
@@ -121,6 +121,12 @@ def synthesize(
             write(place, *_judged(plan, mine, settings, journal, head))
     gather(out, key, shards[1])
     return _report(out if out.exists() else place, key, generated, time.monotonic() - started)
+
+
+def asked_of(settings: Synthesis) -> tuple[Item, ...]:
+    """The questions of the corpus that these settings ask. Raises EdgekitError for unknown domains and templates."""
+    s = settings
+    return questions_of(s.domains, s.templates, s.each, s.seed, most=s.questions)
 
 
 def plan_of(
@@ -278,6 +284,7 @@ __all__ = [
     "Sample",
     "Synthesis",
     "SynthesisReport",
+    "asked_of",
     "disagreements",
     "golden",
     "plan_of",
