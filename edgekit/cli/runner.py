@@ -38,7 +38,7 @@ def runner_build(
     """Cross-compile a static llama-bench for a device, once; `bench --on … --runner auto` then brings it there.
 
     It lies in `~/.cache/edgekit/runners`, its hash beside it. A variant asks for no more than its CPU features:
-    Raspberry Pi 4 takes `baseline`, Raspberry Pi 5 `dotprod`, most phones since 2022 `i8mm`.
+    Raspberry Pi 4 takes `baseline`, Raspberry Pi 5 `dotprod`, flagship phones since 2022 `i8mm`.
     """
     from edgekit.cli.telling import progress
     from edgekit.pipeline.runners import build

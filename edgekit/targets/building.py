@@ -8,7 +8,8 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def build_runner(
     tools = find_toolchain(target, variant, ndk)
     place = runner_folder()
     check_space(place / "runner", NEEDED_BYTES, "building a runner", hint="set `XDG_CACHE_HOME` to a larger disk")
-    with scratch(place) as folder:
+    with _disk_errors(place), scratch(place) as folder:
         work = Path(folder)
         progress("fetching llama.cpp", 0, 1, "" if source else "by pip")
         found = unpack_source(source, work)
@@ -59,6 +60,18 @@ def build_runner(
         program = _compile(found, tools, work, jobs or os.cpu_count() or 1, progress)
         _check(program, target)
         return _keep(program, out, _record(program, target, variant, found, tools)), True
+
+
+@contextmanager
+def _disk_errors(place: Path) -> Iterator[None]:
+    """A full or failing disk in the user's words."""
+    try:
+        yield
+    except OSError as error:
+        raise EdgekitError(
+            f"cannot build a runner ({(error.strerror or 'failed').lower()}): `{place}`",
+            hint="set `XDG_CACHE_HOME` to a place that can be written",
+        ) from None
 
 
 def _key(source: Source, tools: Toolchain, target: str, variant: Variant) -> str:
@@ -97,11 +110,13 @@ def _run(command: Sequence[str], log: Path, tell: Callable[[str], None]) -> None
     # the user's flags would be compiled in and told by no record
     env = {name: value for name, value in os.environ.items() if name not in _FLAGS_OF_THE_USER}
     env["NINJA_STATUS"] = "[%f/%t] "
-    with log.open("a", encoding="utf-8") as out:
-        process = subprocess.Popen(
+    with (
+        log.open("a", encoding="utf-8") as out,
+        subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
             errors="replace", env=env, start_new_session=True,
-        )  # fmt: skip
+        ) as process,
+    ):  # fmt: skip
         try:
             assert process.stdout is not None, "asked for"
             for line in process.stdout:
@@ -110,7 +125,6 @@ def _run(command: Sequence[str], log: Path, tell: Callable[[str], None]) -> None
             code = process.wait()
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)  # compilers are its children
-            process.wait()
             raise
     if code:
         said = _first_error(log.read_text(encoding="utf-8", errors="replace"))
