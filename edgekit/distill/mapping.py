@@ -142,7 +142,7 @@ class FeatureMatch(torch.nn.Module):
         """What the trainer has to train beside the student; the map has a rate of its own."""
         found = [ParameterGroup(name="projection", module=self.projection, learning_rate=learning_rate)]
         if self.shares.learned:
-            found.append(ParameterGroup(name="layer map", module=self.shares, learning_rate=map_learning_rate))
+            found.append(ParameterGroup(name="layer_map", module=self.shares, learning_rate=map_learning_rate))
         return tuple(found)
 
     @torch.no_grad()
