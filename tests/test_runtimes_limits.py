@@ -1,0 +1,154 @@
+"""A worker held to a device's share of memory. `systemd-run` is a shim here: no test machine has a user's manager."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from bench_fakes import Fakes, artifact, died
+
+from edgekit.bench import PRESETS, measure
+from edgekit.records import Finding, MemoryLimit, MemoryPeak, Settings
+from edgekit.runtimes import WorkerDied, choose_limit, open_worker
+from edgekit.runtimes.limits import cached_warning, explain_limited, group_limit, put_out
+from edgekit.runtimes.protocol import Step
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
+
+SETTINGS = Settings(context_tokens=256, threads=1)
+SCOPE = MemoryLimit(limit_bytes=10**9, means="scope", mapped=True, words="held")
+
+
+def shim(folder: Path, monkeypatch: pytest.MonkeyPatch, says: str) -> Path:
+    """A `systemd-run` that notes how it was called and, like the real one, becomes the command it is given. The command
+    that looks its limit up is told `says`.
+    """
+    program = folder / "bin/systemd-run"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\necho "$*" >> {folder}/calls\nfor word; do shift; [ "$word" = -- ] && break; done\n'
+        f'[ "$1" = sh ] && {{ echo "{says}"; exit 0; }}\nexec "$@"\n'
+    )
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return folder / "calls"
+
+
+# ---- what holds ---------------------------------------------------------------------------------------------------
+
+
+def group(root: Path, cgroup: str, **limits: str) -> Path:
+    (root / "proc/7").mkdir(parents=True)
+    (root / "proc/7/cgroup").write_text(cgroup)
+    for path, text in limits.items():
+        file = root / "sys/fs/cgroup" / path.replace("__", "/").replace("_dot_", ".")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return root
+
+
+def test_the_tightest_group_counts(tmp_path: Path) -> None:
+    names = {"a__memory_dot_max": "5000\n", "a__b__memory_dot_max": "max\n", "a__b__c__memory_dot_max": "9000\n"}
+    assert group_limit(7, group(tmp_path / "two", "0::/a/b/c\n", **names)) == 5000
+    first = {"memory__x__memory.limit_in_bytes": "7000\n", "memory__memory.limit_in_bytes": "9223372036854771712\n"}
+    assert group_limit(7, group(tmp_path / "one", "4:memory:/x\n1:cpu:/\n0::/\n", **first)) == 7000
+    assert group_limit(7, group(tmp_path / "free", "0::/a\n", a__memory_dot_max="max\n")) is None
+    assert group_limit(7, tmp_path / "nothing") is None
+    odd = group(tmp_path / "odd", "0::/../../a\n", a__memory_dot_max="1\n")
+    assert group_limit(7, odd) == 1, "no path of a group leaves its mount"
+
+
+@pytest.mark.parametrize(
+    ("says", "means"),
+    [("1000000000", "scope"), ("999997440", "scope"), ("max", "rlimit"), ("2000000000", "rlimit"), ("", "rlimit")],
+)
+def test_a_scope_is_believed_only_where_the_kernel_has_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, means: str
+) -> None:
+    shim(tmp_path, monkeypatch, says)
+    found = choose_limit(10**9)
+    assert (found.means, found.mapped) == (means, means == "scope")
+    assert "1.00 GB" in found.words
+    assert ("uncounted" in found.words) == (means == "rlimit"), "what it leaves is said"
+
+
+# ---- workers under it ---------------------------------------------------------------------------------------------
+
+
+def test_a_worker_in_a_scope_is_the_same_process(
+    tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = shim(tmp_path, monkeypatch, "1000000000")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1")
+    limit = choose_limit(10**9)
+    with open_worker(tiny_gguf, SETTINGS, timeout_s=60, seed=1, limit=limit) as worker:
+        environment = Path(f"/proc/{worker.pid}/environ").read_bytes()
+        assert [one.tokens for one in worker.run(Step(test="tg4", generate=4))] == [4]
+        assert worker.finish() is not None
+    assert b"XDG_RUNTIME_DIR" not in environment, "the worker is not told where the user's manager listens"
+    last = calls.read_text().splitlines()[-1]
+    assert "--scope" in last
+    assert "-p MemoryMax=1000000000 -p MemorySwapMax=0 --" in last
+
+
+def test_private_memory_beyond_the_limit_is_a_result_and_no_bad_input(tiny_gguf: Path) -> None:
+    limit = MemoryLimit(limit_bytes=40_000_000, means="rlimit", mapped=False, words="private memory held")
+    settings = replace(SETTINGS, context_tokens=65536)
+    with pytest.raises(WorkerDied) as caught, open_worker(tiny_gguf, settings, timeout_s=60, seed=1, limit=limit):
+        pass
+    assert caught.value.finding.code == "memory-limit"
+    assert "does not fit into 40 MB" in caught.value.message
+    assert caught.value.code == 4
+    with open_worker(tiny_gguf, settings, timeout_s=60, seed=1):
+        pass  # the same without the limit loads
+
+
+def test_only_want_of_memory_is_blamed_on_the_limit() -> None:
+    crash = died("worker-segfault")
+    assert explain_limited(crash, SCOPE) is crash
+    assert explain_limited(died("worker-out-of-memory"), SCOPE).finding.code == "memory-limit"
+    refused = WorkerDied(Finding(level="fault", code="context-rejected", message="failed to allocate buffer"))
+    assert explain_limited(refused, SCOPE).finding.code == "memory-limit"
+
+
+# ---- the page cache -----------------------------------------------------------------------------------------------
+
+
+def test_cached_pages_are_put_out_or_told_of(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(os.urandom(4_000_000))
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+    file.read_bytes()
+    if put_out([file]) > 0.5:
+        pytest.skip("this file system keeps what it was asked to forget (a memory file system?)")
+    assert cached_warning(SCOPE, put_out([file])) is None
+    warned = cached_warning(SCOPE, 0.4)
+    assert warned is not None
+    assert "40 %" in warned.message
+    assert cached_warning(replace(SCOPE, means="rlimit"), 0.4) is None, "that limit never counted them"
+
+
+# ---- what the bench makes of it -----------------------------------------------------------------------------------
+
+
+def limited(read_bytes: float, limit: MemoryLimit = SCOPE) -> dict[str, str]:
+    fakes = Fakes(read_bytes=read_bytes)
+    run = measure(
+        artifact(), PRESETS["quick"], open_worker=fakes.open_worker, clock=fakes.clock,  # type: ignore[arg-type]
+        sleep=fakes.clock.sleep, root=Path("/nonexistent-root"), memory_limit=limit,
+    )  # fmt: skip
+    assert run.memory_limit == limit
+    assert all(opened.limit == limit for opened in fakes.opened)
+    assert all(isinstance(peak, MemoryPeak) and peak.read_bytes_per_token == read_bytes for peak in run.peaks)
+    return {finding.code: finding.message for finding in run.findings}
+
+
+def test_a_model_that_lives_on_the_disk_is_called_thrashing() -> None:
+    assert "memory-limit-held" in limited(1000.0)
+    assert "thrashing" not in limited(1000.0)
+    assert "the model thrashes, so it does not fit" in limited(80_000_000.0)["thrashing"]
