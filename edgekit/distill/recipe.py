@@ -181,8 +181,7 @@ def _check_stage(stage: Stage, row: Mapping[str, Any], where: str) -> None:
         raise EdgekitError(f"`micro_batch` of {where} is larger than its `batch`: `{stage.micro_batch}`")
     if stage.mix is not None and stage.loss not in ("jsd", "skew_kl"):
         raise EdgekitError(f"`mix` of {where} is for the losses jsd and skew_kl, not `{stage.loss}`")
-    hot = max(stage.temperature.start, stage.temperature.end or 0)
-    cool = min(stage.temperature.start, stage.temperature.end or hot)
+    cool, hot = stage.temperature.ends
     if stage.cache == "offline" and stage.alpha > 0:
         if stage.loss != "forward_kl":
             raise EdgekitError(f"a cache of {where} serves the loss forward_kl alone, not `{stage.loss}`")

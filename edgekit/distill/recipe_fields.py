@@ -147,15 +147,18 @@ DATA: dict[str, Reader] = {
 TEMPERATURE: dict[str, Reader] = {"schedule": word(*SCHEDULES), "start": real(0.1, 100), "end": real(0.1, 100)}
 
 SYNTHESIS: dict[str, Reader] = {
-    "prompts": whole(1, 10**8),
+    "each": whole(1, 10**6),
+    "domains": words(lambda: corpus.DOMAINS),
+    "templates": words(templates),
+    "styles": words(lambda: ("answer", "rationale")),
     "samples": whole(1, 64),
     "temperature": real(0, 10),
     "top_p": real(0.01, 1),
-    "max_tokens": whole(1, 1 << 17),
-    "batch": whole(1, 10**5),
+    "most_tokens": whole(1, 4096),
+    "most_reasoning_tokens": whole(1, 32_768),
+    "batch": whole(1, 65_536),
     "strategy": word("all", "teacher-correct", "disagreement-first"),
-    "rationale": flag,
-    "domains": words(lambda: corpus.DOMAINS),
+    "gold": flag,
 }
 
 _ANY_STAGE: dict[str, Reader] = {
@@ -192,7 +195,7 @@ STAGE: dict[str, dict[str, Reader]] = {
 }
 """Keys of a `[[student.stage]]` by its kind; `temperature` and `synthesis` are read apart."""
 
-EXPORT: dict[str, Reader] = {"to": words()}
+EXPORT: dict[str, Reader] = {"to": words(), "imatrix": flag}
 GATE: dict[str, Reader] = {
     "device": word(),
     "gates": word(),
@@ -203,6 +206,7 @@ GATE: dict[str, Reader] = {
     "chunks": whole(1, 10**6),
     "context": whole(32, 1 << 20),
     "names": words(),
+    "answers": word(),
 }
 CLUSTER: dict[str, Reader] = {
     "accelerator": word(),

@@ -52,6 +52,12 @@ class Temperature:
     start: float = 2.0
     end: float | None = None
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The coolest and the hottest."""
+        last = self.start if self.end is None else self.end
+        return min(self.start, last), max(self.start, last)
+
     def at(self, step: int, steps: int) -> float:
         """The temperature of that step."""
         return temperature_at(step, steps, schedule=self.schedule, start=self.start, end=self.end)
@@ -59,17 +65,24 @@ class Temperature:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Synthesizing:
-    """What the teacher writes for a task stage: `samples` answers to each of `prompts` questions of the corpus."""
+    """What the teacher writes for a task stage, and which of it is learned from: the fields of `synthesis.Synthesis`
+    (without `templates` the data's), and the `strategy` of `selecting`.
+    """
 
-    prompts: int = 2000
+    each: int = 50
+    """Questions of every template."""
+    domains: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+    styles: tuple[str, ...] = ("answer",)
     samples: int = 1
     temperature: float = 0.7
     top_p: float = 0.95
-    max_tokens: int = 64
-    batch: int = 64
+    most_tokens: int = 32
+    most_reasoning_tokens: int = 256
+    batch: int = 32
     strategy: str = "teacher-correct"
-    rationale: bool = False
-    domains: tuple[str, ...] = ()
+    gold: bool = False
+    """Learn from the known answers of the same prompts instead: what a gain of this stage is to be compared with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +115,7 @@ class Stage:
     mapping: Literal["learned", "uniform", "last", "relative"] = "learned"
     feature_loss: Literal["cosine", "mse"] = "cosine"
     feature_weight: float = 1.0
-    mapping_learning_rate: float = 0.01
+    mapping_learning_rate: float = 0.03
     synthesis: Synthesizing = field(default_factory=Synthesizing)
 
     @property
@@ -130,6 +143,8 @@ class Exporting:
     """What is made of the last student: targets of `edgekit quantize`, the one that ships first."""
 
     to: tuple[str, ...] = ("gguf:q4_k_m", "onnx:int4")
+    imatrix: bool = True
+    """Whether quantized GGUFs are made with an importance matrix."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +162,8 @@ class Gating:
     chunks: int = 8
     context: int = 512
     names: tuple[str, ...] = ()
+    answers: str = ""
+    """The teacher's saved answers (`edgekit evaluate TEACHER --save`), beside the recipe: then it is not run here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

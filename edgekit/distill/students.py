@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -123,10 +124,10 @@ def _make(recipe: Recipe, kind: str, folder: Path, progress: Progress) -> None:
     (folder / RECORD).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
-def save_model(model: Any, folder: Path) -> None:
-    """`model.save_pretrained` without its progress bar."""
+def save_model(model: Any, folder: Path, state: dict[str, Any] | None = None) -> None:
+    """`model.save_pretrained` without its progress bar; `state` are the weights where the model's are sharded."""
     with _quiet():
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=state)
 
 
 def load_model(folder: Path) -> Any:
@@ -170,6 +171,7 @@ def _quiet() -> Iterator[None]:
 
 def _train(recipe: Recipe, model: Any, tokenizer: Any, text: str, progress: Progress) -> dict[str, Any]:
     ids, weights = _tokens(recipe, tokenizer, text, "train")
+    started = time.monotonic()
     losses = train_causal(
         model,
         ids,
@@ -181,6 +183,7 @@ def _train(recipe: Recipe, model: Any, tokenizer: Any, text: str, progress: Prog
         weights=weights,
         progress=progress,
     )
+    seconds = time.monotonic() - started
     unseen = "" if recipe.questions else corpus.text("evaluation", characters=HELD_OUT_CHARACTERS)
     held_out, weights = _tokens(recipe, tokenizer, unseen, "evaluation")
     entropy = unigram_entropy([token for token, weight in zip(held_out, weights, strict=True) if weight])
@@ -193,6 +196,7 @@ def _train(recipe: Recipe, model: Any, tokenizer: Any, text: str, progress: Prog
         )
     last = losses[-max(1, len(losses) // 20) :]
     return {
+        "training_seconds": seconds,
         "training_tokens": recipe.steps * recipe.batch * recipe.length,
         "text_tokens": len(ids),
         "text_sha256": hashlib.sha256(text.encode()).hexdigest(),

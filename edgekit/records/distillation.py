@@ -111,6 +111,10 @@ class StageResult:
     """One stage, finished: how it was trained and what its student is worth after it."""
 
     kind: StageKind
+    key: str = ""
+    """Of all that it was made of: a rerun takes it as it stands where this is the same."""
+    student_sha256: str = ""
+    """Of the student after it (`checkpoint.hash_checkpoint`)."""
     teacher: str
     """Name of who taught it; empty for a stage on labels alone."""
     settings: tuple[tuple[str, str], ...]

@@ -1,0 +1,72 @@
+"""What a task stage learns from: the teacher is asked, its answers are checked and chosen, and cut into windows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgekit import corpus
+from edgekit.distill.loading import load_model
+from edgekit.distill.material import Material, fingerprint
+from edgekit.distill.recipe_parts import Synthesizing
+from edgekit.distill.samples import Sample, golden, read_samples
+from edgekit.distill.selecting import disagreements, select, windows_of_samples
+from edgekit.distill.sharding import here
+from edgekit.distill.synthesis import Synthesis, synthesize
+from edgekit.distill.windows import windows_of
+from edgekit.progress import Progress
+
+
+def task_material(
+    asked: Synthesizing,
+    teacher: Path,
+    student: Path,
+    tokenizer: Any,
+    out: Path,
+    *,
+    teacher_sha256: str,
+    templates: tuple[str, ...],
+    length: int,
+    prompt_weight: float,
+    seed: int,
+    progress: Progress,
+) -> tuple[Material, tuple[str, ...]]:
+    """Windows of what the teacher in the folder `teacher` wrote into the file `out`, and what to say of it. What stands
+    in `out` is not asked for again. Raises EdgekitError as `synthesize` and `select` do.
+    """
+    settings = Synthesis(
+        domains=asked.domains or corpus.DOMAINS,
+        templates=templates,
+        each=asked.each,
+        styles=asked.styles,
+        samples=asked.samples,
+        temperature=asked.temperature,
+        top_p=asked.top_p,
+        most_tokens=asked.most_tokens,
+        most_reasoning_tokens=asked.most_reasoning_tokens,
+        batch=asked.batch,
+        seed=seed,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    model = load_model(teacher, frozen=True).to(here().device)
+    report = synthesize(model, tokenizer, settings, out, progress, teacher_sha256=teacher_sha256)
+    written = read_samples(out)
+    chosen = _chosen(asked, written, student, tokenizer, progress)
+    ids, weights = windows_of_samples(tokenizer, chosen, length, prompt_weight)
+    windows = windows_of(ids, weights, length)
+    usable = sum(sample.usable for sample in written)
+    note = (
+        f"the teacher wrote {report.samples} different samples of {report.questions} questions, {usable} of them "
+        f"right or agreed on; {len(chosen)} were learned from" + (", their known answers instead" if asked.gold else "")
+    )
+    return Material(windows=windows, origin="the teacher's samples", sha256=fingerprint(windows)), (note,)
+
+
+def _chosen(
+    asked: Synthesizing, written: tuple[Sample, ...], student: Path, tokenizer: Any, progress: Progress
+) -> tuple[Sample, ...]:
+    apart: tuple[float, ...] = ()
+    if asked.strategy == "disagreement-first":
+        apart = disagreements(load_model(student, frozen=True), tokenizer, written, progress=progress)
+    chosen = select(written, asked.strategy, apart=apart)
+    return golden(chosen) if asked.gold else chosen
