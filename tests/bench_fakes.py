@@ -13,6 +13,7 @@ from edgekit.records import (
     Finding,
     Header,
     Measurement,
+    MemoryLimit,
     MemoryPeak,
     Runtime,
     Sample,
@@ -75,6 +76,7 @@ class Opened:
     settings: Settings
     timeout_s: float
     seed: int
+    limit: MemoryLimit | None = None
     steps: list[Step] = field(default_factory=list)
     finished: bool = False
     closed: bool = False
@@ -96,12 +98,15 @@ class Fakes:
     runtimes: Callable[[int], Runtime] = lambda process: RUNTIME
     peak_bytes: Callable[[int], int] = lambda process: PEAK_BYTES
     findings: tuple[Finding, ...] = ()
+    read_bytes: float | None = None
     opened: list[Opened] = field(default_factory=list)
 
     @contextmanager
-    def open_worker(self, path: Path, settings: Settings, *, timeout_s: float, seed: int) -> Iterator[FakeWorker]:
+    def open_worker(
+        self, path: Path, settings: Settings, *, timeout_s: float, seed: int, limit: MemoryLimit | None = None
+    ) -> Iterator[FakeWorker]:
         process = len(self.opened)
-        self.opened.append(Opened(path=path, settings=settings, timeout_s=timeout_s, seed=seed))
+        self.opened.append(Opened(path=path, settings=settings, timeout_s=timeout_s, seed=seed, limit=limit))
         try:
             self.on_open(process)
             yield FakeWorker(self, process)
@@ -142,7 +147,11 @@ class FakeWorker:
         self.fakes.opened[self.process].finished = True
         size_bytes = self.fakes.peak_bytes(self.process)
         return MemoryPeak(
-            process=process, baseline_bytes=10_000_000, unevictable_bytes=size_bytes, working_set_bytes=size_bytes
+            process=process,
+            baseline_bytes=10_000_000,
+            unevictable_bytes=size_bytes,
+            working_set_bytes=size_bytes,
+            read_bytes_per_token=self.fakes.read_bytes,
         )
 
 

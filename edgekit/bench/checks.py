@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from edgekit.records import Finding, Header, MemoryPeak, Runtime, Sample, Settings, Workload
+from edgekit.gate.onsite import disk_reads
+from edgekit.records import Finding, Header, MemoryLimit, MemoryPeak, Runtime, Sample, Settings, Workload
 from edgekit.summary import median_interval
 from edgekit.units import format_bytes, format_percent
 
@@ -88,6 +89,19 @@ def compare_peaks(peaks: Sequence[MemoryPeak]) -> tuple[Finding, ...]:
                 )
             )
     return tuple(findings)
+
+
+def limit_notes(limit: MemoryLimit | None, peaks: Sequence[MemoryPeak], header: Header) -> tuple[Finding, ...]:
+    """What held the memory down, and a warning where the model lived on the disk instead."""
+    if limit is None:
+        return ()
+    held = Finding(level="note", code="memory-limit-held", message=f"the workers were {limit.words}")
+    reads = disk_reads(peaks, header)
+    if not reads:
+        return (held,)
+    message = f"{reads}: under {format_bytes(limit.limit_bytes)} the model thrashes, so it does not fit"
+    hint = "a smaller context, ubatch, KV type or quant needs less memory"
+    return held, Finding(level="warning", code="thrashing", message=message, hint=hint)
 
 
 def compare_runtimes(first: Runtime, other: Runtime, process: int) -> Finding | None:

@@ -23,8 +23,11 @@ from edgekit.records import (
     Artifact,
     Buffer,
     Finding,
+    Host,
     Measurement,
+    MemoryLimit,
     MemoryPeak,
+    Noise,
     Runtime,
     Sample,
     Settings,
@@ -42,7 +45,7 @@ class OpenWorker(Protocol):
     """`runtimes.open_worker`, or a stand-in for it in tests."""
 
     def __call__(
-        self, path: Path, settings: Settings, *, timeout_s: float, seed: int
+        self, path: Path, settings: Settings, *, timeout_s: float, seed: int, limit: MemoryLimit | None = None
     ) -> AbstractContextManager[Worker]: ...
 
 
@@ -52,6 +55,7 @@ def measure(
     *,
     progress: Progress = silent,
     on_device: str = "",
+    memory_limit: MemoryLimit | None = None,
     open_worker: OpenWorker = runtimes.open_worker,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -59,15 +63,17 @@ def measure(
 ) -> Measurement:
     """Run `workload` on `artifact` here: raw samples, memory peaks, energy, noise and circumstances.
 
-    `on_device` names the profile that this host *is*. A worker that dies ends the run: the measurement then holds what
-    was sampled and a finding of level `fault`. Raises EdgekitError when the runtime declines the model or the settings
-    before anything was measured. `open_worker`, `clock`, `sleep` and `root` are doors for tests.
+    `on_device` names the profile that this host *is*; `memory_limit` is what the workers must do with. A worker that
+    dies ends the run: the measurement then holds what was sampled and a finding of level `fault`. Raises EdgekitError
+    when the runtime declines the model or the settings before anything was measured. `open_worker`, `clock`, `sleep`
+    and `root` are doors for tests.
     """
     plan = plan_run(workload, artifact.header)
     run = _Run(
         artifact=artifact,
         workload=workload,
         progress=progress,
+        memory_limit=memory_limit,
         open_worker=open_worker,
         clock=clock,
         root=root,
@@ -82,26 +88,8 @@ def measure(
     run.all_processes(plan)
     after = noise.read_counters(root, clock)
     quiet, warnings = noise.judge_noise(idle_before, before, after, run.samples, on_device=bool(on_device))
-    findings = (*run.findings, *plan.notes, *warnings, *noise.host_notes(host), *run.closing_notes())
-    if run.runtime is not None:
-        host = replace(host, isa=isa_that_ran(host, run.runtime))
-    return Measurement(
-        artifact_sha256=artifact.sha256,
-        started_at=started_at,
-        host=host,
-        runtime=run.runtime,
-        workload=workload,
-        samples=tuple(run.samples),
-        load_s=tuple(run.load_s),
-        peaks=tuple(run.peaks),
-        buffers=run.buffers,
-        energy=tuple(run.meter.readings),
-        energy_unknown=run.meter.unknown,
-        thermal=tuple(run.thermal),
-        noise=quiet,
-        findings=findings,
-        on_device=on_device,
-    )
+    run.findings += [*plan.notes, *warnings, *noise.host_notes(host), *run.closing_notes()]
+    return run.measurement(host, started_at, quiet, on_device)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -111,6 +99,7 @@ class _Run:
     artifact: Artifact
     workload: Workload
     progress: Progress
+    memory_limit: MemoryLimit | None
     open_worker: OpenWorker
     clock: Callable[[], float]
     root: Path
@@ -126,6 +115,27 @@ class _Run:
     peaks: list[MemoryPeak] = field(default_factory=list)
     thermal: list[ThermalPoint] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+
+    def measurement(self, host: Host, started_at: str, quiet: Noise, on_device: str) -> Measurement:
+        """All of it as a record."""
+        return Measurement(
+            artifact_sha256=self.artifact.sha256,
+            started_at=started_at,
+            host=replace(host, isa=isa_that_ran(host, self.runtime)) if self.runtime is not None else host,
+            runtime=self.runtime,
+            workload=self.workload,
+            samples=tuple(self.samples),
+            load_s=tuple(self.load_s),
+            peaks=tuple(self.peaks),
+            buffers=self.buffers,
+            energy=tuple(self.meter.readings),
+            energy_unknown=self.meter.unknown,
+            thermal=tuple(self.thermal),
+            memory_limit=self.memory_limit,
+            noise=quiet,
+            findings=tuple(self.findings),
+            on_device=on_device,
+        )
 
     def all_processes(self, plan: Plan) -> None:
         """The planned processes, adaptive ones between them; ends early when one breaks."""
@@ -145,7 +155,9 @@ class _Run:
         seed = self.workload.seed + index
         self.progress(STAGE, self.done, self.total, "loading")
         try:
-            with self.open_worker(Path(self.artifact.path), plan.settings, timeout_s=timeout_s, seed=seed) as worker:
+            with self.open_worker(
+                Path(self.artifact.path), plan.settings, timeout_s=timeout_s, seed=seed, limit=self.memory_limit
+            ) as worker:
                 if not self.accept(worker, plan, index):
                     return False
                 for step in plan.steps:
@@ -255,4 +267,5 @@ class _Run:
         """Notes on precision and on processes that disagree."""
         tests = dict.fromkeys(s.test for s in self.samples if "@" not in s.test and s.test != SUSTAINED)
         notes = [checks.precision_note(test, self.timed(test), self.workload) for test in tests]
-        return [note for note in notes if note is not None] + list(checks.compare_peaks(self.peaks))
+        limited = checks.limit_notes(self.memory_limit, self.peaks, self.artifact.header)
+        return [note for note in notes if note is not None] + [*checks.compare_peaks(self.peaks), *limited]

@@ -66,8 +66,14 @@ def bench(
         str, typer.Option("--on", help="Run on ssh:user@host, adb or adb:SERIAL: that machine *is* the device.")
     ] = "local",
     runner: Annotated[
-        Path | None, typer.Option("--runner", help="With --on: a llama-bench to bring there, built for it.")
+        Path | None,
+        typer.Option(
+            "--runner", help="With --on: the llama-bench to bring there, or `auto`: the one built for its CPU."
+        ),
     ] = None,
+    limit_memory: Annotated[
+        str, typer.Option("--limit-memory", help="Hold the run to this much memory: a size, or `device` for its share.")
+    ] = "",
     timeout: Annotated[str, typer.Option("--timeout", help="Give a worker up after this long.")] = "30m",
     json: JsonOption = False,
     junit: Annotated[Path | None, typer.Option("--junit", help="Also write JUnit XML here.")] = None,
@@ -92,7 +98,7 @@ def bench(
     loaded_gates, judged_quality = reading.gates(gates), reading.quality(quality)
     prepared = reading_quality.for_bench(model, quality, reference, teacher, tasks, items, name, threads)
     pipeline.load_targets(device)
-    on_device = reading_on.device_there(on, device, on_device, runner)
+    on_device, held = reading_on.device_there(on, device, on_device, runner), reading_on.memory_limit(limit_memory, on)
     pipeline.host_device(on_device, device)
     if dry_run:
         intents = pipeline.plan(model, device, workload=workload, overrides=overrides, on_device=on_device)
@@ -110,6 +116,7 @@ def bench(
             quality=judged_quality,
             appraise=partial(appraise_or_tell, prepared=prepared, progress=told) if prepared else None,
             elsewhere=reading_on.elsewhere(on, device, runner, told),
+            limit_memory=held,
             progress=told,
         ):
             reports.append(report)

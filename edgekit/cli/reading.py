@@ -13,6 +13,8 @@ from edgekit.pipeline import Overrides
 from edgekit.records import Evidence, Gates, Quality, Report, Workload
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|MB|GB|KiB|MiB|GiB)?", re.IGNORECASE)
+_BYTES = {"": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
 _SECONDS = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -24,6 +26,19 @@ def seconds(text: str, option: str) -> float:
     if float(match[1]) <= 0:
         raise EdgekitError(f"`{option}` must be longer than nothing: `{text[:40]}`")
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def size_bytes(text: str, option: str) -> float:
+    """`1.2GB`, `900 MB`, `1GiB` → bytes. Raises EdgekitError naming the option."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise EdgekitError(f"not a size for `{option}`: `{text[:40]}`", hint="write it as `1.2GB`, `900MB` or `1GiB`")
+    found = float(match[1]) * _BYTES[(match[2] or "").lower()]
+    if not match[2]:
+        raise EdgekitError(
+            f"a size needs its unit: `{option} {text[:40]}`", hint="write it as `1.2GB`, `900MB` or `1GiB`"
+        )
+    return found
 
 
 def workload(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgekit.cli.places import ensure_writable
-from edgekit.cli.reading import overrides
+from edgekit.cli.reading import overrides, size_bytes
 from edgekit.errors import EdgekitError
 from edgekit.files import lies_in, read_text
 from edgekit.pipeline.quantizing import Wanted
@@ -16,22 +16,6 @@ from edgekit.quantize.workshop import Making
 from edgekit.records import Budget
 
 MODELS = "edgekit-models"
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|MB|GB|KiB|MiB|GiB)?", re.IGNORECASE)
-_BYTES = {"": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
-
-
-def size_bytes(text: str, option: str) -> float:
-    """`1.2GB`, `900 MB`, `1GiB` → bytes. Raises EdgekitError naming the option."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise EdgekitError(f"not a size for `{option}`: `{text[:40]}`", hint="write it as `1.2GB`, `900MB` or `1GiB`")
-    found = float(match[1]) * _BYTES[(match[2] or "").lower()]
-    if not match[2]:
-        raise EdgekitError(
-            f"a size needs its unit: `{option} {text[:40]}`", hint="write it as `1.2GB`, `900MB` or `1GiB`"
-        )
-    return found
 
 
 def making(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from edgekit.cli.reading_making import size_bytes
+from edgekit.cli.reading import size_bytes
 from edgekit.errors import EdgekitError
 from edgekit.pipeline import Overrides
 from edgekit.pipeline.tuning import Wish

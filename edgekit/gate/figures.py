@@ -16,6 +16,7 @@ from edgekit.gate.onsite import Subject, checked_prediction, here_trusted, on_ta
 from edgekit.gate.quality import quality_of as quality_of
 from edgekit.memory import process_budget
 from edgekit.records import (
+    Basis,
     Battery,
     Estimate,
     Figure,
@@ -98,6 +99,46 @@ def budget_share(subject: Subject) -> Figure:
         basis=weakest((peak.basis, budget.basis)),
         note=peak.note,
     )
+
+
+def disk_reads_per_token(subject: Subject) -> Figure:
+    """Bytes fetched from disk per decoded token, by the worst of the processes as the upper end.
+
+    On the device, or here where the workers were held to the device's share of memory by a group that counts mapped
+    weights, and the instruction set repacks the same tensors.
+    """
+    settle = f"edgekit bench MODEL --device {subject.device.name} --limit-memory device"
+    run = on_target(subject)
+    if isinstance(run, Unknown):
+        return run
+    here = run is None
+    run = run or subject.evidence.measurement
+    if run is None or (here and run.memory_limit is None):
+        return Unknown(reason="no run was held to the device's share of memory", settle=settle)
+    doubt = _other_share(run, subject) if here else ""
+    if doubt:
+        return Unknown(reason=doubt, settle="run on the device itself: `--on-device`")
+    reads = [peak.read_bytes_per_token for peak in run.peaks if peak.read_bytes_per_token is not None]
+    if not reads:
+        return Unknown(reason="what was read from disk per token was not recorded: the OS does not tell")
+    basis: Basis = "measured-here" if here else "measured"
+    return Estimate(value=median(reads), low=min(reads), high=max(reads), basis=basis)
+
+
+def _other_share(run: Measurement, subject: Subject) -> str:
+    """Why a limited run here says nothing of the device's disk reads; empty where it does."""
+    limit, device = run.memory_limit, subject.device
+    assert limit is not None
+    if run.artifact_sha256 != subject.evidence.artifact.sha256:
+        return "the measurement is of another file than the one judged"
+    if not limit.mapped:
+        return f"the limit here did not count mapped weights ({limit.means}), so it made none of them be read again"
+    if limit.limit_bytes > process_budget(device).value:
+        return "the run here had more memory than the device gives a process"
+    if run.host.isa != device.isa:
+        return f"this host (`{run.host.isa}`) repacks other tensors than the device (`{device.isa}`)"
+    ran = replace(run.workload.settings, threads=subject.case.settings.threads)
+    return "" if ran == subject.case.settings else "the run here had other settings than the judged ones"
 
 
 # ---- speed --------------------------------------------------------------------------------------------------------

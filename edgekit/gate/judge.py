@@ -6,6 +6,7 @@ else, first of all what was not measured, is unknown: a wrong pass is the worst 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime
@@ -16,6 +17,7 @@ from edgekit.gate.metrics import METRICS, Metric, check_gate
 from edgekit.gate.onsite import Subject, disk_reads, on_target
 from edgekit.gate.quality import cliffs, narrower
 from edgekit.gate.remedies import Advice, advise
+from edgekit.memory import process_budget
 from edgekit.records import (
     BASES,
     Answers,
@@ -224,8 +226,12 @@ def _cautioned(ruling: _Ruling, figure: Figure, gate: Gate, subject: Subject, me
     if isinstance(figure, Unknown):
         return ruling
     run = on_target(subject)
-    thrashing = disk_reads(run, subject.evidence.artifact.header) if isinstance(run, Measurement) else ""
-    if thrashing and metric.about == "memory" and ruling.status != "fail":
+    thrashing = disk_reads(run.peaks, subject.evidence.artifact.header) if isinstance(run, Measurement) else ""
+    if isinstance(run, Measurement) and thrashing and metric.about == "memory" and ruling.status != "fail":
+        held = run.memory_limit
+        if held is not None and held.mapped and held.limit_bytes >= _allowed_bytes(gate, subject):
+            room = format_number(held.limit_bytes, "bytes")
+            return _Ruling(status="fail", reason=f"held to {room}, {thrashing}: it does not fit")
         return _Ruling(
             status="unknown",
             reason=f"{ruling.reason}; {thrashing}: what it holds is not what it needs",
@@ -263,6 +269,15 @@ def _limit(gate: Gate) -> float:
     limit = gate.min if gate.min is not None else gate.max
     assert limit is not None, "check_gate has seen to it"
     return limit
+
+
+def _allowed_bytes(gate: Gate, subject: Subject) -> float:
+    """The memory that a gate on a size allows at most; infinite for any other gate."""
+    if gate.max is not None and gate.metric in ("memory_bytes", "unevictable_bytes"):
+        return gate.max
+    if gate.max is not None and gate.metric == "memory_share_of_budget":
+        return gate.max * process_budget(subject.device).high
+    return math.inf
 
 
 def _margin(figure: Figure, gate: Gate) -> float | None:

@@ -95,6 +95,14 @@ METRICS: dict[str, Metric] = {
         about="memory",
         function=figures.budget_share,
     ),
+    "disk_read_bytes_per_token": Metric(
+        title="read from disk per token",
+        unit="bytes",
+        operating_point="decoding behind its warm-up; what stays in memory reads nothing",
+        better="lower",
+        about="memory",
+        function=figures.disk_reads_per_token,
+    ),
     "decode_tokens_per_s": _decode_metric("decode", "tg128", "burst tg128 at depth 0", lambda p: p.decode),
     "decode_at_1k_tokens_per_s": _decode_metric(
         "decode at depth 1k", "tg16@d1024", "burst tg16 with 1024 tokens in the KV cache", figures.at_depth(1024)

@@ -6,11 +6,24 @@ The gate's caution lives here. Every door that is not provably open is `Unknown`
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from edgekit.errors import EdgekitError
-from edgekit.records import Case, Device, Estimate, Evidence, Figure, Header, Host, Measurement, Settings, Unknown
+from edgekit.records import (
+    Case,
+    Device,
+    Estimate,
+    Evidence,
+    Figure,
+    Header,
+    Host,
+    Measurement,
+    MemoryPeak,
+    Settings,
+    Unknown,
+)
 from edgekit.units import format_bytes, format_percent
 
 PREDICTOR_TOLERANCE = 0.05
@@ -109,7 +122,13 @@ def checked_prediction(evidence: Evidence, predicted: Estimate, which: PeakName)
     here = _predict_here(evidence, run, which)
     if isinstance(here, Unknown):
         return here
-    reads = disk_reads(run, evidence.artifact.header)
+    reads = disk_reads(run.peaks, evidence.artifact.header)
+    if reads and run.memory_limit is not None:
+        held = format_bytes(run.memory_limit.limit_bytes)
+        return Unknown(
+            reason=f"held to {held} here, {reads}: it did not fit, and its peak says nothing of the predictor",
+            settle="run without `--limit-memory`, or on the device itself: `--on-device`",
+        )
     also = f"; {reads}, so that its peak may be too low" if reads else ""
     peak = max(peaks)  # one process is enough to show what the configuration takes
     off = abs(here.value - peak) / peak
@@ -143,12 +162,12 @@ def peaks_of(run: Measurement, which: PeakName) -> list[int]:
     return [size_bytes for size_bytes in found if size_bytes is not None and size_bytes > 0]
 
 
-def disk_reads(run: Measurement, header: Header) -> str:
-    """That the run kept fetching weights from disk, in words; empty when it did not, or its OS does not tell."""
+def disk_reads(peaks: Sequence[MemoryPeak], header: Header) -> str:
+    """That a run kept fetching weights from disk, in words; empty when it did not, or its OS does not tell."""
     from edgekit.memory import streamed_bytes
 
     streamed = sum(size_bytes for _, size_bytes in streamed_bytes(header))
-    read = max((peak.read_bytes_per_token or 0.0 for peak in run.peaks), default=0.0)
+    read = max((peak.read_bytes_per_token or 0.0 for peak in peaks), default=0.0)
     if streamed <= 0 or read <= THRASHING * streamed:
         return ""
     return f"the run fetched {format_bytes(read)} a token from disk, {format_percent(read / streamed)} of the weights"

@@ -20,7 +20,7 @@ from edgekit.gate.gates import make_gates
 from edgekit.gate.metrics import METRICS
 from edgekit.header import read_header
 from edgekit.header.provenance import read_provenance
-from edgekit.memory import FitRow, WhatFits, fit_table, predict_memory, what_fits
+from edgekit.memory import FitRow, WhatFits, fit_table, predict_memory, process_budget, what_fits
 from edgekit.pipeline.rescoring import rescored
 from edgekit.progress import Progress, silent
 from edgekit.projection import project_to
@@ -109,6 +109,7 @@ def bench(
     quality: Quality | None = None,
     appraise: Appraise | None = None,
     elsewhere: Elsewhere | None = None,
+    limit_memory: int | Literal["", "device"] = "",
     progress: Progress = silent,
 ) -> Iterator[Report]:
     """Measure `model` (or each device's reference student) here, project it to every device and judge it there.
@@ -116,17 +117,19 @@ def bench(
     Yields a report for each device as soon as it is concluded. `on_device` names the profile this host *is*: its own
     figures are then judged, with basis `measured`, and its run takes the profile's thread count. `quality` is a
     record of this artifact, `appraise` measures one under every configuration that is judged. With `elsewhere` the run
-    is not made here but on the machine that is `on_device`. A run that breaks is
+    is not made here but on the machine that is `on_device`. `limit_memory` holds the workers here to so many bytes, or
+    to each device's share of memory for a process. A run that breaks is
     part of its report (exit code 4), not an exception; raises EdgekitError for input that cannot be benched at all.
     """
     from edgekit.bench import measure
+    from edgekit.runtimes import choose_limit
     from edgekit.shapes import cached_stand_in
 
     overrides, quality = overrides or Overrides(), rescored(quality)
     targets = load_targets(devices)
     here = host_device(on_device, devices)
     artifacts: dict[Path, Artifact] = {}
-    measured: dict[tuple[Path, Settings, str], Measurement] = {}
+    measured: dict[tuple[Path, Settings, str, int], Measurement] = {}
     appraised: dict[Settings, Quality] = {}
     for device in targets:
         path = model or cached_stand_in(device.reference_student, "q4_0", progress=progress)
@@ -139,14 +142,16 @@ def bench(
             if alike not in appraised:
                 appraised[alike] = appraise(artifacts[path], alike)
             quality = appraised[alike]
-        if (path, settings, mine) not in measured:
-            chosen = replace(workload, settings=settings)
-            measured[path, settings, mine] = (
+        held_bytes = int(process_budget(device).value) if limit_memory == "device" else limit_memory or 0
+        key = (path, settings, mine, held_bytes)
+        if key not in measured:
+            chosen, limit = replace(workload, settings=settings), choose_limit(held_bytes) if held_bytes else None
+            measured[key] = (
                 elsewhere(artifacts[path], chosen, mine)
                 if elsewhere
-                else measure(artifacts[path], chosen, progress=progress, on_device=mine)
+                else measure(artifacts[path], chosen, progress=progress, on_device=mine, memory_limit=limit)
             )
-        measurement = measured[path, settings, mine]
+        measurement = measured[key]
         evidence = gather(artifacts[path], device, overrides=overrides, measurement=measurement, quality=quality)
         yield conclude(evidence, device, gates)
 

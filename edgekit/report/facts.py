@@ -196,6 +196,7 @@ def _measurement_facts(measurement: Measurement, kind: str) -> tuple[Fact, ...]:
         Fact(label="ran with", value=settings_text(measurement.workload.settings, kind)),
         Fact(label="started", value=measurement.started_at),
         Fact(label="host is", value=f"the device `{measurement.on_device}` itself" if measurement.on_device else ""),
+        Fact(label="memory limit", value=measurement.memory_limit.words if measurement.memory_limit else ""),
         Fact(label="host noise", value=_noise_text(measurement)),
         Fact(label="energy counter", value=measurement.energy_unknown or _energy_text(measurement)),
     )

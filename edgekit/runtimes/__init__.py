@@ -25,6 +25,7 @@ from edgekit.runtimes.answering import (
 from edgekit.runtimes.cores import big_cores
 from edgekit.runtimes.death import WorkerDied
 from edgekit.runtimes.handle import Worker, open_worker
+from edgekit.runtimes.limits import choose_limit
 from edgekit.runtimes.protocol import RawSample, Step
 from edgekit.runtimes.scoring import Scorer, open_scorer
 
@@ -46,6 +47,7 @@ __all__ = [
     "WorkerDied",
     "Write",
     "big_cores",
+    "choose_limit",
     "open_answerer",
     "open_scorer",
     "open_worker",

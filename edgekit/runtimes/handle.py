@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edgekit.errors import EdgekitError
-from edgekit.records import Buffer, Finding, MemoryPeak, Runtime, Settings
+from edgekit.records import Buffer, Finding, MemoryLimit, MemoryPeak, Runtime, Settings
 from edgekit.runtimes.amx import amx_findings as amx_findings
 from edgekit.runtimes.amx import amx_state as amx_state
 from edgekit.runtimes.amx import deny_amx, note_broken_amx
 from edgekit.runtimes.cores import check_threads
 from edgekit.runtimes.death import WorkerDied
-from edgekit.runtimes.process import Child, spawn
+from edgekit.runtimes.limits import cached_warning, explain_limited, in_scope, put_out, session_environment
+from edgekit.runtimes.process import Child, spawn, worker_command
 from edgekit.runtimes.protocol import (
     Done,
     Loaded,
@@ -122,13 +123,15 @@ def open_worker(
     seed: int,
     runtime: str = "",
     memory_limit_bytes: int = 0,
+    limit: MemoryLimit | None = None,
     command: Sequence[str] | None = None,
 ) -> Iterator[Worker]:
     """A fresh process with `path` loaded under `settings`; it is gone when the block ends, Ctrl-C included.
 
     `timeout_s` is the wall time of the whole worker, from here to `finish`. `runtime` is by default the one for what
-    lies at `path`. `memory_limit_bytes` caps its address space (0: none beyond what the machine can give); `command`
-    replaces the program, for tests of this door. Raises WorkerDied: `finding.code` tells a rejected model from a crash.
+    lies at `path`. `memory_limit_bytes` caps its address space (0: none beyond what the machine can give); `limit` is
+    a device's share of memory (`limits.choose_limit`) that it must do with; `command` replaces the program, for tests
+    of this door. Raises WorkerDied: `finding.code` tells a rejected model from a crash.
     """
     check_threads(settings.threads)
     files = model_files(path)
@@ -139,18 +142,30 @@ def open_worker(
         "path": str(path.absolute()),
         "readable": readable(path),
         "settings": asdict(settings),
-        "limits": worker_limits(memory_limit_bytes),
+        "limits": worker_limits(memory_limit_bytes, limit),
         "seed": seed,
     }
-    with _opened(start, files, timeout_s, command) as worker:
-        yield worker
+    try:
+        with _opened(start, files, timeout_s, command, limit) as worker:
+            yield worker
+    except WorkerDied as died:
+        if limit is None:
+            raise
+        raise explain_limited(died, limit) from None
 
 
 @contextmanager
 def _opened(
-    start: dict[str, Any], files: Sequence[Path], timeout_s: float, command: Sequence[str] | None
+    start: dict[str, Any],
+    files: Sequence[Path],
+    timeout_s: float,
+    command: Sequence[str] | None,
+    limit: MemoryLimit | None,
 ) -> Iterator[Worker]:
-    child, worker = start_child(timeout_s, command, lambda child: _start(child, start, files))
+    environment: dict[str, str] = {}
+    if limit is not None and limit.means == "scope":
+        command, environment = in_scope(limit, command or worker_command()), session_environment()
+    child, worker = start_child(timeout_s, command, lambda child: _start(child, start, files, limit), environment)
     try:
         yield worker
     finally:
@@ -158,10 +173,13 @@ def _opened(
 
 
 def start_child(
-    timeout_s: float, command: Sequence[str] | None, begin: Callable[[Child], Opened]
+    timeout_s: float,
+    command: Sequence[str] | None,
+    begin: Callable[[Child], Opened],
+    environment: Mapping[str, str] | None = None,
 ) -> tuple[Child, Opened]:
     """A worker process on which `begin` went well, and its answer; begun anew without AMX where that killed it."""
-    child = spawn(timeout_s, command)
+    child = spawn(timeout_s, command, environment)
     try:
         try:
             return child, begin(child)
@@ -170,7 +188,7 @@ def start_child(
                 raise
             deny_amx()
             child.close()
-            child = spawn(timeout_s, command)
+            child = spawn(timeout_s, command, environment)
             begun = begin(child)
             note_broken_amx()  # it was AMX that had killed it
             return child, begun
@@ -179,16 +197,19 @@ def start_child(
         raise
 
 
-def _start(child: Child, start: dict[str, Any], files: Sequence[Path]) -> Worker:
+def _start(child: Child, start: dict[str, Any], files: Sequence[Path], limit: MemoryLimit | None) -> Worker:
     child.command({**start, "amx": amx_state()})
     ready = child.expect(Ready, doing="starting")
     assert isinstance(ready, Ready)
     child.sampler.take_baseline()
+    left = cached_warning(limit, put_out(files)) if limit is not None else None
     child.command({"op": "load"})
     loaded = child.expect(Loaded, doing="loading the model")
     assert isinstance(loaded, Loaded)
     child.sampler.end_phase()
-    return Worker(child, ready, loaded, files)
+    worker = Worker(child, ready, loaded, files)
+    worker.findings += () if left is None else (left,)
+    return worker
 
 
 def runtime_of(path: Path) -> str:
@@ -236,11 +257,14 @@ def model_files(path: Path) -> tuple[Path, ...]:
     return (first, *(shard for shard in shards if shard != first))
 
 
-def worker_limits(address_space_bytes: int = 0) -> dict[str, int]:
+def worker_limits(address_space_bytes: int = 0, limit: MemoryLimit | None = None) -> dict[str, int]:
     """What the machine can give at this moment bounds the worker's private memory: a hostile header that asks for
-    more is refused by the kernel instead of bringing down its neighbours.
+    more is refused by the kernel instead of bringing down its neighbours. So does a `limit` that no group holds.
     """
-    return {"address_space_bytes": address_space_bytes, "data_bytes": _memory_to_give()}
+    data_bytes = _memory_to_give()
+    if limit is not None and limit.means == "rlimit":
+        data_bytes = min(data_bytes or limit.limit_bytes, limit.limit_bytes)
+    return {"address_space_bytes": address_space_bytes, "data_bytes": data_bytes}
 
 
 def _memory_to_give() -> int:

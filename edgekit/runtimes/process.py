@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,8 +162,12 @@ class Child:
             self._messages = -1
 
 
-def spawn(timeout_s: float, command: Sequence[str] | None = None) -> Child:
-    """Start a worker in its own session with a scrubbed environment. `command` replaces the program in tests."""
+def spawn(
+    timeout_s: float, command: Sequence[str] | None = None, environment: Mapping[str, str] | None = None
+) -> Child:
+    """Start a worker in its own session with a scrubbed environment, to which `environment` adds. `command` replaces
+    the program, in tests and where something else starts it.
+    """
     if sys.platform == "win32":
         raise EdgekitError(
             "measuring needs Linux or macOS: worker processes are not built for Windows yet",
@@ -177,7 +181,7 @@ def spawn(timeout_s: float, command: Sequence[str] | None = None) -> Child:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=(writing,),
-            env=scrubbed_environment(os.environ),
+            env=scrubbed_environment(os.environ) | dict(environment or {}),
             cwd="/",
             start_new_session=True,
         )
