@@ -22,7 +22,7 @@ FILLED = OLD.text_tokens // OLD.context_tokens
 
 
 def kept(asked: int = FILLED, **changes: object) -> bool:
-    return sweeping._same_text(replace(OLD, **changes), TEXT, asked, OLD.reference_sha256)  # type: ignore[arg-type]
+    return sweeping.same_text(replace(OLD, **changes), TEXT, asked, OLD.reference_sha256)  # type: ignore[arg-type]
 
 
 def test_quality_of_the_same_chunks_is_kept() -> None:

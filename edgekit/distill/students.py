@@ -96,8 +96,13 @@ def random_student(recipe: Recipe) -> Path:
     return _cached(recipe, "random", silent)
 
 
+def place_of(recipe: Recipe, kind: str = "trained") -> Path:
+    """Where the student of `recipe` is kept, or will be."""
+    return cache_dir() / f"{recipe.name}-{kind}-{_key(recipe)}"
+
+
 def _cached(recipe: Recipe, kind: str, progress: Progress) -> Path:
-    folder = cache_dir() / f"{recipe.name}-{kind}-{_key(recipe)}"
+    folder = place_of(recipe, kind)
     if (folder / RECORD).is_file():
         return folder
     with _locked(folder):

@@ -25,7 +25,7 @@ from edgekit.progress import Progress, silent
 from edgekit.quantize import workshop
 from edgekit.quantize.targets import Target, parse_target
 from edgekit.quantize.workshop import Making
-from edgekit.records import Artifact, Device, Gates, Quality, Report, Sweep, SweepRow, Unknown, Workload
+from edgekit.records import Answers, Artifact, Device, Gates, Quality, Report, Sweep, SweepRow, Unknown, Workload
 from edgekit.storage import load_record, write_record
 
 CLASSIC = ("gguf:f16", "gguf:q8_0", "gguf:q4_k_m", "onnx:int8", "onnx:int4")
@@ -36,7 +36,18 @@ REPORT_FILES = {"html": "sweep.html", "markdown": "sweep.md", "junit": "sweep.ju
 CONTEXT_TOKENS = 512
 """Of a chunk of text that quality is measured on."""
 
-T = TypeVar("T", Quality, Report)
+T = TypeVar("T", Answers, Quality, Report)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judging:
+    """For what artifacts are benched and judged: `name` is the profile as the user named it."""
+
+    name: str
+    device: Device
+    workload: Workload
+    gates: Gates | None = None
+    threads: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,12 +91,9 @@ def sweep(
         source=source,
         base=open_artifact(base, progress=progress),
         folder=folder,
-        device_name=device_name,
-        device=device,
         making=making,
-        workload=workload,
+        judging=Judging(name=device_name, device=device, workload=workload, gates=gates, threads=making.threads),
         appraisal=appraisal or _of_text(judged_on, chunks, making.threads),
-        gates=gates,
     )
     rows: list[SweepRow] = []
     for number, target in enumerate(parsed):
@@ -124,43 +132,47 @@ class _Job:
     source: workshop.Source
     base: Artifact
     folder: Path
-    device_name: str
-    device: Device
     making: Making
-    workload: Workload
+    judging: Judging
     appraisal: Appraisal
-    gates: Gates | None
 
 
 def _row(job: _Job, target: Target, progress: Progress) -> SweepRow:
     made = workshop.make_target(job.source, target, job.folder, job.making, resume=True, progress=progress)
     place = Path(made.path)
     artifact = open_artifact(place, progress=progress)
-    quality = _kept(
+    quality = kept(
         place.with_name(f"{place.name}.quality.json"),
         Quality,
         lambda old: old.artifact_sha256 == artifact.sha256 and job.appraisal.holds(old, job.base),
         lambda: job.appraisal.measure(artifact, job.base, progress),
     )
-    report = _kept(
-        place.with_name(f"{place.name}.{job.device.name}.report.json"),
+    report = benched(artifact, job.judging, progress)
+    # judged anew, by today's profile, gates and predictions and with this quality: only what was measured is kept
+    measured = report.evidence.measurement
+    evidence = gather(artifact, job.judging.device, measurement=measured, quality=rescored(quality))
+    judged = conclude(evidence, job.judging.device, job.judging.gates)
+    return SweepRow(target=str(target), artifact=artifact, report=judged)
+
+
+def benched(artifact: Artifact, judging: Judging, progress: Progress = silent) -> Report:
+    """The run of `artifact` for a device: the one recorded beside it where it is the same, else run and recorded."""
+    place = Path(artifact.path)
+    return kept(
+        place.with_name(f"{place.name}.{judging.device.name}.report.json"),
         Report,
-        lambda old: _same_run(old, artifact, job.device, job.workload),
+        lambda old: _same_run(old, artifact, judging.device, judging.workload),
         lambda: next(
             bench(
                 place,
-                [job.device_name],
-                workload=job.workload,
-                overrides=Overrides(threads=job.making.threads or None),
-                gates=job.gates,
+                [judging.name],
+                workload=judging.workload,
+                overrides=Overrides(threads=judging.threads or None),
+                gates=judging.gates,
                 progress=progress,
             )
         ),
     )
-    # judged anew, by today's profile, gates and predictions and with this quality: only what was measured is kept
-    evidence = gather(artifact, job.device, measurement=report.evidence.measurement, quality=rescored(quality))
-    judged = conclude(evidence, job.device, job.gates)
-    return SweepRow(target=str(target), artifact=artifact, report=judged)
 
 
 def _of_text(text: Text, chunks: int, threads: int) -> Appraisal:
@@ -176,11 +188,11 @@ def _of_text(text: Text, chunks: int, threads: int) -> Appraisal:
             origin=text.origin,
             progress=progress,
         ),
-        holds=lambda old, base: _same_text(old, text, chunks, base.sha256),
+        holds=lambda old, base: same_text(old, text, chunks, base.sha256),
     )
 
 
-def _kept(place: Path, kind: type[T], fits: Callable[[T], bool], work: Callable[[], T]) -> T:
+def kept(place: Path, kind: type[T], fits: Callable[[T], bool], work: Callable[[], T]) -> T:
     """The record at `place` where it is of the same thing, else what `work` finds, recorded there."""
     if place.exists():
         try:
@@ -194,9 +206,11 @@ def _kept(place: Path, kind: type[T], fits: Callable[[T], bool], work: Callable[
     return found
 
 
-def _same_text(old: Quality, text: Text, chunks: int, reference_sha256: str) -> bool:
+def same_text(
+    old: Quality, text: Text, chunks: int, reference_sha256: str, *, context_tokens: int = CONTEXT_TOKENS
+) -> bool:
     """Whether `old` is what evaluating would find: the same chunks, as many as are asked for or the text fills."""
-    if old.context_tokens != CONTEXT_TOKENS or not old.chunks:
+    if old.context_tokens != context_tokens or not old.chunks:
         return False
     return (
         old.edgekit_version == __version__

@@ -63,6 +63,7 @@ from edgekit.records.runner import Runner, RunnerTarget, RunnerVariant
 from edgekit.records.state import CpuClock, DeviceState, Gauge, Zone
 from edgekit.records.tuning import ToolFlags, Trial, TunedTarget, Tuning
 from edgekit.records.verdict import Case, Check, Evidence, Lineage, Report, Status, Sweep, SweepRow, Verdict
+from edgekit.records.walk import Walk, WalkStep
 
 __all__ = [
     "BASES",
@@ -160,6 +161,8 @@ __all__ = [
     "Unknown",
     "Verdict",
     "Waiver",
+    "Walk",
+    "WalkStep",
     "Workload",
     "Zone",
     "exact",
