@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,7 @@ def synthesize(
     teacher_sha256: str = "",
     shards: tuple[int, int] = (0, 1),
     generate: Generate | None = None,
+    decoded_by: str = "transformers",
 ) -> SynthesisReport:
     """Ask `model` (a transformers causal LM) and write its samples, marked and without repetitions, to the JSONL file
     `out`. What an earlier call wrote there is returned as it stands; one that was killed is gone on with.
@@ -89,17 +90,17 @@ def synthesize(
     judged by agreement); questions whose `asking.bare` text is in `held_out` are not. `teacher_sha256` names the
     weights (`checkpoint.hash_checkpoint`); they are hashed here where it is left out. `shards` (which, of how many)
     asks a part, into a file beside `out`; whoever finishes last joins them in `out`. `generate` takes the place of the
-    model's own batched decoding, which is then only asked for its context.
+    model's own batched decoding (`decoded_by` names it); then `model` may be its configuration alone.
 
     Raises EdgekitError for settings out of range, where `out` holds samples of another teacher, questions or settings,
     where another process writes it, or the disk is full (what was kept stays), and for logits that are no numbers.
     """
-    _check(settings, shards)
+    check_synthesis(settings, shards)
     asked = items if items is not None else asked_of(settings)
     _check_votes(asked, settings)
-    plan = plan_of(tokenizer, asked, settings, held_out=held_out, context=context_of(model))
+    plan = plan_of(tokenizer, asked, settings, held_out=held_out, context=context_of(getattr(model, "config", model)))
     teacher_sha256 = teacher_sha256 or weights_sha256(model)
-    key = _key(plan, settings, teacher_sha256)
+    key = _key(plan, settings, teacher_sha256, decoded_by)
     mine = range(shards[0], len(plan.batches), shards[1])
     head = Head(
         key=key,
@@ -149,11 +150,16 @@ def plan_of(
     )
 
 
-def context_of(model: Any) -> int | None:
-    """Tokens that a transformers model reads and writes at most, None where its configuration does not say."""
-    text = getattr(model.config, "get_text_config", lambda: model.config)()
-    found = getattr(text, "max_position_embeddings", None)
-    return int(found) if found else None
+def context_of(config: Any) -> int | None:
+    """Tokens that a model reads and writes at most, None where its configuration (of transformers, or `config.json`'s
+    table) does not say.
+    """
+    if isinstance(config, Mapping):
+        text = config.get("text_config")
+        found = (text if isinstance(text, Mapping) else config).get("max_position_embeddings")
+    else:
+        found = getattr(getattr(config, "get_text_config", lambda: config)(), "max_position_embeddings", None)
+    return found if type(found) is int and found > 0 else None
 
 
 def weights_sha256(model: Any) -> str:
@@ -245,14 +251,15 @@ def _yield(domain: str, questions: int, samples: Sequence[Sample]) -> DomainYiel
     )
 
 
-def _key(plan: Plan, settings: Synthesis, teacher_sha256: str) -> str:
+def _key(plan: Plan, settings: Synthesis, teacher_sha256: str, decoded_by: str) -> str:
     """What must be the same for samples to be the same: teacher, what is asked and in what batches, and how."""
     asked = [[(ask.id, ask.prompt, ask.item.answer, ask.ids) for ask in batch] for batch in plan.batches]
-    text = json.dumps([1, teacher_sha256, asdict(settings), asked])
+    text = json.dumps([1, teacher_sha256, decoded_by, asdict(settings), asked])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check(settings: Synthesis, shards: tuple[int, int]) -> None:
+def check_synthesis(settings: Synthesis, shards: tuple[int, int] = (0, 1)) -> None:
+    """Raise EdgekitError for settings out of range, unknown styles, and a shard that is none."""
     for name, (low, high) in LIMITS.items():
         number(getattr(settings, name), where=f"`{name}` of a synthesis", low=low, high=high)
     if not settings.styles:

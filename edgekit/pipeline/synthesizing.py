@@ -1,0 +1,116 @@
+"""A teacher's checkpoint → a file of training samples, apart from any recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit import corpus
+from edgekit.checkpoint import hash_checkpoint, open_checkpoint
+from edgekit.corpus import Item
+from edgekit.distill.asking import evaluated
+from edgekit.distill.generating import Generate
+from edgekit.distill.loading import load_model
+from edgekit.distill.model_facts import tokenizer_of
+from edgekit.distill.scaling import vllm_generate
+from edgekit.distill.synthesis import Synthesis, asked_of, check_synthesis, context_of, plan_of, synthesize
+from edgekit.errors import import_extra
+from edgekit.progress import Progress, silent
+from edgekit.records.synthesis import SynthesisReport
+
+BACKENDS = ("transformers", "vllm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Questions:
+    """What is asked: the corpus' train split, or a file of one's own (`prompts`); never what `held_out` files hold."""
+
+    prompts: Path | None = None
+    held_out: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreseen:
+    """What a synthesis would ask. `written_tokens` is the most that the teacher may write."""
+
+    questions: int
+    samples: int
+    batches: int
+    read_tokens: int
+    written_tokens: int
+    too_long: int
+    held_out: int
+
+
+def write_samples(
+    teacher: Path,
+    settings: Synthesis,
+    out: Path,
+    *,
+    questions: Questions = Questions(),
+    shards: tuple[int, int] = (0, 1),
+    backend: str = "transformers",
+    workers: int = 1,
+    threads: int = 0,
+    progress: Progress = silent,
+) -> SynthesisReport:
+    """Have the teacher in the folder `teacher` write samples into `out`, as `distill.synthesis.synthesize` does.
+
+    `backend` is `transformers` (on the GPU where there is one) or `vllm` on `workers` engines that Ray Data feeds (the
+    extra `scale`). Raises EdgekitError.
+    """
+    check_synthesis(settings, shards)
+    checkpoint = open_checkpoint(teacher)
+    tokenizer = tokenizer_of(checkpoint)
+    items, held_out = _asked(settings, questions)
+    torch = import_extra("torch", extra="distill")
+    if threads:
+        torch.set_num_threads(threads)
+    progress("loading the teacher", 0, 0)
+    generate: Generate | None = None
+    model: Any = checkpoint.config
+    if backend == "vllm":
+        generate = vllm_generate(teacher, workers=workers)
+    else:
+        model = load_model(teacher, frozen=True).to("cuda" if torch.cuda.is_available() else "cpu")
+    return synthesize(
+        model,
+        tokenizer,
+        settings,
+        out,
+        progress,
+        items=items,
+        held_out=held_out,
+        teacher_sha256=hash_checkpoint(checkpoint, progress=progress),
+        shards=shards,
+        generate=generate,
+        decoded_by=backend,
+    )
+
+
+def foresee(teacher: Path, settings: Synthesis, *, questions: Questions = Questions()) -> Foreseen:
+    """What the same call would ask, without the weights. Raises EdgekitError."""
+    check_synthesis(settings, (0, 1))
+    checkpoint = open_checkpoint(teacher)
+    items, held_out = _asked(settings, questions)
+    plan = plan_of(tokenizer_of(checkpoint), items, settings, held_out=held_out, context=context_of(checkpoint.config))
+    asks = plan.asks
+    return Foreseen(
+        questions=len(asks),
+        samples=len(asks) * settings.samples,
+        batches=len(plan.batches),
+        read_tokens=sum(len(ask.ids) for ask in asks) * settings.samples,
+        written_tokens=sum(settings.limits[ask.style] for ask in asks) * settings.samples,
+        too_long=plan.too_long,
+        held_out=plan.held_out,
+    )
+
+
+def _asked(settings: Synthesis, questions: Questions) -> tuple[Sequence[Item], frozenset[str]]:
+    """(what is asked, what must not be): questions of one's own may be among those of an evaluation by chance."""
+    banks = [corpus.read_bank(path) for path in questions.held_out]
+    if questions.prompts is None:
+        return asked_of(settings), evaluated(banks) if banks else frozenset()
+    return corpus.read_bank(questions.prompts, answered=False).items, evaluated(banks)
