@@ -126,8 +126,8 @@ def test_memory_is_told(tiny_gguf: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_logits_of_a_large_vocabulary_take_little_memory(tmp_path: Path) -> None:
-    """Two models of 151 936 tokens: beside what one of them keeps anyway (45 MB of vocabulary, a small cache) the
-    second may add its own and 39 MB of logits, twice for a moment.
+    """Two models of 151 936 tokens, each with a vocabulary of 45 MB in llama.cpp and blocks of logits of 39 MB: all of
+    that together would take 250 MB.
     """
     shape = dataclasses.replace(load_shape("tiny"), vocabulary=151_936)
     model = write_stand_in(shape, "q8_0", tmp_path / "wide.gguf", seed=1)
@@ -140,8 +140,8 @@ def test_logits_of_a_large_vocabulary_take_little_memory(tmp_path: Path) -> None
         assert peak is not None
         assert peak.unevictable_bytes is not None
         peaks.append(peak.unevictable_bytes)
-    assert peaks[0] < 150e6
-    assert peaks[1] - peaks[0] < 105e6
+    assert peaks[0] < 90e6
+    assert peaks[1] < 150e6
 
 
 # ---- what cannot be scored ----------------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from edgekit.records import Settings
 from edgekit.runtimes.cores import big_cores
-from edgekit.runtimes.ggml_tensor import LogitsScratch
 from edgekit.runtimes.protocol import SessionRefused
 
 if TYPE_CHECKING:
@@ -45,15 +44,16 @@ def import_bindings_alone() -> None:
     sys.modules["llama_cpp"] = package
 
 
-def _bindings() -> Any:
-    import llama_cpp.llama_cpp as bindings
+def bindings() -> Any:
+    """llama.cpp's functions."""
+    import llama_cpp.llama_cpp as functions
 
-    return bindings
+    return functions
 
 
 def describe_build() -> tuple[str, str]:
     """(llama.cpp and ggml version, CPU features) of the libraries, which are loaded and initialised by this call."""
-    c = _bindings()
+    c = bindings()
     c.llama_backend_init()
     features = [part.split("=")[0].strip() for part in c.llama_print_system_info().decode().split("|") if "= 1" in part]
     features = [feature.removeprefix("CPU :").strip() for feature in features]
@@ -87,19 +87,12 @@ class Session:
     """A model and its context in this process. A hostile file can crash it: strangers' models belong into a worker."""
 
     def __init__(
-        self,
-        bindings: Any,
-        model: Any,
-        context: Any,
-        settings: Settings,
-        threads: int,
-        scratch: LogitsScratch | None = None,
+        self, bindings: Any, model: Any, context: Any, settings: Settings, threads: int, words: Any = None
     ) -> None:
         c = self._c = bindings
-        self._scratch = scratch
         self._model, self._context = model, context
         self._memory = c.llama_get_memory(context)
-        vocabulary = self._words = c.llama_model_get_vocab(model)
+        vocabulary = self._words = c.llama_model_get_vocab(words or model)  # `words` is a vocabulary loaded alone
         self.vocabulary: int = c.llama_vocab_n_tokens(vocabulary)
         bos = c.llama_vocab_bos(vocabulary) if c.llama_vocab_get_add_bos(vocabulary) else -1
         self.first_token: int | None = bos if 0 <= bos < self.vocabulary else None
@@ -151,8 +144,6 @@ class Session:
         parts = []
         for part, outputs in self._parts(tokens, rows):
             self._feed_part(part, outputs=outputs or 1, begin=self.position)
-            if self._scratch is not None:
-                self._scratch.give_back()
             if outputs:
                 pointer = self._c.llama_get_logits(self._context)
                 part_rows = np.ctypeslib.as_array(pointer, shape=(outputs, self.vocabulary))
@@ -170,9 +161,11 @@ class Session:
             yield tokens[begin : begin + ahead + outputs], outputs
             begin, rows = begin + ahead + outputs, rows - outputs
 
-    def evaluate(self, tokens: Sequence[int]) -> None:
-        """Evaluate one batch with outputs for every token and leave the logits where they are: for `on_node`."""
-        self._feed_part(tokens, outputs=len(tokens), begin=self.position)
+    def evaluate(self, tokens: Sequence[int], outputs: int | None = None) -> None:
+        """Evaluate one batch with outputs for every token, or for the last so many, and leave the logits where they
+        are: for `on_node`.
+        """
+        self._feed_part(tokens, outputs=len(tokens) if outputs is None else outputs, begin=self.position)
 
     def _feed_part(self, tokens: Sequence[int], *, outputs: int, begin: int) -> None:
         """Evaluate one batch with outputs for the last so many tokens."""
@@ -291,52 +284,54 @@ class Session:
 
 
 def open_session(
-    path: Path,
-    settings: Settings,
-    *,
-    on_node: Any = None,
-    check_weights: bool = False,
-    sequences: int = 1,
-    lean: bool = False,
+    path: Path, settings: Settings, *, on_node: Any = None, check_weights: bool = False, sequences: int = 1
 ) -> Session:
     """Load the GGUF at `path` into this process. Raises SessionRefused, `stage` `model` or `context`.
 
     With `check_weights` a tensor that holds NaN or infinity is refused (0.25 s of CPU time a GB when quantized).
     `on_node`, a `ggml_backend_sched_eval_callback`, sees the evaluated nodes that it asks for; the caller keeps it
     alive. So many `sequences` share the context for `feed_tree`; a model with recurrent memory, of which each would
-    take a copy, has one. A `lean` session holds logits once between evaluations, where llama.cpp holds them twice, for
-    a millisecond a batch.
+    take a copy, has one.
     """
-    c = _bindings()
-    scratch = LogitsScratch() if lean else None
-    c.llama_backend_init()
-    model_params = _model_params(c, settings)
-    model_params.check_tensors = check_weights
-    model = c.llama_model_load_from_file(os.fsencode(path), model_params)
-    if not model:
-        raise SessionRefused("model", f"llama.cpp could not load the model: `{path.name}`")
-    context = None
+    c = bindings()
+    threads = settings.threads or big_cores()
+    params = model_params(c, settings)
+    params.check_tensors = check_weights
+    model = load_model(c, path, params)
     try:
-        _check_model(c, model)
-        threads = settings.threads or big_cores()
-        params = _context_params(c, settings, threads)
-        if on_node is not None:
-            params.cb_eval = on_node
-        if sequences > 1 and not (c.llama_model_is_recurrent(model) or c.llama_model_is_hybrid(model)):
-            params.n_seq_max, params.kv_unified = sequences, True
-        if scratch is not None:
-            params.cb_eval = scratch.callback = c.ggml_backend_sched_eval_callback(scratch)
-        context = c.llama_init_from_model(model, params)
-        if not context:
-            raise SessionRefused("context", "llama.cpp could not set up the context")
-        if not c.llama_get_memory(context):
-            raise SessionRefused("model", "the model has no memory of past tokens and cannot generate text")
-        return Session(c, model, context, settings, threads, scratch)
+        context = open_context(c, model, settings, threads, on_node=on_node, sequences=sequences)
+        return Session(c, model, context, settings, threads)
     except BaseException:
-        if context:
-            c.llama_free(context)
         c.llama_model_free(model)
         raise
+
+
+def load_model(c: Any, path: Path, params: Any) -> Any:
+    """llama.cpp's model, which the caller frees. Raises SessionRefused."""
+    c.llama_backend_init()
+    model = c.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        raise SessionRefused("model", f"llama.cpp could not load the model: `{path.name}`")
+    return model
+
+
+def open_context(
+    c: Any, model: Any, settings: Settings, threads: int, *, on_node: Any = None, sequences: int = 1
+) -> Any:
+    """llama.cpp's context of a model that generates text, which the caller frees. Raises SessionRefused."""
+    _check_model(c, model)
+    params = _context_params(c, settings, threads)
+    if on_node is not None:
+        params.cb_eval = on_node
+    if sequences > 1 and not (c.llama_model_is_recurrent(model) or c.llama_model_is_hybrid(model)):
+        params.n_seq_max, params.kv_unified = sequences, True
+    context = c.llama_init_from_model(model, params)
+    if not context:
+        raise SessionRefused("context", "llama.cpp could not set up the context")
+    if not c.llama_get_memory(context):
+        c.llama_free(context)
+        raise SessionRefused("model", "the model has no memory of past tokens and cannot generate text")
+    return context
 
 
 def _check_model(c: Any, model: Any) -> None:
@@ -346,7 +341,8 @@ def _check_model(c: Any, model: Any) -> None:
         raise SessionRefused("model", "the model has an empty vocabulary")
 
 
-def _model_params(c: Any, settings: Settings) -> Any:
+def model_params(c: Any, settings: Settings) -> Any:
+    """How a model is loaded under `settings`: on the CPU alone."""
     params = c.llama_model_default_params()
     params.n_gpu_layers = 0
     params.devices = ctypes.cast((ctypes.c_void_p * 1)(None), ctypes.c_void_p)  # an empty list: no GPU at all

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from edgekit.runtimes.chunk_rows import chunk_rows
 from edgekit.runtimes.protocol import WORST_NATS, SessionRefused
 from edgekit.runtimes.steps import TimedSession
 
@@ -70,21 +71,17 @@ class Reference(Protocol):
 class LiveReference:
     """A model that runs in this process beside the artifact."""
 
-    def __init__(self, session: ScoringSession) -> None:
+    def __init__(self, session: ScoringSession, block_rows: int) -> None:
         self._session = session
-        self._context: list[int] = []
+        self._rows = chunk_rows(session, block_rows)
 
     def check(self, session: ScoringSession, text: str, tokens: list[int]) -> None:
         """Vocabularies must be the same but for padding, and the text must read the same."""
-        if not spelled_alike(session, self._session):
-            compare_vocabularies(session.token_texts(), self._session.token_texts())
-        check_range(tokens, self._session.vocabulary)
-        compare_tokens(session, tokens, opened(self._session, self._session.tokenize(text)))
+        check_alike(session, self._session, text, tokens)
 
     def begin(self, index: int, chunk: list[int]) -> None:
-        """The context is kept, to be evaluated together with the first block: that is one batch less."""
-        self._session.reset()
-        self._context = chunk[: len(chunk) // 2]
+        """What can be evaluated ahead is."""
+        self._rows.begin(chunk)
 
     def score(self, tokens: list[int], logits: NDArray[np.float32], targets: list[int], *, threads: int) -> RowScores:
         """Exact, over the columns that both have."""
@@ -92,8 +89,7 @@ class LiveReference:
 
         from edgekit.runtimes.scores import score_rows
 
-        told = self._session.feed([*self._context, *tokens], want=len(tokens), copy=False)[: len(targets)]
-        self._context = []
+        told = self._rows.take(tokens)[: len(targets)]
         columns = min(logits.shape[1], told.shape[1])
         rows = score_rows(logits[:, :columns], told[:, :columns], targets, threads=threads)
         if not np.all(rows.reference_nll <= WORST_NATS):
@@ -102,6 +98,16 @@ class LiveReference:
 
 
 # ---- whether two models speak of the same tokens ------------------------------------------------------------------
+
+
+def check_alike(session: ScoringSession, other: ScoringSession, text: str, tokens: list[int]) -> None:
+    """Raise SessionRefused unless `other` reads `text` as the `tokens` that `session` reads, over a vocabulary that is
+    the same but for padding.
+    """
+    if not spelled_alike(session, other):
+        compare_vocabularies(session.token_texts(), other.token_texts())
+    check_range(tokens, other.vocabulary)
+    compare_tokens(session, tokens, opened(other, other.tokenize(text)))
 
 
 def opened(session: ScoringSession, tokens: list[int]) -> list[int]:

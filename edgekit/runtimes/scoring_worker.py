@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.records import Settings
-from edgekit.runtimes import RUNTIMES, llamacpp, sandbox
+from edgekit.runtimes import RUNTIMES, lean, llamacpp, sandbox
 from edgekit.runtimes import worker as worker_module
+from edgekit.runtimes.chunk_rows import ChunkRows, chunk_rows
 from edgekit.runtimes.protocol import WORST_NATS as WORST_NATS
 from edgekit.runtimes.protocol import Counted, Done, Loaded, Message, Ready, Scored, SessionRefused, to_bits
-from edgekit.runtimes.references import LiveReference, Reference, ScoringSession, check_range, opened
+from edgekit.runtimes.references import LiveReference, Reference, ScoringSession, check_alike, check_range, opened
 from edgekit.runtimes.worker import Send
 
 if TYPE_CHECKING:
@@ -39,9 +40,8 @@ def serve(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send)
     if len(sessions) != len(start["models"]) or next(commands, {"op": "quit"})["op"] != "score":
         return
     reference = _reference(start, sessions)
-    for message in score(
-        sessions[0], reference, start["text"], start["context_tokens"], start["chunks"], start["block_rows"]
-    ):
+    tokens = read_text(sessions, reference, start["text"])
+    for message in score(sessions[0], reference, tokens, start["context_tokens"], start["chunks"], start["block_rows"]):
         send(message)
 
 
@@ -52,7 +52,7 @@ def _reference(start: dict[str, Any], sessions: Sequence[ScoringSession]) -> Ref
 
         stored = start["reference_file"]
         return open_reference(Path(stored["path"]), **{name: stored[name] for name in stored if name != "path"})
-    return LiveReference(sessions[1]) if len(sessions) > 1 else None
+    return LiveReference(sessions[1], start["block_rows"]) if len(sessions) > 1 else None
 
 
 def open_models(start: dict[str, Any], commands: Iterator[dict[str, Any]], send: Send) -> list[ScoringSession]:
@@ -88,14 +88,14 @@ def _open(model: dict[str, Any], send: Send, *, try_amx: bool, judged: bool) -> 
     settings = Settings(**model["settings"])
     begun = time.perf_counter_ns()
     runtime = RUNTIMES[model["runtime"]]
-    options: dict[str, Any] = {}
-    if runtime is llamacpp:
-        options = {
-            "check_weights": judged,
-            "sequences": model.get("sequences", 1),
-            "lean": model.get("lean", False),
-        }
-    session: ScoringSession = runtime.open_session(Path(model["path"]), settings, **options)
+    session: ScoringSession
+    if runtime is llamacpp and model.get("lean", False):
+        session = lean.open_session(Path(model["path"]), settings, check_weights=judged)
+    elif runtime is llamacpp:
+        sequences = model.get("sequences", 1)
+        session = llamacpp.open_session(Path(model["path"]), settings, check_weights=judged, sequences=sequences)
+    else:
+        session = runtime.open_session(Path(model["path"]), settings)
     loaded_ns = time.perf_counter_ns() - begun
     if try_amx and settings.repack:  # with all outputs: `worker.try_batch` leaves the output matrix out
         session.feed([0] * min(32, settings.output_rows or 32), want="all")
@@ -111,22 +111,37 @@ def _open(model: dict[str, Any], send: Send, *, try_amx: bool, judged: bool) -> 
     return session
 
 
+def read_text(sessions: Sequence[ScoringSession], reference: Reference | None, text: str) -> list[int]:
+    """The tokens of `text`, after which no session reads another. Raises SessionRefused (`text`) where the reference
+    does not read the same.
+    """
+    tokens = read_tokens(sessions[0], text)
+    if reference is not None:
+        reference.check(sessions[0], text, tokens)
+    for session in sessions:
+        if isinstance(session, lean.LeanSession):
+            session.forget_words()
+    return tokens
+
+
 def score(
-    session: ScoringSession, reference: Reference | None, text: str, context_tokens: int, chunks: int, block_rows: int
+    session: ScoringSession,
+    reference: Reference | None,
+    tokens: list[int],
+    context_tokens: int,
+    chunks: int,
+    block_rows: int,
 ) -> Iterator[Message]:
     """`Counted`, a `Scored` for each chunk, `Done`. `chunks = 0` takes all; `block_rows` bounds the logits held.
 
-    Raises SessionRefused: `text` where it is too short or the reference does not read the same tokens, `step` where
-    the reference's logits are no numbers.
+    Raises SessionRefused: `text` where it is too short, `step` where the reference's logits are no numbers.
     """
-    tokens = read_tokens(session, text)
-    if reference is not None:
-        reference.check(session, text, tokens)
     count = count_chunks(tokens, context_tokens, chunks)
     yield Counted(tokens=len(tokens), chunks=count)
+    rows = chunk_rows(session, block_rows)
     for index in range(count):
         chunk = chunk_of(session, tokens, index, context_tokens)
-        blocks = _score_chunk(session, reference, index, chunk, block_rows)
+        blocks = _score_chunk(session, rows, reference, index, chunk, block_rows)
         yield _summed(index, list(blocks), told=reference is not None)
     yield Done()
 
@@ -149,20 +164,23 @@ def chunk_of(session: ScoringSession, tokens: list[int], index: int, context_tok
 
 
 def _score_chunk(
-    session: ScoringSession, reference: Reference | None, index: int, chunk: list[int], block_rows: int
+    session: ScoringSession,
+    rows: ChunkRows,
+    reference: Reference | None,
+    index: int,
+    chunk: list[int],
+    block_rows: int,
 ) -> Iterator[RowScores]:
     """The first half is context; from there on each token but the last must tell the next. The last is evaluated all
     the same, where that fills a block.
     """
     half, last = len(chunk) // 2, len(chunk) - 1
-    session.reset()
+    rows.begin(chunk)
     if reference is not None:
         reference.begin(index, chunk)
-    context = chunk[:half]
     for begin in range(half, last, block_rows):
         tokens, targets = chunk[begin : begin + block_rows], chunk[begin + 1 : begin + block_rows + 1]
-        logits = session.feed([*context, *tokens], want=len(tokens), copy=False)[: len(targets)]
-        context = []
+        logits = rows.take(tokens)[: len(targets)]
         if reference is None:
             yield _unreferenced(logits, targets, session.threads)
         else:
@@ -220,7 +238,7 @@ def common_tokens(sessions: Sequence[ScoringSession], text: str) -> list[int]:
     """
     tokens = read_tokens(sessions[0], text)
     for other in sessions[1:]:
-        LiveReference(other).check(sessions[0], text, tokens)
+        check_alike(sessions[0], other, text, tokens)
     return tokens
 
 

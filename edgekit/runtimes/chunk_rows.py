@@ -1,0 +1,87 @@
+"""A session's logits over a chunk of text, a block of tokens at a time: fed as they are asked for, or a whole chunk
+evaluated ahead, where a session can keep what their logits are made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from edgekit.runtimes.lean import LeanSession
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgekit.runtimes.references import ScoringSession
+
+
+class ChunkRows(Protocol):
+    """`begin` for each chunk, then `take` for each of its blocks, in order."""
+
+    def begin(self, chunk: Sequence[int]) -> None:
+        """A chunk, the first half of which is context."""
+        ...
+
+    def take(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """The logits after each of `tokens`, the chunk's next ones, (len(tokens), vocabulary), good until the next call
+        of either method.
+        """
+        ...
+
+
+def chunk_rows(session: ScoringSession, block_rows: int) -> ChunkRows:
+    """The leanest way that `session` has; no more than `block_rows` tokens are taken at once."""
+    if isinstance(session, LeanSession) and session.splits:
+        return RowsAhead(session, block_rows)
+    return RowsFed(session)
+
+
+class RowsFed:
+    """Blocks are evaluated when they are taken. The context is kept, to be evaluated together with the first: that is
+    one batch less.
+    """
+
+    def __init__(self, session: ScoringSession) -> None:
+        self._session = session
+        self._context: Sequence[int] = ()
+
+    def begin(self, chunk: Sequence[int]) -> None:
+        """Nothing is evaluated yet."""
+        self._session.reset()
+        self._context = chunk[: len(chunk) // 2]
+
+    def take(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Evaluate them."""
+        logits = self._session.feed([*self._context, *tokens], want=len(tokens), copy=False)
+        self._context = ()
+        return logits
+
+
+class RowsAhead:
+    """The chunk is evaluated at once but for its logits, in batches as `RowsFed` has them, and nothing but hidden rows
+    is kept of it: of two models only one has keys and values at a time.
+    """
+
+    def __init__(self, session: LeanSession, block_rows: int) -> None:
+        self._session, self._block_rows = session, block_rows
+        self._rows: list[NDArray[np.float32]] = []
+
+    def begin(self, chunk: Sequence[int]) -> None:
+        """Evaluate the chunk."""
+        import numpy as np
+
+        half = len(chunk) // 2
+        self._session.reset()
+        self._rows = []
+        for begin in range(half, len(chunk), self._block_rows):
+            block = chunk[begin : begin + self._block_rows]
+            parts = self._session.hidden_rows([*chunk[:half], *block] if begin == half else block, len(block))
+            self._rows.append(np.concatenate(parts))
+        self._session.rest()
+
+    def take(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Multiply the next block's rows with the output matrix."""
+        rows = self._rows.pop(0)
+        assert len(rows) == len(tokens)
+        return self._session.logits_of(rows)
