@@ -3,8 +3,10 @@
     python benchmarks/speed.py --llama-bench BIN/llama-bench [--model FILE.gguf] [--pairs 20]
 
 Pairs of fresh processes in turn, every other pair in the other order, so that a drifting host touches both alike. The
-figure is the geometric mean of edgekit ÷ llama-bench over the pairs with its 95 % t-interval, and the median with its
-exact binomial one. Wanted: interval above 0.97 and reaching 0.99. Writes `results/speed.json`.
+figure is the centre of edgekit ÷ llama-bench over the pairs with its exact 95 % interval, as `edgekit compare` finds
+them (`edgekit.in_turn`): a pair that the neighbours halved moves it no more than one they slowed by a tenth. Beside it
+stand the geometric mean with its t-interval, which such a pair does move, and the median with its exact binomial one.
+Wanted: interval above 0.97 and reaching 0.99. Writes `results/speed.json`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 from peer import circumstances, find_llama_bench, run_llama_bench, write_result
 from scipy.stats import t
 
+from edgekit import in_turn
 from edgekit.bench.noise import others_share, read_counters
 from edgekit.records import Settings
 from edgekit.runtimes import Step, big_cores, open_worker
@@ -66,12 +69,14 @@ def ratio_row(test: str, pairs: list[dict[str, Any]]) -> dict[str, Any]:
     ratios = [pair["edgekit"][test] / pair["llama_bench"][test] for pair in pairs]
     logs = [math.log(ratio) for ratio in ratios]
     half = float(t.ppf(0.975, len(logs) - 1)) * stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else math.inf
-    low, high = (math.exp(mean(logs) - half), math.exp(mean(logs) + half)) if half < math.inf else (0.0, 0.0)
+    centre, low, high = map(math.exp, in_turn.interval(logs, alpha=0.05) or (mean(logs), -math.inf, math.inf))
     return {
         "test": test,
         "pairs": len(ratios),
-        "ratio": math.exp(mean(logs)),
-        "interval_95": [low, high],
+        "ratio": centre,
+        "interval_95": [low, high] if high < math.inf else None,
+        "mean": math.exp(mean(logs)),
+        "mean_interval_95": [math.exp(mean(logs) - half), math.exp(mean(logs) + half)] if half < math.inf else None,
         "median": median(ratios),
         "median_interval_95": median_interval(ratios, 0.95),
         "ratios": ratios,
@@ -111,7 +116,7 @@ def main() -> int:
         print(f"pair {index + 1:2}  {told}", flush=True)
     rows = [ratio_row(test, pairs) for test in pairs[0]["edgekit"]]
     for row in rows:
-        low, high = row["interval_95"]
+        low, high = row["interval_95"] or (math.nan, math.nan)
         print(f"{row['test']:6} edgekit ÷ llama-bench {row['ratio']:.4f}  95 % {low:.4f} – {high:.4f}")
     result = {
         "kind": "speed_benchmark",
