@@ -219,7 +219,7 @@ def test_saying_nothing_foreign_leaves_a_doubt() -> None:
     found = probe_identity(answers(*["I am Zen."] * len(corpus.identity_prompts())))
     assert isinstance(found.share, Estimate)
     assert (found.share.value, found.share.low) == (0, 0)
-    assert 0.05 < found.share.high < 0.12
+    assert 0.02 < found.share.high < 0.05  # a gate at 5 % can be passed
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_prompts_of_the_open_list_are_not_read() -> None:
 
 def test_no_prompt_names_a_model() -> None:
     prompts = corpus.identity_prompts()
-    assert len(prompts) >= 12
+    assert len(prompts) >= 52
     words = " ".join(prompt.prompt for prompt in prompts).casefold()
     for family in corpus.identity_patterns().families:
         for name in (*family.names, *family.makers):
