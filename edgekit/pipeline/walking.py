@@ -25,7 +25,7 @@ from edgekit.files import lock, replacing
 from edgekit.pipeline import sweeping
 from edgekit.pipeline.asking import Asked, Prepared, prepare
 from edgekit.pipeline.evaluating import appraise
-from edgekit.pipeline.gating import conclude, open_artifact
+from edgekit.pipeline.gating import conclude, gather, open_artifact
 from edgekit.pipeline.lineages import lineage_of
 from edgekit.pipeline.walk_job import REPORT_FILES, Job, beside, prepare_job
 from edgekit.progress import Progress, silent
@@ -122,7 +122,9 @@ def _teacher(job: Job, chain: Distillation, progress: Progress) -> _Taught:
         lambda old: (old.artifact_sha256, old.bank_sha256, old.edgekit_version) == wanted,
         lambda: _answers(job, artifact, prepared, told),
     )
-    return _Taught(answers=answers, file=place, evidence=sweeping.benched(artifact, job.judging, told).evidence)
+    run = sweeping.benched(artifact, job.judging, told).evidence.measurement
+    # gathered as the artifacts are: under the device's own settings, whatever this machine ran with
+    return _Taught(answers=answers, file=place, evidence=gather(artifact, job.judging.device, measurement=run))
 
 
 def _answers(job: Job, artifact: Artifact, prepared: Prepared, progress: Progress) -> Answers:

@@ -111,8 +111,7 @@ def pairs_of(report: Report, lineage: Lineage) -> tuple[Pair, ...]:
     pairs = [_pair("parameters", "", *parameters)]
     pairs.append(_pair("file", "bytes", _size(theirs), _size(mine)))
     pairs += _measured(mine, theirs, lineage.changes)
-    for case in mine.cases:
-        pairs += _on_device(case, _case(theirs, case.device))
+    pairs += _on_devices(mine, theirs)
     return tuple(pairs)
 
 
@@ -159,19 +158,23 @@ def _of_size(evidence: Evidence, lineage: Lineage) -> str:
 # ---- measured here --------------------------------------------------------------------------------------------------
 
 
+_TESTS = {"prefill": ("pp512", "pp128"), "decode": ("tg128", "tg32")}
+"""Of each metric the first that both ran, as a comparison of two recorded runs takes it."""
+
+
 def _measured(mine: Evidence, theirs: Evidence | None, changes: tuple[Change, ...]) -> Iterator[Pair]:
-    """Every test that both ran, with the ratio that allows for the machine's drift between the two runs."""
+    """Prefill and decode, with the ratio that allows for the machine's drift between the two runs."""
     if mine.measurement is None:
         return
     ratios = {change.metric: change.ratio for change in changes}
-    other = {} if theirs is None or theirs.measurement is None else _speeds(theirs)
+    own, other = _speeds(mine), {} if theirs is None else _speeds(theirs)
     where = "on the device" if mine.measurement.on_device else "here"
-    for test, figure in _speeds(mine).items():
-        metric = {"tg": "decode", "pp": "prefill"}.get(test[:2], "")
-        if "@" in test or not metric:
-            continue
-        missing = NO_TEACHER if theirs is None else Unknown(reason=f"the teacher did not run `{test}`")
-        yield _pair(f"{metric} {where}, {test}", "tok/s", other.get(test, missing), figure, ratios.get(metric))
+    for metric, tests in _TESTS.items():
+        test = next((one for one in tests if one in own and (theirs is None or one in other)), "")
+        if test:
+            yield _pair(
+                f"{metric} {where}, {test}", "tok/s", other.get(test, NO_TEACHER), own[test], ratios.get(metric)
+            )
     yield from _metered(mine, theirs, where)
 
 
@@ -218,16 +221,22 @@ def _case(evidence: Evidence | None, device: str) -> Case | None:
     return None if evidence is None else next((one for one in evidence.cases if one.device == device), None)
 
 
-def _on_device(mine: Case, theirs: Case | None) -> Iterator[Pair]:
-    """Memory, decode and energy on one device."""
+def _on_devices(mine: Evidence, theirs: Evidence | None) -> Iterator[Pair]:
+    """Memory, decode and energy on every device; those on which a figure is the same stand in one row."""
     figures: tuple[tuple[str, str, Callable[[Case], Figure]], ...] = (
         ("memory", "bytes", _memory),
         ("decode, tg128", "tok/s", _decode),
         ("energy of 1000 tokens", "J", _thousand_tokens),
     )
     for what, unit, figure in figures:
-        other = NO_TEACHER if theirs is None else figure(theirs)
-        yield _pair(f"{what}, {clean(mine.device_title, 60)}", unit, other, figure(mine))
+        alike: dict[tuple[Figure, Figure], list[str]] = {}
+        for case in mine.cases:
+            there = _case(theirs, case.device)
+            pair = (NO_TEACHER if there is None else figure(there), figure(case))
+            alike.setdefault(pair, []).append(clean(case.device_title, 60))
+        for (teacher, artifact), devices in alike.items():
+            where = devices[0] if len(devices) == 1 else f"{len(devices)} devices"
+            yield _pair(f"{what}, {where}", unit, teacher, artifact)
 
 
 def _memory(case: Case) -> Figure:
