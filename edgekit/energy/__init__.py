@@ -11,17 +11,27 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgekit.energy.counters import Counter, find_counters, why_none
+from edgekit.energy.counters import Counter, Scope, find_counters, why_none
+from edgekit.energy.gauge import GAUGE_ERROR, Drawn, Look, drawn
 from edgekit.energy.model import estimate_battery, usable_wh
 from edgekit.records import Battery, Device, EnergyReading, Estimate, Measurement, Sample, Unknown, weakest
 from edgekit.summary import SUSTAINED, SUSTAINED_AFTER_S
-from edgekit.units import format_rate
+from edgekit.units import format_percent, format_rate
 
-__all__ = ["EnergyMeter", "Meter", "estimate_battery", "find_counters", "measured_battery", "metering", "why_none"]
+__all__ = [
+    "EnergyMeter",
+    "Meter",
+    "energy_reading",
+    "estimate_battery",
+    "find_counters",
+    "measured_battery",
+    "metering",
+    "why_none",
+]
 
 INTERVAL_S = 0.1
-GAUGE_ERROR = 0.10
-"""Assumed error of a fuel gauge's current: its makers promise a few per cent, phones are not calibrated."""
+LOOK_S, LOOKS_OVER_S = 1.0, 60.0
+"""A battery's count moves in steps of seconds and more: it is looked at once a second and used over a minute."""
 LONG_ENOUGH_S = 0.98 * SUSTAINED_AFTER_S
 """A draw metered for less is not sustained: hot devices throttle only after minutes."""
 
@@ -32,13 +42,22 @@ class Meter:
 
     counter: Counter
     joules_so_far: float = 0.0
+    elapsed_s: float = 0.0
+    """Over which it was metered, pauses left out."""
     trouble: Unknown | None = None
+    paused: bool = False
     _last: tuple[float, float] | None = field(default=None, repr=False)
-    _first_s: float | None = field(default=None, repr=False)
+    _looks: list[Look] = field(default_factory=list, repr=False)
+    _turn: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    """A thread polls while another pauses."""
 
     def poll(self, now_s: float) -> None:
         """Read once. Energy counters add their difference, powers their trapezoid; trouble once is trouble for good."""
-        if self.trouble is not None:
+        with self._turn:
+            self._poll(now_s)
+
+    def _poll(self, now_s: float) -> None:
+        if self.trouble is not None or self.paused:
             return
         reading = self.counter.read()
         if isinstance(reading, Unknown):
@@ -50,8 +69,23 @@ class Meter:
                 self.joules_so_far += (before + reading) / 2 * (now_s - before_s)
             else:
                 self._add_energy(before, reading)
-        self._first_s = now_s if self._first_s is None else self._first_s
+            self.elapsed_s += now_s - before_s
         self._last = (now_s, reading)
+        if self.counter.look and (not self._looks or now_s - self._looks[-1].at_s >= LOOK_S):
+            self._looks.append(Look(at_s=now_s, gauge=self.counter.look()))
+
+    def pause(self, now_s: float) -> None:
+        """Leave out what is drawn from now on, until `resume`."""
+        with self._turn:
+            self._poll(now_s)
+            self.paused, self._last = True, None
+            self._looks.clear()  # a count cannot leave anything out
+
+    def resume(self, now_s: float) -> None:
+        """Go on."""
+        with self._turn:
+            self.paused = False
+            self._poll(now_s)
 
     def _add_energy(self, before: float, reading: float) -> None:
         difference = reading - before
@@ -62,11 +96,6 @@ class Meter:
             difference += self.counter.wraps_at_j
         self.joules_so_far += difference
 
-    @property
-    def elapsed_s(self) -> float:
-        """Between the first and the last reading."""
-        return self._last[0] - self._first_s if self._last and self._first_s is not None else 0.0
-
     def reading(self, test: str, tokens: int) -> EnergyReading | Unknown:
         """What was metered as a record. Nothing metered, or nothing drawn, is unknown and not zero."""
         if self.trouble is not None:
@@ -75,14 +104,29 @@ class Meter:
             return Unknown(reason=f"`{self.counter.name}` was read less than twice")
         if self.joules_so_far <= 0:
             return Unknown(reason=f"`{self.counter.name}` did not move in {self.elapsed_s:.1f} s")
-        return EnergyReading(
-            scope=self.counter.scope,
-            counter=self.counter.name,
-            test=test,
-            joules=self.joules_so_far,
-            elapsed_s=self.elapsed_s,
-            tokens=tokens,
+        found = Drawn(
+            joules=self.joules_so_far, elapsed_s=self.elapsed_s, error=GAUGE_ERROR if self.counter.look else 0.0, how=""
         )
+        if self._looks and self._looks[-1].at_s - self._looks[0].at_s >= LOOKS_OVER_S:
+            checked = drawn(self._looks)
+            if isinstance(checked, Unknown):
+                return checked
+            found = checked
+        return energy_reading(self.counter.scope, self.counter.name, found, test, tokens)
+
+
+def energy_reading(scope: Scope, counter: str, found: Drawn, test: str, tokens: int) -> EnergyReading:
+    """What left a battery, or passed a counter, while `test` made `tokens`."""
+    return EnergyReading(
+        scope=scope,
+        counter=counter,
+        test=test,
+        joules=found.joules,
+        elapsed_s=found.elapsed_s,
+        tokens=tokens,
+        error=found.error,
+        how=found.how,
+    )
 
 
 @contextmanager
@@ -135,6 +179,17 @@ class EnergyMeter:
             self._running.enter_context(metering(counter)) for counter in self.counters if not counter.unavailable
         ]
 
+    @contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Nothing that is drawn within the block counts."""
+        for meter in self._meters:
+            meter.pause(time.monotonic())
+        try:
+            yield
+        finally:
+            for meter in self._meters:
+                meter.resume(time.monotonic())
+
     def stop(self, test: str, samples: Sequence[Sample]) -> None:
         """End the step and keep what each counter says of it; of several batteries all or none, as one tells a part."""
         self._running.close()
@@ -160,8 +215,9 @@ def measured_battery(device: Device, run: Measurement) -> Battery | Unknown:
     steps = _sustained_steps(run)
     if isinstance(steps, Unknown):
         return steps
-    power = _spread([sum(one.joules / one.elapsed_s for one in step) for step in steps])
-    joules = _spread([sum(one.joules / one.tokens for one in step) for step in steps])
+    error = max(GAUGE_ERROR, *(one.error for step in steps for one in step))
+    power = _spread([sum(one.joules / one.elapsed_s for one in step) for step in steps], error)
+    joules = _spread([sum(one.joules / one.tokens for one in step) for step in steps], error)
     speeds = [one.tokens / one.elapsed_s for step in steps for one in step]
     middle = sorted(speeds)[len(speeds) // 2]
     speed = Estimate(value=middle, low=min(speeds), high=max(speeds), basis="measured")
@@ -200,7 +256,8 @@ def _sustained_steps(run: Measurement) -> list[tuple[EnergyReading, ...]] | Unkn
     return list(zip(*by_counter.values(), strict=True))
 
 
-def _spread(values: list[float]) -> Estimate:
+def _spread(values: list[float], error: float) -> Estimate:
+    """`error` may reach 1 for a broken record: a draw of nothing is then possible, and no hours follow from it."""
     middle = sorted(values)[len(values) // 2]
-    low, high = min(values) * (1 - GAUGE_ERROR), max(values) * (1 + GAUGE_ERROR)
-    return Estimate(value=middle, low=low, high=high, basis="measured", note="fuel gauge, ± 10 %")
+    low, high = min(values) * max(1e-3, 1 - error), max(values) * (1 + error)
+    return Estimate(value=middle, low=low, high=high, basis="measured", note=f"fuel gauge, ± {format_percent(error)}")

@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit.records import Unknown
+from edgekit.energy.gauge import current_unit, volts_of
+from edgekit.records import Gauge, Unknown
 
 Scope = Literal["package", "rail", "board", "wall", "device"]
 
@@ -31,6 +32,8 @@ class Counter:
     read: Callable[[], float | Unknown]
     wraps_at_j: float | None = None
     unavailable: str = ""
+    look: Callable[[], Gauge] | None = None
+    """A battery's whole gauge, whose count of what is left checks the momentary power of long runs."""
 
 
 def find_counters(root: Path = Path("/")) -> tuple[Counter, ...]:
@@ -129,7 +132,9 @@ def _batteries(root: Path) -> Iterator[Counter]:
             )
             yield _broken(name, "device", "power", reason)
         else:
-            yield Counter(name=name, scope="device", counts="power", read=_discharge(supply, supplies))
+            yield Counter(
+                name=name, scope="device", counts="power", read=_discharge(supply, supplies), look=_look(supply)
+            )
 
 
 def _discharge(supply: Path, supplies: Path) -> Callable[[], float | Unknown]:
@@ -158,19 +163,30 @@ def _battery_w(supply: Path) -> float | None:
     current, voltage = _number(supply / "current_now"), _number(supply / "voltage_now")
     if current is None or voltage is None:
         return None if power_uw is None else 0.0
-    return abs(current) * _current_unit(abs(current)) * _volts(voltage)
+    volts = volts_of(voltage)
+    unit = current_unit(abs(current), volts)
+    return 0.0 if unit is None else abs(current) * unit * volts
 
 
-def _current_unit(current: float) -> float:
-    """Amperes per count. sysfs says µA, several Android vendors write mA: a whole device that computes draws more than
-    10 mA and less than 10 A, so counts below 10 000 can only be mA.
-    """
-    return 1e-3 if current < 10_000 else 1e-6
+def _look(supply: Path) -> Callable[[], Gauge]:
+    def number(name: str) -> int | None:
+        found = _number(supply / name)
+        return None if found is None else int(found)
 
+    def look() -> Gauge:
+        counted = number("charge_counter")
+        return Gauge(
+            name=supply.name,
+            percent=number("capacity"),
+            status=_text(supply / "status") or "",
+            current_now=number("current_now"),
+            voltage_now=number("voltage_now"),
+            power_now=number("power_now"),
+            charge_counter=number("charge_now") if counted is None else counted,
+            energy_now=number("energy_now"),
+        )
 
-def _volts(voltage: float) -> float:
-    """sysfs says µV, some vendors write mV; no battery has 100 V."""
-    return voltage / 1e6 if voltage > 1e5 else voltage / 1e3
+    return look
 
 
 # ---- INA sensors, Raspberry Pi, macOS, NVIDIA ---------------------------------------------------------------------

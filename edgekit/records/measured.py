@@ -115,6 +115,8 @@ class EnergyReading:
     tokens: int
     error: float = 0.0
     """Half-width of its range as a fraction of `joules`, where the counter's steps tell one; 0 where they do not."""
+    how: str = ""
+    """Which of a battery's own figures it came from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

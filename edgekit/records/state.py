@@ -32,9 +32,12 @@ class Gauge:
     name: str
     percent: int | None
     status: str
+    plugged: bool = False
+    """A charger is connected, whatever the gauge shows."""
     temperature_c: float | None = None
     current_now: int | None = None
     voltage_now: int | None = None
+    power_now: int | None = None
     charge_counter: int | None = None
     energy_now: int | None = None
 
