@@ -116,9 +116,9 @@ def test_a_clock_that_jumps(at: float, words: str) -> None:
 
 @pytest.mark.parametrize("volts", [3.4, 4.4, 7.7, 11.4, 20.0])
 def test_one_unit_fits_at_most(volts: float) -> None:
-    most = 8.0 if volts < 6 else 25.0
+    least, most = (0.3, 8.0) if volts < 6 else (1.0, 25.0)
     for count in range(1, 30_000_000, 7919):
-        fitting = [unit for unit in (1e-6, 1e-3) if count * unit * volts >= 0.3 and count * unit <= most]
+        fitting = [unit for unit in (1e-6, 1e-3) if count * unit * volts >= least and count * unit <= most]
         assert len(fitting) <= 1
         assert current_unit(count, volts) == (fitting[0] if fitting else None)
 

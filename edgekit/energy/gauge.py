@@ -19,12 +19,12 @@ from edgekit.records import Gauge, Unknown
 GAUGE_ERROR = 0.10
 """Assumed error of a fuel gauge's current: its makers promise a few per cent, phones are not calibrated."""
 
-LEAST_W = 0.3
-"""A whole device that computes draws more."""
-
-MOST_A, ONE_CELL_MOST_A, ONE_CELL_V = 25.0, 8.0, 6.0
-"""No device's battery gives more; from the least to these is less than the factor of 1000 between µA and mA, so that at
-most one unit fits.
+ONE_CELL_V = 6.0
+PHONE_W, PHONE_A = 0.3, 8.0
+LAPTOP_W, LAPTOP_A = 1.0, 25.0
+"""A whole device that computes draws more than so many watts, and its battery gives no more than so many amperes: up to
+`ONE_CELL_V` of battery voltage like a phone, above it like a laptop. The two lie less than the factor of 1000 between
+µA and mA apart, so that at most one unit fits.
 """
 
 LONGEST_GAP_S = 30.0
@@ -174,8 +174,8 @@ def current_unit(count: float, volts: float) -> float | None:
     """Amperes per count of `current_now`: µA as sysfs says, mA as several vendors write, whichever gives a power that a
     device may draw.
     """
-    most_a = ONE_CELL_MOST_A if volts < ONE_CELL_V else MOST_A
-    return next((unit for unit in (1e-6, 1e-3) if count * unit * volts >= LEAST_W and count * unit <= most_a), None)
+    least_w, most_a = (PHONE_W, PHONE_A) if volts < ONE_CELL_V else (LAPTOP_W, LAPTOP_A)
+    return next((unit for unit in (1e-6, 1e-3) if count * unit * volts >= least_w and count * unit <= most_a), None)
 
 
 def volts_of(count: float) -> float:
