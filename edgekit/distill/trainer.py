@@ -121,9 +121,7 @@ def _prepared(
     for module in trained:
         module.float().train().to(place.device)  # steps of half precision would be rounded away
     if settings.gradient_checkpointing:
-        if not hasattr(model, "gradient_checkpointing_enable"):
-            raise EdgekitError(f"gradient checkpointing is not to be had of a `{type(model).__name__}`")
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        _checkpointing(model, "enable")({"use_reentrant": False})
     if settings.compile:
         for block in sharding.blocks_of(model) or [model]:
             block.compile()
@@ -136,7 +134,15 @@ def _prepared(
             module.zero_grad(set_to_none=True)
             module.eval()
         if settings.gradient_checkpointing:
-            model.gradient_checkpointing_disable()
+            _checkpointing(model, "disable")()
+
+
+def _checkpointing(model: Any, what: str) -> Any:
+    """The method of a transformers model that turns gradient checkpointing on or off; its name changed in 5."""
+    for name in (f"activation_checkpointing_{what}", f"gradient_checkpointing_{what}"):
+        if hasattr(model, name):
+            return getattr(model, name)
+    raise EdgekitError(f"gradient checkpointing is not to be had of a `{type(model).__name__}`")
 
 
 def _key(
