@@ -18,6 +18,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "fit": ("gating", "Memory and speed on a device from the header alone."),
     "gate": ("gating", "Judge recorded evidence again, without the model."),
     "run": ("walking", "The whole walk: distil, make, measure, judge."),
+    "distill": ("distilling", "Train students from a teacher, by a recipe."),
     "quantize": ("making", "Make GGUF and ONNX artifacts of a checkpoint."),
     "sweep": ("making", "Several precisions, judged for one device."),
     "evaluate": ("evaluating", "How good an artifact is: KLD, tasks, retention."),

@@ -24,7 +24,7 @@ from edgekit.distill.students import RECORD as STUDENT_RECORD
 from edgekit.distill.students import make_student
 from edgekit.errors import EdgekitError
 from edgekit.progress import Progress, silent
-from edgekit.records import Distillation, DistillCost, HeldOut, Link, ModelFacts, Unknown
+from edgekit.records import Distillation, DistillCost, HeldOut, Host, Link, ModelFacts, Unknown
 from edgekit.storage import load_record, write_record
 
 RECORD, START, TEACHER, LINK = "distillation.json", "start", "teacher.json", "start.json"
@@ -40,13 +40,19 @@ class Scored:
 
 
 def distill_student(
-    recipe: DistillRecipe, out: Path, *, teacher: Path | None = None, progress: Progress = silent
+    recipe: DistillRecipe,
+    out: Path,
+    *,
+    teacher: Path | None = None,
+    host: Host | None = None,
+    progress: Progress = silent,
 ) -> Distillation:
     """Run `recipe` in the folder `out`; gives its record, which is `distillation.json` there.
 
-    `teacher` takes the place of the recipe's own. The last student is a Hugging Face folder at `student.path` of the
-    record. What stands in `out` from the same recipe is taken as it is: a chain that was killed goes on in the stage,
-    and from the step, where it was. Under `accelerate launch` all processes share the work.
+    `teacher` takes the place of the recipe's own; `host` is the machine, for the record. The last student is a Hugging
+    Face folder at `student.path` of the record. What stands in `out` from the same recipe is taken as it is: a chain
+    that was killed goes on in the stage, and from the step, where it was. Under `accelerate launch` all processes share
+    the work.
 
     Raises EdgekitError for whatever makes the recipe impossible here: no teacher, a teacher that is smaller than its
     student or has another tokenizer, no data, a bad line, a folder of another chain, a training that diverged.
@@ -72,6 +78,7 @@ def distill_student(
         teacher_cost=trained,
         links=tuple(links),
         cost=costs.summed([stage.cost for link in links for stage in link.stages]),
+        host=host,
         versions=tuple((name, found) for name in _VERSIONS if (found := _version(name))),
         started_at=started,
         finished_at=_now(),

@@ -31,11 +31,16 @@ Text = str | corpus.Item
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Material:
-    """`windows` to learn from, and `sha256` of them."""
+    """`windows` to learn from, and `sha256` of them; `notes` are what to say of them, `teacher_tokens` what the teacher
+    wrote for them, in so many `seconds`.
+    """
 
     windows: Windows
     origin: str
     sha256: str
+    notes: tuple[str, ...] = ()
+    teacher_tokens: int = 0
+    seconds: float = 0.0
 
 
 def training_material(

@@ -77,6 +77,27 @@ def facts_of_shape(shape: Shape, *, made: str = "") -> ModelFacts:
     )
 
 
+def facts_of_config(config: Mapping[str, Any], name: str, path: Path, *, vocabulary: int) -> ModelFacts:
+    """Of a configuration as transformers writes it; `vocabulary` where it does not say. Raises EdgekitError where it is
+    not that of a decoder.
+    """
+    heads, hidden = _size(config, "num_attention_heads", path), _size(config, "hidden_size", path)
+    shape = Shape(
+        name=name,
+        title=name,
+        architecture=str(config.get("model_type", ""))[:40],
+        layers=_size(config, "num_hidden_layers", path),
+        hidden=hidden,
+        heads=heads,
+        kv_heads=_size(config, "num_key_value_heads", path, heads),
+        head_dim=_size(config, "head_dim", path, max(1, hidden // heads)),
+        ffn=_size(config, "intermediate_size", path),
+        vocabulary=_size(config, "vocab_size", path, vocabulary),
+        tied_embedding=bool(config.get("tie_word_embeddings", True)),
+    )
+    return facts_of_shape(shape, made=f"config:{path.name}")
+
+
 def shape_of_recipe(recipe: Recipe) -> Shape:
     """The dimensions of a model that a recipe trains."""
     return Shape(

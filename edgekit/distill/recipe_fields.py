@@ -211,7 +211,6 @@ GATE: dict[str, Reader] = {
 CLUSTER: dict[str, Reader] = {
     "accelerator": word(),
     "count": whole(1, 10**6),
-    "shard": whole(1, 10**6),
     "mfu": span(0.001, 1),
 }
 

@@ -168,7 +168,7 @@ class Gating:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machines:
-    """What the recipe is meant to run on: `count` accelerators, the model sharded over `shard` of them (0: all).
+    """What the recipe is meant to run on: `count` accelerators, all models sharded over all of them.
 
     `mfu` is the share of the peak that training is expected to reach: Llama 3 405B reached 0.38–0.43 on up to 16 384
     H100 (arXiv 2407.21783, table 4), PaLM 540B 0.462 (arXiv 2204.02311); the lower end is room for smaller models.
@@ -176,7 +176,6 @@ class Machines:
 
     accelerator: str
     count: int
-    shard: int = 0
     mfu: tuple[float, float] = (0.25, 0.46)
 
 

@@ -20,7 +20,7 @@ from edgekit.distill.alignment import Alignment, align
 from edgekit.distill.held_out import held_out
 from edgekit.distill.loading import all_here, in_turn, load_model, save_model
 from edgekit.distill.material import Material, training_material
-from edgekit.distill.model_facts import tokenizer_of
+from edgekit.distill.model_facts import facts_of, tokenizer_of
 from edgekit.distill.objectives import Softly, features_objective, logits_objective, task_objective
 from edgekit.distill.recipe_parts import Data, Stage
 from edgekit.distill.settings import Objective, ParameterGroup, TrainSettings
@@ -77,7 +77,7 @@ def run_stage(lesson: Lesson, stage: Stage, student: Path, place: Path) -> Stage
     the training diverged (what was reached stays).
     """
     lesson.progress(f"{place.name}: data", 0, 0)
-    material, notes = _material(lesson, stage, student, place)
+    material = _material(lesson, stage, student, place)
     key = _key(lesson, stage, student, material)
     found = made_before(place, key)
     if found is not None:
@@ -103,7 +103,7 @@ def run_stage(lesson: Lesson, stage: Stage, student: Path, place: Path) -> Stage
             hint="lower its `learning_rate`, or lengthen its `warmup`; earlier stages are kept",
             code=ExitCode.BROKE,
         )
-    return _finish(lesson, stage, place, key, model, alignment, taught, training, notes)
+    return _finish(lesson, stage, place, key, model, alignment, taught, training, material)
 
 
 def made_before(place: Path, key: str) -> StageResult | None:
@@ -131,7 +131,7 @@ def _finish(
     alignment: Alignment,
     taught: _Taught,
     training: Training,
-    notes: tuple[str, ...],
+    material: Material,
 ) -> StageResult:
     scored = sharding.inside(model, _scored, lesson, model, taught.teacher, alignment)
     sha256 = save_model(model, Path(lesson.first.path), place / MODEL)
@@ -143,10 +143,10 @@ def _finish(
         settings=_told(stage),
         training=training,
         held_out=scored,
-        cost=_cost(lesson, stage, place, taught, training),
+        cost=_cost(lesson, stage, place, taught, training, material),
         layer_map=_layer_map(taught.match),
         path=str(place / MODEL),
-        notes=notes,
+        notes=material.notes,
     )
     if sharding.here().index == 0:
         write_record(place / RECORD, result)
@@ -175,16 +175,12 @@ def _scored(lesson: Lesson, model: Any, teacher: Any, alignment: Alignment) -> A
 # ---- what is learned from -------------------------------------------------------------------------------------------
 
 
-def _material(lesson: Lesson, stage: Stage, student: Path, place: Path) -> tuple[Material, tuple[str, ...]]:
-    """The stage's windows, and what to say of them."""
+def _material(lesson: Lesson, stage: Stage, student: Path, place: Path) -> Material:
     tokenizer = tokenizer_of(open_checkpoint(student))
     weight = lesson.data.prompt_weight if stage.prompt_weight is None else stage.prompt_weight
     if stage.kind != "task":
-        return (
-            training_material(
-                lesson.data, lesson.folder, tokenizer, length=stage.length, prompt_weight=weight, seed=lesson.seed
-            ),
-            (),
+        return training_material(
+            lesson.data, lesson.folder, tokenizer, length=stage.length, prompt_weight=weight, seed=lesson.seed
         )
     from edgekit.distill.task_material import task_material
 
@@ -301,11 +297,12 @@ def _told(stage: Stage) -> tuple[tuple[str, str], ...]:
     return (*((name, str(said[name])) for name in names), *((("temperature", moved),) if stage.alpha > 0 else ()))
 
 
-def _cost(lesson: Lesson, stage: Stage, place: Path, taught: _Taught, training: Training) -> DistillCost:
-    from edgekit.distill.model_facts import facts_of
-
+def _cost(
+    lesson: Lesson, stage: Stage, place: Path, taught: _Taught, training: Training, material: Material
+) -> DistillCost:
     student = facts_of(place / MODEL, "student", hashed=False)
     asked = taught.asked_tokens or (training.tokens if _asks(stage) else 0)
+    asked += material.teacher_tokens
     return DistillCost(
         tokens=training.tokens,
         teacher_tokens=asked,
@@ -313,7 +310,7 @@ def _cost(lesson: Lesson, stage: Stage, place: Path, taught: _Taught, training: 
             student, training.tokens, stage.length, checkpointing=stage.gradient_checkpointing
         ),
         teacher_flops=costs.forward_flops(lesson.teacher, asked, stage.length),
-        seconds=training.seconds + taught.seconds,
+        seconds=training.seconds + taught.seconds + material.seconds,
         peak_bytes=training.peak_bytes,
     )
 

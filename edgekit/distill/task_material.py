@@ -30,9 +30,9 @@ def task_material(
     prompt_weight: float,
     seed: int,
     progress: Progress,
-) -> tuple[Material, tuple[str, ...]]:
-    """Windows of what the teacher in the folder `teacher` wrote into the file `out`, and what to say of it. What stands
-    in `out` is not asked for again. Raises EdgekitError as `synthesize` and `select` do.
+) -> Material:
+    """Windows of what the teacher in the folder `teacher` wrote into the file `out`; what stands there is not asked for
+    again. Raises EdgekitError as `synthesize` and `select` do.
     """
     settings = Synthesis(
         domains=asked.domains or corpus.DOMAINS,
@@ -59,7 +59,14 @@ def task_material(
         f"the teacher wrote {report.samples} different samples of {report.questions} questions, {usable} of them "
         f"right or agreed on; {len(chosen)} were learned from" + (", their known answers instead" if asked.gold else "")
     )
-    return Material(windows=windows, origin="the teacher's samples", sha256=fingerprint(windows)), (note,)
+    return Material(
+        windows=windows,
+        origin="the teacher's samples",
+        sha256=fingerprint(windows),
+        notes=(note,),
+        teacher_tokens=report.tokens,
+        seconds=report.seconds,
+    )
 
 
 def _chosen(

@@ -11,6 +11,7 @@ from edgekit.records.artifact import Artifact, Export, Header, LogitsCheck, Onnx
 from edgekit.records.comparison import Change, Comparison, Pair
 from edgekit.records.computed import Battery, DepthPoint, MemoryBreakdown, Projection
 from edgekit.records.device import Anchor, Cluster, Device, Gate, Gates, Level, Sourced, Waiver
+from edgekit.records.distill_plan import DistillPlan, PlannedStage, TrainingMemory
 from edgekit.records.distillation import (
     STAGE_KINDS,
     Distillation,
@@ -88,6 +89,7 @@ __all__ = [
     "Device",
     "DeviceState",
     "DistillCost",
+    "DistillPlan",
     "Distillation",
     "DomainScore",
     "EnergyReading",
@@ -127,6 +129,7 @@ __all__ = [
     "ParetoPoint",
     "Parity",
     "PlannedOn",
+    "PlannedStage",
     "PlannedTensor",
     "Projection",
     "Provenance",
@@ -155,6 +158,7 @@ __all__ = [
     "ThermalPoint",
     "ToolFlags",
     "Training",
+    "TrainingMemory",
     "Trial",
     "TunedTarget",
     "Tuning",

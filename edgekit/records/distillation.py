@@ -94,7 +94,8 @@ class HeldOut:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillCost:
     """What training cost. `tokens` are those that the student was trained on, `teacher_tokens` those that its teacher
-    read (once where a cache kept what it said); FLOPs are counted from shapes, the range is with and without attention.
+    read (once where a cache kept what it said) and wrote; FLOPs are counted from shapes, the range is without and with
+    attention.
     """
 
     tokens: int
@@ -102,7 +103,7 @@ class DistillCost:
     student_flops: Estimate
     teacher_flops: Estimate
     seconds: float
-    """Of the clock, the teacher's part included."""
+    """Of the clock, the teacher's part included; without what a killed run spent in vain."""
     peak_bytes: int
 
 

@@ -8,6 +8,7 @@ from edgekit.errors import EdgekitError
 from edgekit.records import Report
 from edgekit.report.changes import print_comparison, render_comparison
 from edgekit.report.comparing import print_parity, print_quality
+from edgekit.report.distilling import print_distill_plan, print_distillation
 from edgekit.report.harness import print_harness
 from edgekit.report.junit import render_junit
 from edgekit.report.markdown import render_markdown
@@ -48,6 +49,8 @@ __all__ = [
     "QUALITY_FORMATS",
     "SWEEP_FORMATS",
     "print_comparison",
+    "print_distill_plan",
+    "print_distillation",
     "print_harness",
     "print_parity",
     "print_plan",

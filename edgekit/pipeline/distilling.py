@@ -1,0 +1,38 @@
+"""The walk up the stream: a recipe → its teacher and students, or what they would cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgekit.distill.recipe import DistillRecipe, load_recipe, with_student
+from edgekit.errors import import_extra
+from edgekit.progress import Progress, silent
+from edgekit.records import Distillation, DistillPlan
+
+
+def open_recipe(name_or_path: str, *, student: str = "") -> DistillRecipe:
+    """The recipe, with its student made of `student` where that is given. Raises EdgekitError."""
+    recipe = load_recipe(name_or_path)
+    return with_student(recipe, student) if student else recipe
+
+
+def distill(
+    recipe: DistillRecipe, out: Path, *, teacher: Path | None = None, progress: Progress = silent
+) -> Distillation:
+    """Train the recipe's students in the folder `out`, going on where an earlier run of it stopped. Raises EdgekitError
+    as `distill.chain.distill_student` does.
+    """
+    from edgekit.bench import probe_host
+
+    for library in ("torch", "transformers", "accelerate", "safetensors", "tokenizers"):  # missed now, not in an hour
+        import_extra(library, extra="distill")
+    from edgekit.distill.chain import distill_student
+
+    return distill_student(recipe, out, teacher=teacher, host=probe_host(), progress=progress)
+
+
+def foresee_distillation(recipe: DistillRecipe, *, teacher: Path | None = None) -> DistillPlan:
+    """What the same would cost and whether it fits; nothing is trained. Raises EdgekitError."""
+    from edgekit.distill.planning import plan_distillation
+
+    return plan_distillation(recipe, teacher=teacher)

@@ -1,0 +1,118 @@
+"""A distillation on a terminal: what it would cost, and what it gave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console
+
+from edgekit.records import Distillation, DistillPlan, Figure, HeldOut, PlannedStage, Unknown
+from edgekit.report.distillation import cost_part, map_part, maps_of, name
+from edgekit.report.distillation_words import count_text, flops_text
+from edgekit.report.sweep_words import bare_text, short_text
+from edgekit.report.terminal import Page, print_page, print_part
+from edgekit.report.words import clean
+from edgekit.units import format_bytes
+
+_FITS = {"yes": "fits", "no": "DOES NOT FIT", "unknown": "not known to fit"}
+_PARTS = ("student", "teacher", "gathered", "activations", "logits", "runtime")
+
+
+def print_distillation(chain: Distillation, console: Console) -> None:
+    """Print the chain, its layer maps and its cost to `console`."""
+    print_page(console, lambda page: _print_chain(page, chain))
+
+
+def print_distill_plan(plan: DistillPlan, console: Console) -> None:
+    """Print what a recipe would cost, and whether it fits, to `console`."""
+    print_page(console, lambda page: _print_plan(page, plan))
+
+
+def _print_chain(page: Page, chain: Distillation) -> None:
+    last = chain.links[-1]
+    size = f"{count_text(last.student.parameters)} of {count_text(chain.teacher.parameters)} parameters"
+    page.rows("", [("DISTILLED", f"{name(last.student)}, {size}")], indent=0, label_style="bold")
+    page.heading("on held-out text")
+    head = ("after", "taught by", "tokens", "loss, nat", "top-1", "KL divergence, nat")
+    page.table(head, (tuple((cell, "") for cell in row) for row in _chain_rows(chain)))
+    for link in chain.links:
+        for stage in link.stages:
+            for note in stage.notes:
+                page.labelled("note", f"{name(link.student)}, {stage.kind}: {clean(note)}", indent=2)
+    parts = [map_part(link, found) for link, found in maps_of(chain)]
+    for part in (*parts, cost_part(chain)):
+        page.heading(part.title)
+        print_part(page, part)
+
+
+def _chain_rows(chain: Distillation) -> Iterator[tuple[str, ...]]:
+    yield (name(chain.teacher), "", "", *_scores(chain.teacher_held_out)[:2], "")
+    for link in chain.links:
+        yield (f"{name(link.student)}, start", "", "", *_scores(link.start))
+        for stage in link.stages:
+            after = f"{name(link.student)}, {stage.kind}"
+            yield (after, clean(stage.teacher, 60), count_text(stage.training.tokens), *_scores(stage.held_out))
+
+
+def _scores(found: HeldOut) -> tuple[str, str, str]:
+    return bare_text(found.loss, "nat"), short_text(found.top1, "fraction", 1.0), bare_text(found.kld, "nat")
+
+
+def _print_plan(page: Page, plan: DistillPlan) -> None:
+    machines = f" on {plan.accelerators} × {plan.accelerator}" if plan.accelerator else ""
+    style = {"yes": "bold green", "no": "bold red"}.get(plan.fits, "bold yellow")
+    page.line((_FITS[plan.fits].upper(), style), (f"  {clean(plan.recipe, 80)}{machines}", "bold"))
+    facts = [
+        ("teacher", f"{name(plan.teacher)}: {count_text(plan.teacher.parameters)} parameters"),
+        *(("student", f"{name(one)}: {count_text(one.parameters)} parameters") for one in plan.students),
+        ("tokens", count_text(plan.tokens)),
+        ("FLOP", f"{flops_text(plan.flops)}, predicted from the shapes"),
+        ("GPU-hours", _hours(plan.accelerator_hours)),
+        ("hours", _hours(plan.hours)),
+    ]
+    if plan.accelerator:
+        facts.append(("each has", f"{format_bytes(plan.accelerator_memory_bytes)}, claimed: {plan.accelerator_source}"))
+    page.rows("", facts)
+    page.heading("stages")
+    head = ("stage", "tokens", "FLOP, student", "FLOP, teacher", "GPU-hours", "GB of each", "")
+    page.table(head, (tuple((cell, "") for cell in _stage_row(stage)) for stage in plan.stages))
+    page.heading("memory of each process at its fullest, GB")
+    page.table(("stage", *_PARTS), (tuple((cell, "") for cell in _memory_row(stage)) for stage in plan.stages))
+    for stage in plan.stages:
+        for words in (stage.reason, *stage.notes):
+            page.labelled("note", words and f"{clean(stage.student, 60)}, {stage.kind}: {words}", indent=2)
+    for note in plan.notes:
+        page.labelled("note", note, indent=2)
+
+
+def _hours(figure: Figure) -> str:
+    if isinstance(figure, Unknown):
+        return f"unknown: {figure.reason}; {figure.settle}"
+    return f"{_digits(figure.value)} ({_digits(figure.low)}–{_digits(figure.high)}), {figure.note}"
+
+
+def _digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _stage_row(stage: PlannedStage) -> tuple[str, ...]:
+    hours = stage.accelerator_hours
+    total = stage.memory.total
+    return (
+        f"{clean(stage.student, 60)}, {stage.kind}",
+        count_text(stage.tokens),
+        flops_text(stage.student_flops),
+        flops_text(stage.teacher_flops) if stage.teacher_tokens else "0",
+        "unknown" if isinstance(hours, Unknown) else f"{_digits(hours.low)}–{_digits(hours.high)}",
+        f"{total.low / 1e9:.3g}–{total.high / 1e9:.3g}",
+        _FITS[stage.fits],
+    )
+
+
+def _memory_row(stage: PlannedStage) -> tuple[str, ...]:
+    memory = stage.memory
+    fixed = (memory.weights + memory.gradients + memory.optimizer, memory.teacher, memory.gathered)
+    guessed = (memory.activations, memory.logits, memory.runtime)
+    sizes = [f"{one / 1e9:.3g}" for one in fixed]
+    sizes += [f"{one.value / 1e9:.3g} ({one.low / 1e9:.3g}–{one.high / 1e9:.3g})" for one in guessed]
+    return (f"{clean(stage.student, 60)}, {stage.kind}", *sizes)
