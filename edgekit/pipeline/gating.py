@@ -21,6 +21,7 @@ from edgekit.gate.metrics import METRICS
 from edgekit.header import read_header
 from edgekit.header.provenance import read_provenance
 from edgekit.memory import FitRow, WhatFits, fit_table, predict_memory, process_budget, what_fits
+from edgekit.pipeline.lineages import computed_anew
 from edgekit.pipeline.rescoring import rescored
 from edgekit.progress import Progress, silent
 from edgekit.projection import project_to
@@ -357,11 +358,19 @@ def regate(
     recorded = {case.device: case.settings for case in evidence.cases}
     reports = []
     for device in load_targets(devices):
-        cases = tuple(
-            case_of(evidence.artifact.header, target, recorded.get(target.name, target.settings))
-            for target in class_members(device) or (device,)
+        targets = class_members(device) or (device,)
+        judged = [(target, recorded.get(target.name, target.settings)) for target in targets]
+
+        def cases_of(header: Header, judged: Sequence[tuple[Device, Settings]] = tuple(judged)) -> tuple[Case, ...]:
+            return tuple(case_of(header, target, settings) for target, settings in judged)
+
+        anew = replace(
+            evidence,
+            cases=cases_of(evidence.artifact.header),
+            lineage=computed_anew(evidence, cases_of),
+            edgekit_version=__version__,
         )
-        reports.append(conclude(replace(evidence, cases=cases, edgekit_version=__version__), device, gates))
+        reports.append(conclude(anew, device, gates))
     return reports
 
 
