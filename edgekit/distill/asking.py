@@ -20,7 +20,7 @@ from edgekit.distill.samples import Sample
 from edgekit.errors import EdgekitError
 from edgekit.tables import nearest
 
-_ASKED = re.compile(r"\s*\bAnswer\b[^:]*:$")
+_ASKED = re.compile(r"\s*\bAnswer\b[^:]*:$", re.IGNORECASE)
 """How the corpus' questions end: `Answer:`, `Answer with the number only:`."""
 
 REASONS = "Reason step by step, then end with `Answer:` and the answer alone."
