@@ -400,6 +400,13 @@ def test_a_phone_that_reboots(shims: Path, artifact: Artifact) -> None:
     assert caught.value.code is ExitCode.BROKE
 
 
+def test_a_phone_that_goes_away_in_silence(shims: Path, artifact: Artifact) -> None:
+    """adb 34 ends with code 0 and says nothing when the phone is gone: that is no answer."""
+    script(shims / "adb", "case \"$1\" in devices) printf 'List of devices attached\\nSER1\\tdevice\\n';; esac; exit 0")
+    with pytest.raises(TargetLost, match="in the middle of a command"):
+        measure_there(ADB, artifact, WORKLOAD, on_device="galaxy-s25")
+
+
 # ---- what is asked of llama-bench ---------------------------------------------------------------------------------
 
 

@@ -11,6 +11,11 @@ from edgekit.targets.remote import Ran, Remote, TargetLost, run_here
 FOLDER = "/data/local/tmp"
 COPY_S = 4 * 3600.0
 
+_END = "\n=edgekit-end= "
+"""What a command line there says last, with its exit code: adb (34 at least) ends with code 0 where the phone goes away
+in the middle, and before Android 7 with code 0 always.
+"""
+
 _STATES = {
     "unauthorized": ("the phone has not allowed this computer", "unlock it and accept the question about debugging"),
     "offline": ("the phone is offline", "plug it in again, or `adb reconnect`"),
@@ -75,7 +80,11 @@ def open_adb(serial: str, label: str) -> Remote:
 
     def execute(line: str, stdin: Path | None, timeout_s: float) -> Ran:
         assert stdin is None, "old adb shells alter what comes in: files are pushed"
-        return call(["shell", "-T", line], timeout_s)
+        ran = call(["shell", "-T", f"{line}\nprintf '{_END}%d' $?"], timeout_s)
+        out, mark, code = ran.out.rpartition(_END)
+        if not mark or not code.isdigit():
+            raise TargetLost(name, ran.said if ran.returncode else "it closed in the middle of a command")
+        return Ran(returncode=int(code), out=out, err=ran.err)
 
     def push(local: Path, there: str) -> Ran:
         return call(["push", "--", str(local.absolute()), there], COPY_S)
