@@ -60,8 +60,7 @@ def _read(path: Path) -> Header:
         raise EdgekitError(
             f"ONNX models with experts are not accounted for: `{config.architecture}`", hint="use a GGUF of it"
         )
-    graph = _read_graph(folder / config.graph)
-    _check_places(folder, graph)
+    graph = open_graph(folder, config)
     ports = _cache_ports(graph)
     tensors = _tensors(graph)
     _check_shape(config, ports, tensors)
@@ -103,6 +102,18 @@ def _name_of(folder: Path) -> str:
     """The folder's name, or its parent's where it only tells the precision."""
     plain = re.fullmatch(r"(model|onnx|fp32|fp16|bf16|f32|f16|int8|int4|cpu|q\d\w*)[\w-]{0,8}", folder.name.lower())
     return folder.parent.name if plain and folder.parent.name else folder.name
+
+
+def open_graph(folder: Path, config: Config) -> Graph:
+    """The graph of the model in `folder`, whose external data are all there. Raises Unusable and EdgekitError."""
+    graph = _read_graph(folder / config.graph)
+    _check_places(folder, graph)
+    return graph
+
+
+def weights_of(graph: Graph) -> frozenset[str]:
+    """Names of the initializers that are multiplied with or looked up, and of such matrices' scales."""
+    return frozenset(_uses(graph))
 
 
 def _read_graph(file: Path) -> Graph:

@@ -22,6 +22,10 @@ BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12:
         19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2}  # fmt: skip
 """`TensorProto.DataType` → bits per value; texts and complex numbers are no weights."""
 
+FLOATS, NUMBERS, DOUBLES, RAW = 4, 5, 10, 9
+"""Fields of a `TensorProto` that hold values: as lists of one type, 16-bit floats among the numbers, or as bytes."""
+LISTS = (FLOATS, NUMBERS, 7, DOUBLES, 11)
+
 _TRUNCATED = "it is truncated, or a length in it is wrong"
 
 
@@ -35,6 +39,8 @@ class Initializer:
     size_bytes: int
     location: str = ""
     offset: int = 0
+    inside: tuple[tuple[int, int, int], ...] = field(default=(), repr=False)
+    """(field number, begin, end) of what the graph's own file holds of its values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +240,7 @@ class _Tensor:
     typed: int = 0
     """Bytes in the lists of one type, at least one a value."""
     external: dict[str, str] = field(default_factory=dict)
+    inside: list[tuple[int, int, int]] = field(default_factory=list)
 
 
 def _read_tensor(wire: Wire, end: int) -> Initializer:
@@ -245,12 +252,14 @@ def _read_tensor(wire: Wire, end: int) -> Initializer:
             found.type = value
         elif number == 8:
             found.name = wire.text(stop)
-        elif number == 9:
+        elif number == RAW:
             found.raw = stop - wire.at
+            found.inside.append((number, wire.at, stop))
         elif number == 13:
             found.external.update([_read_pair(wire, stop)])
-        elif number in (4, 5, 7, 10, 11):
+        elif number in LISTS:
             found.typed += stop - wire.at if stop >= 0 else 1
+            found.inside.append((number, wire.at, stop))
         if len(found.shape) > MAX_DIMENSIONS:
             refuse(f"tensor `{clean(found.name)}` has more than {MAX_DIMENSIONS} dimensions")
     return _checked(found)
@@ -271,6 +280,7 @@ def _checked(tensor: _Tensor) -> Initializer:
         size_bytes=size,
         location=external.get("location", ""),
         offset=_whole(external.get("offset", "0"), tensor),
+        inside=() if external else tuple(tensor.inside[:2]),
     )
 
 

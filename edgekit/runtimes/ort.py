@@ -301,16 +301,23 @@ def _open_tokenizer(folder: Path) -> Any:
 # ---- opening --------------------------------------------------------------------------------------------------------
 
 
-def open_session(path: Path, settings: Settings) -> Session:
-    """Load the ONNX model at `path`, its folder or its graph. Raises SessionRefused, `stage` `model` or `context`."""
+def open_session(path: Path, settings: Settings, *, check_weights: bool = False) -> Session:
+    """Load the ONNX model at `path`, its folder or its graph. Raises SessionRefused, `stage` `model` or `context`.
+
+    With `check_weights` a tensor that holds NaN, or a weight that holds infinity, is refused.
+    """
     from edgekit.header.container import Unusable  # imported here: the GGUF worker loads this module, too
     from edgekit.header.onnx_folder import folder_of, read_config
+    from edgekit.header.onnx_values import broken_tensor
 
     check_settings(settings)
     try:
         config = read_config(path)
+        broken = broken_tensor(path) if check_weights else ""
     except (Unusable, EdgekitError) as error:
         raise SessionRefused("model", str(error)) from None
+    if broken:
+        raise SessionRefused("model", f"a tensor holds what is no number: `{_shown(broken)}`")
     if settings.context_tokens > config.context_train:
         raise SessionRefused(
             "context",

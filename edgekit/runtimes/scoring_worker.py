@@ -95,7 +95,7 @@ def _open(model: dict[str, Any], send: Send, *, try_amx: bool, judged: bool) -> 
         sequences = model.get("sequences", 1)
         session = llamacpp.open_session(Path(model["path"]), settings, check_weights=judged, sequences=sequences)
     else:
-        session = runtime.open_session(Path(model["path"]), settings)
+        session = runtime.open_session(Path(model["path"]), settings, check_weights=judged)
     loaded_ns = time.perf_counter_ns() - begun
     if try_amx and settings.repack:  # with all outputs: `worker.try_batch` leaves the output matrix out
         session.feed([0] * min(32, settings.output_rows or 32), want="all")
