@@ -117,10 +117,11 @@ def windows_of_samples(
 
 
 def _parts(sample: Sample, prompt_weight: float, reasoning_weight: float) -> tuple[tuple[str, float], ...]:
-    reasoning, space = sample.reasoning.rstrip(), " " if sample.reasoning.strip() else ""
+    """Prompt, reasons and answer, each with the space before it; the last part's weight is the end of the line's too."""
+    reasoning = sample.reasoning.rstrip()
     answer = sample.completion[len(sample.reasoning) :]
-    parts = ((sample.prompt, prompt_weight), (f"{space}{reasoning}", reasoning_weight), (f" {answer}", 1.0))
-    return tuple(part for part in parts if part[0])
+    said = ((reasoning, reasoning_weight), (answer, 1.0))
+    return ((sample.prompt, prompt_weight), *((f" {text}" if text else "", weight) for text, weight in said))
 
 
 def _nats(
