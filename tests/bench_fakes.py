@@ -125,7 +125,10 @@ class FakeWorker:
         self.buffers = BUFFERS
         self.findings = fakes.findings
 
-    def run(self, step: Step) -> Iterator[RawSample]:
+    def allow(self, seconds: float) -> None:
+        self.fakes.opened[self.process].timeout_s += seconds
+
+    def run(self, step: Step, *, again: bool = False) -> Iterator[RawSample]:
         fakes = self.fakes
         fakes.opened[self.process].steps.append(step)
         count = int(step.duration_s) if step.duration_s else step.repetitions

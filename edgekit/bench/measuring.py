@@ -17,6 +17,7 @@ from edgekit import runtimes
 from edgekit.bench import checks, noise, thermal
 from edgekit.bench.host import isa_that_ran, probe_host
 from edgekit.bench.plan import EXTRA_REPETITIONS, Plan, ProcessPlan, extra_process, plan_run
+from edgekit.bench.readying import ReadyGate, marked
 from edgekit.energy import EnergyMeter
 from edgekit.progress import Progress, silent
 from edgekit.records import (
@@ -78,13 +79,15 @@ def measure(
         clock=clock,
         root=root,
         meter=EnergyMeter.find(root),
+        gate=ReadyGate(root=root, on_device=bool(on_device), clock=clock, sleep=sleep),
         total=sum(process.repetitions for process in plan.main + plan.after),
     )
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     host = probe_host(root)
     idle_before = noise.watch_before(root, sleep, clock)
     before = noise.read_counters(root, clock)
-    run.started_s = clock()
+    run.started_s = run.gate.started_s = clock()
+    run.gated = run.gate.watches()
     run.all_processes(plan)
     after = noise.read_counters(root, clock)
     quiet, warnings = noise.judge_noise(idle_before, before, after, run.samples, on_device=bool(on_device))
@@ -104,6 +107,8 @@ class _Run:
     clock: Callable[[], float]
     root: Path
     meter: EnergyMeter
+    gate: ReadyGate
+    gated: bool = False
     total: int
     done: int = 0
     processes: int = 0
@@ -131,6 +136,7 @@ class _Run:
             energy=tuple(self.meter.readings),
             energy_unknown=self.meter.unknown,
             thermal=tuple(self.thermal),
+            states=tuple(self.gate.states),
             memory_limit=self.memory_limit,
             noise=quiet,
             findings=tuple(self.findings),
@@ -187,14 +193,22 @@ class _Run:
         if metered:
             self.meter.start()
         samples: list[Sample] = []
-        for raw in worker.run(step):
-            samples.append(self.keep_sample(raw, index))
-            self.tell(step, samples)
-            self.read_thermal()
+        for piece in self.pieces(step):
+            doubts = () if step.warmup else self.gate.before(step.test, index, self.meter.pausing, worker.allow)
+            for raw in worker.run(piece, again=bool(samples)):
+                number = raw.repetition if piece is step else len(samples)
+                samples.append(self.keep_sample(replace(raw, repetition=number), index, doubts))
+                self.tell(step, samples)
+                self.read_thermal()
         if metered:
             self.meter.stop(step.test, samples)
 
-    def keep_sample(self, raw: RawSample, index: int) -> Sample:
+    def pieces(self, step: Step) -> list[Step]:
+        """The repetitions of a step one by one, where the machine shows a state to wait for between them."""
+        apart = self.gated and not step.warmup and step.duration_s <= 0
+        return [replace(step, repetitions=1)] * step.repetitions if apart else [step]
+
+    def keep_sample(self, raw: RawSample, index: int, doubts: tuple[str, ...] = ()) -> Sample:
         ended_s = self.clock() - self.started_s
         sample = Sample(
             test=raw.test,
@@ -205,6 +219,7 @@ class _Run:
             elapsed_s=raw.elapsed_s,
             token_s=raw.token_s,
             started_s=max(0.0, ended_s - raw.elapsed_s),
+            doubts=doubts,
         )
         self.samples.append(sample)
         return sample
@@ -268,4 +283,8 @@ class _Run:
         tests = dict.fromkeys(s.test for s in self.samples if "@" not in s.test and s.test != SUSTAINED)
         notes = [checks.precision_note(test, self.timed(test), self.workload) for test in tests]
         limited = checks.limit_notes(self.memory_limit, self.peaks, self.artifact.header)
-        return [note for note in notes if note is not None] + [*checks.compare_peaks(self.peaks), *limited]
+        return [note for note in notes if note is not None] + [
+            *checks.compare_peaks(self.peaks),
+            *limited,
+            *marked(self.samples),
+        ]

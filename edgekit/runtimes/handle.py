@@ -55,17 +55,22 @@ class Worker:
         self.buffers: tuple[Buffer, ...] = tuple(child.log.buffers)
         self.findings: tuple[Finding, ...] = amx_findings()
 
-    def run(self, step: Step) -> Iterator[RawSample]:
+    def allow(self, seconds: float) -> None:
+        """So much more time for the whole worker: what was spent waiting for the machine is not its own."""
+        self._child.deadline += seconds
+
+    def run(self, step: Step, *, again: bool = False) -> Iterator[RawSample]:
         """The samples of `step` as they arrive. Raises EdgekitError for a step that cannot be run in this context,
         WorkerDied when the worker ends first; samples already yielded stay valid.
 
-        Leaving the iteration early waits for the rest of the step at the next call.
+        Leaving the iteration early waits for the rest of the step at the next call. `again` says that it only repeats
+        what was just run: memory stands still, and is looked at seldom.
         """
         _check_step(step, self.context_tokens)
         self._catch_up()
         child = self._child
         read_before = child.sampler.read_bytes()
-        child.command({"op": "run", "step": asdict(step)})
+        child.command({"op": "run", "step": asdict(step)}, moves=not again)
         self._running = True
         decoded = expected = 0
         while True:

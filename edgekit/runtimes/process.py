@@ -50,9 +50,10 @@ class Child:
         self._open = {self._messages, self._errors}
         self._oom_kills = _count_oom_kills()
 
-    def command(self, content: dict[str, Any]) -> None:
-        """Send one command. A dead worker is noticed when its answer is read."""
-        self.sampler.expect_movement()
+    def command(self, content: dict[str, Any], *, moves: bool = True) -> None:
+        """Send one command. A dead worker is noticed when its answer is read. `moves` says that its memory will."""
+        if moves:
+            self.sampler.expect_movement()
         with contextlib.suppress(BrokenPipeError):
             self._commands.write(encode_plain(content))
             self._commands.flush()
