@@ -134,10 +134,10 @@ def _status(field: str) -> int:
 # ---- in turn ---------------------------------------------------------------------------------------------------------
 
 
-def measured(python: Path, method: str, setting: dict[str, Any]) -> dict[str, float]:
-    """`once` in a fresh process of `python`."""
+def measured(python: Path, method: str, setting: dict[str, Any], script: str = __file__) -> dict[str, float]:
+    """`once` of a script in a fresh process of `python`."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(setting["threads"]), "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [str(python), __file__, "--one", json.dumps({"method": method, **setting})]
+    command = [str(python), script, "--one", json.dumps({"method": method, **setting})]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1800, check=False)
     if done.returncode:
         raise SystemExit(f"{method} died ({done.returncode}):\n{done.stderr[-2000:]}")
@@ -145,12 +145,12 @@ def measured(python: Path, method: str, setting: dict[str, Any]) -> dict[str, fl
     return found
 
 
-def compare(setting: dict[str, Any], methods: dict[str, Path], rounds: int) -> dict[str, Any]:
+def compare(setting: dict[str, Any], methods: dict[str, Path], rounds: int, script: str = __file__) -> dict[str, Any]:
     """All methods in turn, `rounds` times: each one's samples, and ours by theirs."""
     samples: dict[str, list[dict[str, float]]] = {method: [] for method in methods}
     for turn in range(rounds):
         for method, python in methods.items():
-            samples[method].append(measured(python, method, setting))
+            samples[method].append(measured(python, method, setting, script))
             last = samples[method][-1]
             words = f"{last['wall_s']:7.2f} s {last['cpu_s']:7.2f} s of CPU {last['extra_bytes'] / 1e9:6.2f} GB"
             print(f"  {turn + 1}/{rounds} {method:<13}{words} loss {last['loss']:.5f}", file=sys.stderr)
