@@ -47,11 +47,15 @@ def devices_check(file: Annotated[Path, typer.Argument(help="Your profile, a .to
 @devices_app.command("anchor")
 def devices_anchor(
     name: Annotated[str, typer.Argument(help="Profile name or path the runs belong to.")],
-    results: Annotated[Path, typer.Argument(help="llama-bench output (`-o json` or `-o jsonl`) from that device.")],
+    results: Annotated[
+        Path, typer.Argument(help="llama-bench output (`-o json` or `-o jsonl`) or `evidence.json` from that device.")
+    ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Profile to write; default ./NAME.toml.")] = None,
     model: Annotated[Path | None, typer.Option("--model", help="The GGUF that was run: exact bytes per token.")] = None,
 ) -> int:
-    """Turn real llama-bench runs into anchors, so that the profile projects from your own device."""
+    """Turn real runs into anchors, so that the profile projects from your own device: llama-bench's, or those that
+    `bench --on`, `bench --on-device` and `import` left.
+    """
     from edgekit.cli import verbs
 
     return verbs.add_anchors(name, results, out, model)

@@ -113,13 +113,16 @@ def profile_folder() -> Path:
 
 
 def add_anchors(name: str, results: Path, out: Path | None = None, *, bytes_per_token: float | None = None) -> Path:
-    """Append the runs in `results` (`llama-bench -o json` or `jsonl`) to a profile of the user's; returns its path.
+    """Append the runs in `results` (`llama-bench -o json` or `jsonl`, or edgekit's own evidence of a run on the device)
+    to a profile of the user's; returns its path.
 
     `name` is the user's own file, which is extended, or a packaged device, whose profile is copied to `out` (default
     `./NAME.toml`) first; packaged files are never written. `bytes_per_token` (from the model's header) replaces
     llama-bench's model size, which is too high for untied embeddings. Comments stay. Raises EdgekitError when a run is
     there already, for a class profile, and when the result would not load.
     """
+    from edgekit.devices.own_runs import read_evidence
+
     device = load_device(name)
     if device.tier == "class":
         hint = f'write a file with `class = "{device.name}"`, `isa` and `ram_bytes`, or name a device of it'
@@ -131,7 +134,7 @@ def add_anchors(name: str, results: Path, out: Path | None = None, *, bytes_per_
     start = target if target.exists() else own_file or profile_folder() / f"{device.name}.toml"
     text = read_file(start, what="device profile", max_bytes=MAX_PROFILE_BYTES)
     present = {anchor.id for anchor in check_device(start).anchors}
-    new = anchor_rows.read_llama_bench(results, bytes_per_token=bytes_per_token)
+    new = read_evidence(results, device) or anchor_rows.read_llama_bench(results, bytes_per_token=bytes_per_token)
     for anchor in new:
         if anchor.id in present:
             raise EdgekitError(f"`{target}` has this run already: `{anchor.id}`")
