@@ -49,6 +49,27 @@ def expected_duration_s(plan: Plan, header: Header, bandwidth_bytes_per_s: float
     return low, high
 
 
+def answering_duration_s(
+    header: Header, evaluated: tuple[int, int], generated: tuple[int, int], bandwidth_bytes_per_s: float
+) -> tuple[float, float]:
+    """Seconds, low and high, that a fresh process takes for so many tokens, low and high, of texts it is given and of
+    its own. Texts that are written side by side go as fast as a prefill at best.
+    """
+    streamed = sum(size_bytes for _, size_bytes in streamed_bytes(header))
+    slow, fast = (streamed / (bandwidth_bytes_per_s * share) for share in DECODE_SHARE)
+    low = (
+        PROCESS_START_S
+        + header.size_bytes / LOAD_BYTES_PER_S[1]
+        + sum((evaluated[0], generated[0])) * fast / PREFILL_SPEEDUP[1]
+    )
+    high = (
+        PROCESS_START_S
+        + header.size_bytes / LOAD_BYTES_PER_S[0]
+        + (evaluated[1] / PREFILL_SPEEDUP[0] + generated[1]) * slow
+    )
+    return low, high
+
+
 def _tokens(process: ProcessPlan) -> tuple[int, int]:
     """Tokens prefilled (depths are filled once) and generated."""
     timed = [step for step in process.steps if step.duration_s == 0]

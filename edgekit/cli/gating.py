@@ -101,8 +101,8 @@ def bench(
     on_device, held = reading_on.device_there(on, device, on_device, runner), reading_on.memory_limit(limit_memory, on)
     pipeline.host_device(on_device, device)
     if dry_run:
-        intents = pipeline.plan(model, device, workload=workload, overrides=overrides, on_device=on_device)
-        return showing.show_plan(intents)
+        foreseen = partial(pipeline.plan, overrides=overrides, on_device=on_device, prepared=prepared)
+        return showing.show_plan(foreseen(model, device, workload=workload))
     places = Places.prepare(out, junit=junit, markdown=markdown, html=html)
     reports, written = [], []
     with progress(quiet=quiet) as told:

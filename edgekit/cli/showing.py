@@ -67,6 +67,7 @@ def show_plan(intents: Sequence[Intent]) -> int:
         if intent.to_write_bytes:
             lines.append(f"write the stand-in first unless it is cached: {format_bytes(intent.to_write_bytes)}")
         lines += [f"process {number}: {', '.join(tests)}" for number, tests in enumerate(intent.processes, start=1)]
+        lines += [f"quality: {part}" for part in intent.quality]
         lines += [f"settings: {', '.join(f'{k}={getattr(intent.settings, k)}' for k in intent.settings.__slots__)}"]
         lines += [f"note: {note}" for note in intent.notes]
         low, high = format_duration(intent.low_s), format_duration(intent.high_s)

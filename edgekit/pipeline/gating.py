@@ -21,6 +21,8 @@ from edgekit.gate.metrics import METRICS
 from edgekit.header import read_header
 from edgekit.header.provenance import read_provenance
 from edgekit.memory import FitRow, WhatFits, fit_table, predict_memory, process_budget, what_fits
+from edgekit.pipeline.asking import Prepared
+from edgekit.pipeline.foreseeing import foresee_quality
 from edgekit.pipeline.lineages import computed_anew
 from edgekit.pipeline.rescoring import rescored
 from edgekit.progress import Progress, silent
@@ -189,6 +191,8 @@ class Intent:
     notes: tuple[str, ...]
     low_s: float
     high_s: float
+    quality: tuple[str, ...] = ()
+    """What is done about quality, a line a part; empty where another device's is taken."""
 
 
 def settings_here(device: Device, overrides: Overrides, on_device: str = "") -> Settings:
@@ -204,20 +208,27 @@ def plan(
     workload: Workload,
     overrides: Overrides | None = None,
     on_device: str = "",
+    prepared: Prepared | None = None,
 ) -> list[Intent]:
-    """What `bench` with the same arguments would do; nothing is written or run but a tenth of a second of probing."""
+    """What `bench` with the same arguments would do; nothing is written or run but a tenth of a second of probing.
+    `prepared` is what is asked about the model's quality, under every configuration that is judged.
+    """
     from edgekit.bench import plan_run
     from edgekit.bench.duration import expected_duration_s, read_bandwidth_bytes_per_s
     from edgekit.shapes import load_shape, plan_header
 
     targets, here = load_targets(devices), host_device(on_device, devices)
     bandwidth = read_bandwidth_bytes_per_s()
-    intents = []
+    quality = foresee_quality(model, prepared, bandwidth) if model and prepared else None
+    intents: list[Intent] = []
+    appraised = set[Settings]()
     for device in targets:
         header = read_header(model) if model else plan_header(load_shape(device.reference_student), "q4_0")
         settings = settings_here(device, overrides or Overrides(), here)
         runs = plan_run(replace(workload, settings=settings), header)
         low_s, high_s = expected_duration_s(runs, header, bandwidth)
+        found = quality if quality and _bearing_on_quality(settings) not in appraised else None
+        appraised.add(_bearing_on_quality(settings))
         intents.append(
             Intent(
                 device=device.name,
@@ -229,8 +240,9 @@ def plan(
                 ),
                 settings=settings,
                 notes=tuple(note.message for note in runs.notes),
-                low_s=low_s,
-                high_s=high_s,
+                low_s=low_s + (found.low_s if found else 0.0),
+                high_s=high_s + (found.high_s if found else 0.0),
+                quality=found.lines if found else (),
             )
         )
     return intents
