@@ -117,7 +117,7 @@ def windows_of_samples(
 
 
 def _parts(sample: Sample, prompt_weight: float, reasoning_weight: float) -> tuple[tuple[str, float], ...]:
-    """Prompt, reasons and answer, each with the space before it; the last part's weight is the end of the line's too."""
+    """Prompt, reasons and answer, each with the space before it; the last one weighs for the end of the line too."""
     reasoning = sample.reasoning.rstrip()
     answer = sample.completion[len(sample.reasoning) :]
     said = ((reasoning, reasoning_weight), (answer, 1.0))
