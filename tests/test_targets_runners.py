@@ -36,7 +36,7 @@ from edgekit.pipeline.elsewhere import measure_there
 from edgekit.pipeline.runners import build
 from edgekit.records import Artifact, Runner, RunnerTarget
 from edgekit.storage import write_record
-from edgekit.targets.building import build_runner
+from edgekit.targets.building import build_runners
 from edgekit.targets.elf import Elf, read_elf, refuse_foreign
 from edgekit.targets.runners import AUTO, list_runners, pick
 from edgekit.targets.source import VERSION, tree_sha256, unpack_source
@@ -164,13 +164,16 @@ def test_half_a_program_is_refused(tmp_path: Path) -> None:
 
 # ---- llama.cpp's source -------------------------------------------------------------------------------------------
 
-PROGRAM = '#include <cstdio>\nint main() { std::printf("%s\\n", LLAMA_BUILD_COMMIT); }\n'
+PROGRAM = '#include <cstdio>\nint main() { std::printf("%s\\n%s\\n", LLAMA_BUILD_COMMIT, KERNELS); }\n'
 CMAKE = """
 cmake_minimum_required(VERSION 3.14)
 project(llama.cpp C CXX)
 set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 add_executable(llama-bench tools/llama-bench/main.cpp)
 target_compile_definitions(llama-bench PRIVATE LLAMA_BUILD_COMMIT="${LLAMA_BUILD_COMMIT}")
+option(GGML_AVX2 "" ON)
+option(GGML_AVX512 "" OFF)
+target_compile_definitions(llama-bench PRIVATE KERNELS="${GGML_AVX2} ${GGML_AVX512}")
 """
 
 
@@ -308,20 +311,20 @@ X86 = check_variant("linux-x86_64", "baseline")
 
 def test_a_runner_is_built_once_and_kept_with_its_hash(tmp_path: Path, cache: Path, tools: None) -> None:
     source = small_llama(tmp_path / "llama.cpp")
-    built, new = build_runner("linux-x86_64", X86, source=source, jobs=1)
+    [(built, new)] = build_runners("linux-x86_64", [X86], source=source, jobs=1)
     assert new
-    said = subprocess.run([built.path], capture_output=True, text=True, check=True).stdout.strip()
-    assert said == built.runner.source == f"llama.cpp-{built.runner.source_sha256[:10]}", "git was not asked"
+    said = subprocess.run([built.path], capture_output=True, text=True, check=True).stdout.split()
+    assert said[0] == built.runner.source == f"llama.cpp-{built.runner.source_sha256[:10]}", "git was not asked"
     assert read_elf(built.path) == Elf(machine="x86_64", loader=""), "static"
     assert built.runner.sha256 == hashlib.sha256(built.path.read_bytes()).hexdigest()
     beside = built.path.with_name("llama-bench.sha256").read_text()
     assert beside == f"{built.runner.sha256}  llama-bench\n"
     assert str(tmp_path) not in built.path.read_bytes().decode("latin-1"), "no path of this machine is compiled in"
-    again, new = build_runner("linux-x86_64", X86, source=source)
+    [(again, new)] = build_runners("linux-x86_64", [X86], source=source)
     assert (again, new) == (built, False)
     assert [path.name for path in cache.iterdir()] == [built.path.parent.name], "nothing else is left"
     (source / "tools/llama-bench/main.cpp").write_text("int main() { return 1; }\n")
-    other, new = build_runner("linux-x86_64", X86, source=source)
+    [(other, new)] = build_runners("linux-x86_64", [X86], source=source)
     assert new
     assert other.path.parent != built.path.parent
     assert {each.path for each in list_runners()[0]} == {built.path, other.path}
@@ -330,7 +333,7 @@ def test_a_runner_is_built_once_and_kept_with_its_hash(tmp_path: Path, cache: Pa
 def test_a_compiler_that_fails_is_quoted(tmp_path: Path, cache: Path, tools: None) -> None:
     source = small_llama(tmp_path / "llama.cpp", "int main() { return nothing; }\n")
     with pytest.raises(EdgekitError, match=r"the build of the runner failed .*error: .*nothing"):
-        build_runner("linux-x86_64", X86, source=source)
+        build_runners("linux-x86_64", [X86], source=source)
     assert list(cache.iterdir()) == []
 
 
@@ -338,7 +341,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, cache: Path, tools: None
     cache.parent.mkdir(parents=True)
     cache.write_text("a file where the folder should be")
     with pytest.raises(EdgekitError, match="cannot build a runner"):
-        build_runner("linux-x86_64", X86, source=small_llama(tmp_path / "llama.cpp"))
+        build_runners("linux-x86_64", [X86], source=small_llama(tmp_path / "llama.cpp"))
 
 
 def test_a_program_for_another_machine_is_not_kept(tmp_path: Path, cache: Path, tools: None) -> None:
@@ -350,7 +353,7 @@ def test_a_program_for_another_machine_is_not_kept(tmp_path: Path, cache: Path, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
         with pytest.raises(EdgekitError, match="the compiler built for `x86_64` and not for `arm64`"):
-            build_runner("linux-arm64", check_variant("linux-arm64", "baseline"), source=source)
+            build_runners("linux-arm64", [check_variant("linux-arm64", "baseline")], source=source)
 
 
 # ---- bringing it there --------------------------------------------------------------------------------------------
@@ -464,6 +467,9 @@ def test_the_verb_builds_every_variant(tmp_path: Path, cache: Path, tools: None,
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert [record["variant"] for record in records] == ["baseline", "avx2", "avx512"]
-    assert all((cache.parent.parent / "edgekit/runners").glob(f"*{record['variant']}*") for record in records)
+    said = [
+        subprocess.run([each.path], capture_output=True, text=True, check=True).stdout for each in list_runners()[0]
+    ]
+    assert [each.splitlines()[1] for each in said] == ["OFF OFF", "ON OFF", "ON ON"], "no variant keeps another's flags"
     assert all(not new for _, new in build("linux-x86_64", source=source))
     assert tree_sha256(source / "tools") != records[0]["source_sha256"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgekit.progress import Progress, silent
-from edgekit.targets.building import build_runner
+from edgekit.targets.building import build_runners
 from edgekit.targets.runners import Built, Spoiled, list_runners
 from edgekit.targets.variants import VARIANTS, check_target, check_variant
 
@@ -22,13 +22,11 @@ def build(
 ) -> list[tuple[Built, bool]]:
     """The runners of `target`, each with whether it was built now: of one `variant`, or of all of them.
 
-    Raises EdgekitError as `edgekit.targets.building.build_runner` does, and for an unknown target or variant.
+    Raises EdgekitError as `edgekit.targets.building.build_runners` does, and for an unknown target or variant.
     """
     known = check_target(target)
     wanted = (check_variant(known, variant),) if variant else VARIANTS[known]
-    return [
-        build_runner(known, each, source=source, ndk=ndk, jobs=jobs, force=force, progress=progress) for each in wanted
-    ]
+    return build_runners(known, wanted, source=source, ndk=ndk, jobs=jobs, force=force, progress=progress)
 
 
 __all__ = ["Built", "Spoiled", "build", "list_runners"]

@@ -10,6 +10,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from edgekit.records.runner import Runner, RunnerTarget
 from edgekit.storage import write_record
 from edgekit.targets.elf import read_elf
 from edgekit.targets.runners import RECORD, Built, read_built, runner_folder
-from edgekit.targets.source import Source, scratch, unpack_source
+from edgekit.targets.source import SDIST_NAME, TREE_SHA256, Source, scratch, unpack_source
 from edgekit.targets.toolchain import Toolchain, find_toolchain
 from edgekit.targets.variants import Variant
 
@@ -30,36 +31,63 @@ NEEDED_BYTES = 2**30
 _STEP = re.compile(r"^\[\s*(\d+)(?:/(\d+)|%)\]")
 
 
-def build_runner(
+def build_runners(
     target: RunnerTarget,
-    variant: Variant,
+    variants: Sequence[Variant],
     *,
     source: Path | None = None,
     ndk: Path | None = None,
     jobs: int = 0,
     force: bool = False,
     progress: Progress = silent,
-) -> tuple[Built, bool]:
-    """llama-bench for `variant` of `target`, in the user's cache; and whether it was built now.
+) -> list[tuple[Built, bool]]:
+    """llama-bench for the `variants` of `target`, each in the user's cache; and whether it was built now.
 
     One of the same source, compiler and flags is kept unless `force` is given. `jobs` 0 means every core. Raises
     EdgekitError where a tool or the source is missing, there is no space, the compiler fails, or what it made is for
     another machine or not static.
     """
-    tools = find_toolchain(target, variant, ndk)
+    tools = [find_toolchain(target, variant, ndk) for variant in variants]
+    orders = [_Order(target=target, variant=variant, tools=each) for variant, each in zip(variants, tools, strict=True)]
     place = runner_folder()
+    if source is None and not force:  # what would be fetched is known beforehand
+        kept = [order.kept(place, Source(folder=Path(), name=SDIST_NAME, sha256=TREE_SHA256)) for order in orders]
+        if all(kept):
+            return [(built, False) for built in kept if built]
     check_space(place / "runner", NEEDED_BYTES, "building a runner", hint="set `XDG_CACHE_HOME` to a larger disk")
     with _disk_errors(place), scratch(place) as folder:
         work = Path(folder)
         progress("fetching llama.cpp", 0, 1, "" if source else "by pip")
         found = unpack_source(source, work)
-        out = place / f"{target}-{variant.name}-{found.name}-{_key(found, tools, target, variant)}"
-        kept = read_built(out)
-        if isinstance(kept, Built) and not force:
-            return kept, False
-        program = _compile(found, tools, work, jobs or os.cpu_count() or 1, progress)
-        _check(program, target)
-        return _keep(program, out, _record(program, target, variant, found, tools)), True
+        return [_build(order, found, work, jobs or os.cpu_count() or 1, force, progress) for order in orders]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """One runner to build."""
+
+    target: RunnerTarget
+    variant: Variant
+    tools: Toolchain
+
+    def place(self, place: Path, source: Source) -> Path:
+        parts = (source.sha256, self.tools.compiler, self.target, self.variant.name, *self.tools.flags)
+        key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:10]
+        return place / f"{self.target}-{self.variant.name}-{source.name}-{key}"
+
+    def kept(self, place: Path, source: Source) -> Built | None:
+        found = read_built(self.place(place, source))
+        return found if isinstance(found, Built) else None
+
+
+def _build(order: _Order, source: Source, work: Path, jobs: int, force: bool, progress: Progress) -> tuple[Built, bool]:
+    place = runner_folder()
+    kept = order.kept(place, source)
+    if kept and not force:
+        return kept, False
+    program = _compile(source, order, work, jobs, progress)
+    _check(program, order.target)
+    return _keep(program, order.place(place, source), _record(program, order, source)), True
 
 
 @contextmanager
@@ -74,33 +102,27 @@ def _disk_errors(place: Path) -> Iterator[None]:
         ) from None
 
 
-def _key(source: Source, tools: Toolchain, target: str, variant: Variant) -> str:
-    parts = (source.sha256, tools.compiler, target, variant.name, *tools.flags)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:10]
-
-
-def _compile(source: Source, tools: Toolchain, work: Path, jobs: int, progress: Progress) -> Path:
-    """Configure and build; gives the program, stripped."""
-    build = work / "build"
+def _compile(source: Source, order: _Order, work: Path, jobs: int, progress: Progress) -> Path:
+    """Configure and build; gives the program. Variants share the folder: only ggml's kernels are compiled for each."""
+    tools, build = order.tools, work / "build"
     # paths of this machine stay out of the program, and git is not asked: it would name whatever checkout is around
     plain = f"-ffile-prefix-map={work}=."
     named = (f"-DLLAMA_BUILD_COMMIT={source.name}", "-DLLAMA_BUILD_NUMBER=0", f"-DCMAKE_C_FLAGS={plain}",
              f"-DCMAKE_CXX_FLAGS={plain}")  # fmt: skip
-    configure = [tools.cmake, "-G", tools.generator, "-S", str(source.folder), "-B", str(build), *tools.flags, *named]
+    anew = ("-U", "GGML_*", "-U", "HAVE_*")  # what the variant before chose and found
+    configure = [tools.cmake, "-G", tools.generator, "-S", str(source.folder), "-B", str(build)]
     progress("configuring", 0, 1, tools.compiler)
     log = work / "build.log"
 
     def tell(line: str) -> None:
         step = _STEP.match(line)
         if step:
-            progress("compiling llama-bench", int(step[1]), int(step[2] or 100), f"{jobs} jobs")
+            progress(f"compiling {order.variant.name}", int(step[1]), int(step[2] or 100), f"{jobs} jobs")
 
-    _run(configure, log, tell)
+    _run([*configure, *anew, *tools.flags, *named], log, tell)
     _run([tools.cmake, "--build", str(build), "--target", "llama-bench", "-j", str(jobs)], log, tell)
-    program = next(
-        (path for path in (build / "bin/llama-bench", build / "bin/llama-bench.exe") if path.is_file()), None
-    )
-    if program is None:
+    program = build / "bin/llama-bench"
+    if not program.is_file():
         raise EdgekitError("the build left no `llama-bench`", hint="is this source of another layout? try the default")
     return program
 
@@ -160,16 +182,16 @@ def _check(program: Path, target: RunnerTarget) -> None:
         )
 
 
-def _record(program: Path, target: RunnerTarget, variant: Variant, source: Source, tools: Toolchain) -> Runner:
+def _record(program: Path, order: _Order, source: Source) -> Runner:
     with program.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     return Runner(
-        target=target,
-        variant=variant.name,
+        target=order.target,
+        variant=order.variant.name,
         source=source.name,
         source_sha256=source.sha256,
-        compiler=tools.compiler,
-        flags=tools.flags,
+        compiler=order.tools.compiler,
+        flags=order.tools.flags,
         sha256=sha256,
         size_bytes=program.stat().st_size,
         built_at=datetime.now(UTC).isoformat(timespec="seconds"),

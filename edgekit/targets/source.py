@@ -16,6 +16,7 @@ from edgekit.errors import EdgekitError
 
 VERSION = "0.3.36"
 """Of llama-cpp-python, as edgekit depends on it."""
+SDIST_NAME = f"llama-cpp-python-{VERSION}"
 SDIST_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 """Of `llama_cpp_python-0.3.36.tar.gz` (pypi.org, files of release 0.3.36)."""
 
@@ -52,7 +53,7 @@ def unpack_source(given: Path | None, work: Path) -> Source:
     if not (target / "tools/llama-bench").is_dir() or not (target / "CMakeLists.txt").is_file():
         raise EdgekitError(f"there is no llama.cpp with llama-bench in the source: `{given}`", hint=_HINT)
     sha256 = tree_sha256(target)
-    name = f"llama-cpp-python-{VERSION}" if sha256 == TREE_SHA256 else f"llama.cpp-{sha256[:10]}"
+    name = SDIST_NAME if sha256 == TREE_SHA256 else f"llama.cpp-{sha256[:10]}"
     return Source(folder=target, name=name, sha256=sha256)
 
 
