@@ -39,7 +39,7 @@ from edgekit.storage import write_record
 from edgekit.targets.building import build_runners
 from edgekit.targets.elf import Elf, read_elf, refuse_foreign
 from edgekit.targets.runners import AUTO, list_runners, pick
-from edgekit.targets.source import VERSION, tree_sha256, unpack_source
+from edgekit.targets.source import VERSION, scratch, tree_sha256, unpack_source
 from edgekit.targets.toolchain import NDK_VARIABLES, find_toolchain
 from edgekit.targets.variants import VARIANTS, check_variant, choose, features_of
 
@@ -328,6 +328,15 @@ def test_a_runner_is_built_once_and_kept_with_its_hash(tmp_path: Path, cache: Pa
     assert new
     assert other.path.parent != built.path.parent
     assert {each.path for each in list_runners()[0]} == {built.path, other.path}
+
+
+def test_what_a_killed_build_left_is_removed(tmp_path: Path, cache: Path) -> None:
+    for name in ("old", "new"):
+        (cache / f".build-{name}/llama.cpp").mkdir(parents=True)
+    for path in (cache / ".build-old/llama.cpp", cache / ".build-old"):
+        os.utime(path, (1e9, 1e9))
+    with scratch(cache) as folder:
+        assert sorted(path.name for path in cache.iterdir()) == sorted([".build-new", Path(folder).name])
 
 
 def test_a_compiler_that_fails_is_quoted(tmp_path: Path, cache: Path, tools: None) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -28,6 +29,9 @@ TREE_SHA256 = "f5e7e067f9aa3beaf00b986c5212083e1c5121c178180dc00794ef01f79edb24"
 MAX_SOURCE_BYTES = 2**30
 MAX_SOURCE_FILES = 50_000
 FETCH_S = 3600.0
+ABANDONED_S = 3600.0
+"""No step of a build is silent for so long."""
+_SCRATCH = ".build-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +150,12 @@ def _copy(given: Path, target: Path) -> None:
 
 
 def scratch(place: Path) -> tempfile.TemporaryDirectory[str]:
-    """A folder to build in, on the disk of the cache: a gigabyte is much for a /tmp in memory."""
+    """A folder to build in, on the disk of the cache: a gigabyte is much for a /tmp in memory. What killed builds left
+    there is removed.
+    """
     place.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(prefix=".build-", dir=place)
+    for left in place.glob(f"{_SCRATCH}*"):
+        newest = max((file.lstat().st_mtime for file in (left, *left.glob("*"))), default=0.0)  # its log is written to
+        if time.time() - newest > ABANDONED_S:
+            shutil.rmtree(left, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=place)
