@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ pytest.importorskip("transformers", reason="edgekit[distill] is not installed")
 from edgekit import corpus  # noqa: E402
 from edgekit.corpus.item import Item, plain  # noqa: E402
 from edgekit.distill.asking import STYLES, bare, evaluated, questions_of  # noqa: E402
+from edgekit.distill.chatting import chat_of  # noqa: E402
 from edgekit.distill.generating import Batches, Completion, Generate, Request, Sampling  # noqa: E402
 from edgekit.distill.loading import load_model  # noqa: E402
 from edgekit.distill.synthesis import (  # noqa: E402
@@ -296,6 +298,29 @@ def test_questions_longer_than_the_teachers_context_are_counted(tokenizer: Any, 
     assert (report.questions, report.too_long) == (1, 1)
     with pytest.raises(EdgekitError, match="nothing to ask the teacher: 1 questions are too long"):
         synthesize(model, tokenizer, SETTINGS, tmp_path / "t.jsonl", items=items[1:], teacher_sha256="t")
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # transformers leaves config.json open
+def test_a_teacher_that_talks_in_turns_is_asked_in_them(tokenizer: Any, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def answer(one: Request) -> str:
+        asked.append(tokenizer.decode(one.ids, skip_special_tokens=False))
+        return "blue"
+
+    turn = chat_of(task_teacher())
+    scripts(tokenizer, SETTINGS, tmp_path / "s.jsonl", answer, items=[own("Which colour?", "blue")], turn=turn)
+    (one,) = read_samples(tmp_path / "s.jsonl")
+    assert (one.prompt, one.correct) == ("Which colour?", True)  # the student is asked in plain text
+    assert set(asked) == {turn("Which colour?")}
+    assert asked[0].count("<|im_start|>user\nWhich colour?<|im_end|>\n<|im_start|>assistant\n") == 1
+    folder = shutil.copytree(task_teacher(), tmp_path / "teacher")
+    for template, message in (("{{ raise_exception('no') }}", "chat template fails (no)"), ("", "no chat template")):
+        config = json.loads((task_teacher() / "tokenizer_config.json").read_text()) | {"chat_template": template}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+        with pytest.raises(EdgekitError) as failure:
+            chat_of(folder)("Which colour?")
+        assert message in failure.value.message
 
 
 # ---- refusals --------------------------------------------------------------------------------------------------------

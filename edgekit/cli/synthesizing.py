@@ -30,6 +30,7 @@ def synthesize(
     style: Annotated[
         list[str], typer.Option("--style", help="answer, or rationale (reasons, then the answer); may be repeated.")
     ] = [],  # noqa: B006
+    chat: Annotated[bool, typer.Option("--chat", help="Ask in the teacher's own chat template.")] = False,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Completions of each question.")] = 1,
     temperature: Annotated[float, typer.Option("--temperature", min=0, help="0: the likeliest token.")] = 0.7,
     top_p: Annotated[float, typer.Option("--top-p", help="Share of the likeliest tokens to draw from.")] = 0.95,
@@ -75,7 +76,7 @@ def synthesize(
         batch=batch,
         seed=seed,
     )
-    wanted = synthesizing.Questions(prompts=prompts, held_out=tuple(held_out))
+    wanted = synthesizing.Questions(prompts=prompts, held_out=tuple(held_out), chat=chat)
     which = reading.shard(shard)
     if dry_run:
         return reading.show_foreseen(synthesizing.foresee(teacher, settings, questions=wanted), as_json=json)

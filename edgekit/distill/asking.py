@@ -153,9 +153,11 @@ def planned(
     questions_a_batch: int,
     context: int | None,
     held_out: Collection[str] = (),
+    turn: Callable[[str], str] | None = None,
 ) -> Plan:
     """The batches of what `items` ask, each question once a style, those of like length together.
 
+    `turn` puts a prompt into the teacher's chat template (`chatting.chat_of`); samples keep the prompt without it.
     `tokenizer` is a `tokenizers.Tokenizer`; `context` the most tokens that the teacher reads and writes. Raises
     EdgekitError where nothing is left to ask.
     """
@@ -167,7 +169,9 @@ def planned(
             continue
         for style in styles:
             prompt = STYLES[style].prompt(item)
-            ids = tuple(tokenizer.encode(prompt).ids)
+            # a template writes the special tokens itself
+            asked = tokenizer.encode(turn(prompt), add_special_tokens=False) if turn else tokenizer.encode(prompt)
+            ids = tuple(asked.ids)
             if context is not None and len(ids) + most_tokens[style] > context:
                 too_long += 1
                 continue

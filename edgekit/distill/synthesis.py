@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ def synthesize(
     *,
     items: Sequence[Item] | None = None,
     held_out: Collection[str] = (),
+    turn: Callable[[str], str] | None = None,
     teacher_sha256: str = "",
     shards: tuple[int, int] = (0, 1),
     generate: Generate | None = None,
@@ -87,7 +88,8 @@ def synthesize(
     `out`. What an earlier call wrote there is returned as it stands; one that was killed is gone on with.
 
     `tokenizer` is a `tokenizers.Tokenizer`. `items` are asked in place of the corpus' (an empty answer: not known, and
-    judged by agreement); questions whose `asking.bare` text is in `held_out` are not. `teacher_sha256` names the
+    judged by agreement); questions whose `asking.bare` text is in `held_out` are not. `turn` puts each into the
+    teacher's chat template (`chatting.chat_of`). `teacher_sha256` names the
     weights (`checkpoint.hash_checkpoint`); they are hashed here where it is left out. `shards` (which, of how many)
     asks a part, into a file beside `out`; whoever finishes last joins them in `out`. `generate` takes the place of the
     model's own batched decoding (`decoded_by` names it); then `model` may be its configuration alone.
@@ -98,7 +100,8 @@ def synthesize(
     check_synthesis(settings, shards)
     asked = items if items is not None else asked_of(settings)
     _check_votes(asked, settings)
-    plan = plan_of(tokenizer, asked, settings, held_out=held_out, context=context_of(getattr(model, "config", model)))
+    context = context_of(getattr(model, "config", model))
+    plan = plan_of(tokenizer, asked, settings, held_out=held_out, turn=turn, context=context)
     teacher_sha256 = teacher_sha256 or weights_sha256(model)
     key = _key(plan, settings, teacher_sha256, decoded_by)
     mine = range(shards[0], len(plan.batches), shards[1])
@@ -136,6 +139,7 @@ def plan_of(
     settings: Synthesis,
     *,
     held_out: Collection[str] = (),
+    turn: Callable[[str], str] | None = None,
     context: int | None = None,
 ) -> Plan:
     """What would be asked, in which batches. Raises EdgekitError where nothing is."""
@@ -147,6 +151,7 @@ def plan_of(
         questions_a_batch=max(1, settings.batch // settings.samples),
         context=context,
         held_out=held_out,
+        turn=turn,
     )
 
 

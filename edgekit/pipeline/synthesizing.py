@@ -11,6 +11,7 @@ from edgekit import corpus
 from edgekit.checkpoint import hash_checkpoint, open_checkpoint
 from edgekit.corpus import Item
 from edgekit.distill.asking import evaluated
+from edgekit.distill.chatting import chat_of
 from edgekit.distill.generating import Generate
 from edgekit.distill.loading import load_model
 from edgekit.distill.model_facts import tokenizer_of
@@ -25,10 +26,13 @@ BACKENDS = ("transformers", "vllm")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Questions:
-    """What is asked: the corpus' train split, or a file of one's own (`prompts`); never what `held_out` files hold."""
+    """What is asked: the corpus' train split, or a file of one's own (`prompts`); never what `held_out` files hold.
+    With `chat` in the teacher's own chat template.
+    """
 
     prompts: Path | None = None
     held_out: tuple[Path, ...] = ()
+    chat: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +87,7 @@ def write_samples(
         progress,
         items=items,
         held_out=held_out,
+        turn=chat_of(teacher) if questions.chat else None,
         teacher_sha256=hash_checkpoint(checkpoint, progress=progress),
         shards=shards,
         generate=generate,
@@ -95,7 +100,8 @@ def foresee(teacher: Path, settings: Synthesis, *, questions: Questions = Questi
     check_synthesis(settings, (0, 1))
     checkpoint = open_checkpoint(teacher)
     items, held_out = _asked(settings, questions)
-    plan = plan_of(tokenizer_of(checkpoint), items, settings, held_out=held_out, context=context_of(checkpoint.config))
+    turn, context = chat_of(teacher) if questions.chat else None, context_of(checkpoint.config)
+    plan = plan_of(tokenizer_of(checkpoint), items, settings, held_out=held_out, turn=turn, context=context)
     asks = plan.asks
     return Foreseen(
         questions=len(asks),
