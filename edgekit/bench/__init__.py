@@ -11,6 +11,7 @@ from edgekit.bench.harness import run_harness
 from edgekit.bench.hashing import hash_artifact
 from edgekit.bench.host import probe_host
 from edgekit.bench.identity import probe_identity
+from edgekit.bench.kinship import kin_finding
 from edgekit.bench.measuring import measure
 from edgekit.bench.plan import PRESETS, plan_run
 from edgekit.bench.reference_file import is_reference_file, open_reference_file, read_reference_text, save_reference
@@ -31,6 +32,7 @@ __all__ = [
     "hash_artifact",
     "is_reference_file",
     "judge_answers",
+    "kin_finding",
     "measure",
     "open_reference_file",
     "plan_run",

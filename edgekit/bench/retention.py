@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgekit.bench.answering import MAX_PICKED, identity_of
+from edgekit.bench.kinship import one_model
 from edgekit.bench.paired import Pairs, Range, lead_range, retention_ranges, share_range
 from edgekit.corpus import Bank, Item
 from edgekit.corpus.item import plain
@@ -51,7 +52,7 @@ def judge_answers(student: Answers, teacher: Answers | None = None) -> Tasks:
 
     The ranges are paired, item by item, and clustered by template (`edgekit.bench.paired`). Retention is `Unknown`
     without a teacher, where the teacher's range comes within 10 points of chance, for fewer than 30 items, for random
-    weights, and where teacher and student are one file; overall it is over all items, also of domains where it is
+    weights, and where teacher and student are one model; overall it is over all items, also of domains where it is
     unknown alone. `cliffs` names the domains whose retention is 15 points or more below the whole, beyond what the
     draw of items explains, whether or not the whole would pass a gate.
 
@@ -145,8 +146,8 @@ def _no_retention(pairs: Pairs, student: Answers, teacher: Answers) -> Unknown |
     for answers in (student, teacher):
         if answers.stand_in:
             return _stand_in(answers)
-    if student.artifact_sha256 and student.artifact_sha256 == teacher.artifact_sha256:
-        return Unknown(reason="the teacher is this very artifact", settle="answers of the real teacher")
+    if same := one_model(student, teacher):
+        return Unknown(reason=same, settle="answers of the real teacher")
     if len(pairs.student) < ENOUGH_ITEMS:
         return Unknown(
             reason=f"{len(pairs.student)} items are too few for a range to be trusted",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 
 from edgekit import corpus
+from edgekit.bench.kinship import one_model
 from edgekit.corpus import Prompt
 from edgekit.intervals import share_interval
 from edgekit.records import Answers, Estimate, Figure, Similarity, Unknown
@@ -86,7 +87,7 @@ def _incomparable(student: Answers, teacher: Answers) -> str:
     """Why the two say nothing of each other; empty where they do."""
     if student.stand_in or teacher.stand_in:
         return "stand-in weights are random numbers: what they write is no answer"
-    if student.artifact_sha256 and student.artifact_sha256 == teacher.artifact_sha256:
+    if one_model(student, teacher):
         return "the teacher's responses are the artifact's own"
     return ""
 

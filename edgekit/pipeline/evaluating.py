@@ -212,8 +212,10 @@ def _answered(
         kept = teacher_journal(resume) if resume is not None else None
         teacher = bench.answer(opened, bank, prompts=prompts, threads=asked.threads, resume=kept, progress=progress)
     answers = bench.answer(artifact, bank, prompts=prompts, settings=settings, resume=resume, progress=progress)
+    kin = bench.kin_finding(answers, teacher) if teacher is not None else None
     return replace(
         quality,
+        findings=(*quality.findings, kin) if kin is not None else quality.findings,
         tasks=bench.judge_answers(answers, teacher),
         similarity=bench.compare_responses(answers, teacher) if teacher is not None else None,
         identity=bench.probe_identity(answers, expected=asked.names),
