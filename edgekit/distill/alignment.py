@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from edgekit import corpus
@@ -169,7 +170,7 @@ def _compare_merges(left: _Vocabulary, right: _Vocabulary) -> None:
 
 def _compare_cuts(left: _Vocabulary, right: _Vocabulary) -> None:
     """What neither list shows (how text is normalized and split first) shows in texts."""
-    for text in (*_PROBES, corpus.text("train", characters=_PROBE_CHARACTERS)):
+    for text in (*_PROBES, _probe_text()):
         one = left.tokenizer.encode(text, add_special_tokens=False)
         other = right.tokenizer.encode(text, add_special_tokens=False)
         if one.ids == other.ids:
@@ -179,6 +180,11 @@ def _compare_cuts(left: _Vocabulary, right: _Vocabulary) -> None:
         begin = one.offsets[min(place, len(one.ids) - 1)][0] if one.ids else 0
         passage = shown(json.dumps(text[begin : begin + 20], ensure_ascii=False), 30)
         _refuse(left, right, f"they cut the text {passage} differently, the teacher's")
+
+
+@cache
+def _probe_text() -> str:
+    return corpus.text("train", characters=_PROBE_CHARACTERS)
 
 
 def _named(side: _Vocabulary, token: int) -> str:

@@ -16,13 +16,15 @@ from edgekit.distill import beginnings, costs, sharding
 from edgekit.distill.alignment import align
 from edgekit.distill.held_out import held_out
 from edgekit.distill.loading import all_here, in_turn, load_model
-from edgekit.distill.material import Material, held_out_material
+from edgekit.distill.material import Material, held_out_material, training_material
 from edgekit.distill.model_facts import check_smaller, facts_of, facts_of_shape, tokenizer_of
+from edgekit.distill.pruning import CALIBRATION_TOKENS
 from edgekit.distill.recipe_parts import DistillRecipe, Student
 from edgekit.distill.stages import Lesson, run_stage
 from edgekit.distill.students import RECORD as STUDENT_RECORD
 from edgekit.distill.students import make_student
-from edgekit.errors import EdgekitError
+from edgekit.distill.windows import Windows
+from edgekit.errors import EdgekitError, import_extra
 from edgekit.progress import Progress, silent
 from edgekit.records import Distillation, DistillCost, HeldOut, Host, Link, ModelFacts, Unknown
 from edgekit.storage import load_record, write_record
@@ -160,6 +162,7 @@ def _link(
             Path(before.path),
             place / START,
             shape=student.shape,
+            windows=_calibration(recipe, student, Path(before.path)) if student.source.startswith("prune:") else None,
             seed=recipe.seed,
             progress=progress,
         )
@@ -196,6 +199,22 @@ def _check_sizes(student: Student, teacher: ModelFacts) -> None:
     """Before anything is written, what a shape alone tells."""
     if student.shape is not None:
         check_smaller(facts_of_shape(student.shape), teacher)
+
+
+def _calibration(recipe: DistillRecipe, student: Student, model: Path) -> Windows:
+    """Some of what the student will learn from, evenly spread: what matters for that is what stays."""
+    torch = import_extra("torch", extra="distill")
+    found = training_material(
+        recipe.data,
+        recipe.folder,
+        tokenizer_of(open_checkpoint(model)),
+        length=student.stages[0].length,
+        prompt_weight=recipe.data.prompt_weight,
+        seed=recipe.seed,
+    ).windows
+    count = min(len(found), max(1, CALIBRATION_TOKENS // found.length))
+    chosen = torch.linspace(0, len(found) - 1, count).round().long()
+    return Windows(ids=found.ids[chosen], weights=found.weights[chosen])
 
 
 def _source(student: Student, folder: Path) -> str:

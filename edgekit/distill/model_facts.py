@@ -9,7 +9,7 @@ from typing import Any
 
 from edgekit.checkpoint import Checkpoint, hash_checkpoint, open_checkpoint
 from edgekit.distill.students import Recipe
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, import_extra
 from edgekit.progress import Progress, silent
 from edgekit.records import ModelFacts
 from edgekit.shapes import Shape
@@ -128,8 +128,6 @@ def check_smaller(student: ModelFacts, teacher: ModelFacts) -> None:
 
 def tokenizer_of(checkpoint: Checkpoint) -> Any:
     """The `tokenizers.Tokenizer` of a checkpoint. Raises EdgekitError where it has none that can be read."""
-    from edgekit.errors import import_extra
-
     if checkpoint.tokenizer != "tokenizer.json":
         raise EdgekitError(
             f"the checkpoint has no `tokenizer.json`: `{checkpoint.path}`",
@@ -137,9 +135,12 @@ def tokenizer_of(checkpoint: Checkpoint) -> Any:
         )
     tokenizers = import_extra("tokenizers", extra="distill")
     try:
-        return tokenizers.Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
+        found = tokenizers.Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
     except Exception:  # the library raises bare Exceptions for whatever it does not understand
         raise EdgekitError(f"not a usable tokenizer: `{checkpoint.path / 'tokenizer.json'}`") from None
+    found.no_truncation()  # a file may carry what its last user set
+    found.no_padding()
+    return found
 
 
 def _size(config: Mapping[str, Any], key: str, path: Path, default: int = 0) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.distill import recipe_fields as keys
+from edgekit.distill.prune_spec import parse_prune
 from edgekit.distill.recipe_parts import (
     Data,
     DistillRecipe,
@@ -214,6 +215,8 @@ def _check_source(source: str, where: str) -> None:
             f"a student of {where} cannot be made of `{source[:60]}`",
             hint="write `prune:depth=0.5`, `config:FILE.json` or `shape:nano-0.6b`",
         )
+    if kind == "prune":
+        parse_prune(source)
 
 
 def _made(kind: Any, table: Mapping[str, Any], readers: Mapping[str, keys.Reader], where: str) -> Any:

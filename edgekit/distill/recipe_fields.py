@@ -148,6 +148,7 @@ TEMPERATURE: dict[str, Reader] = {"schedule": word(*SCHEDULES), "start": real(0.
 
 SYNTHESIS: dict[str, Reader] = {
     "each": whole(1, 10**6),
+    "questions": whole(0, 10**7),
     "domains": words(lambda: corpus.DOMAINS),
     "templates": words(templates),
     "styles": words(lambda: ("answer", "rationale")),

@@ -70,7 +70,9 @@ class Synthesizing:
     """
 
     each: int = 50
-    """Questions of every template."""
+    """Questions of every template at most."""
+    questions: int = 0
+    """In all, spread evenly; 0: as many as `each` allows."""
     domains: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     styles: tuple[str, ...] = ("answer",)

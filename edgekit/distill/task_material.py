@@ -38,6 +38,7 @@ def task_material(
         domains=asked.domains or corpus.DOMAINS,
         templates=templates,
         each=asked.each,
+        questions=asked.questions,
         styles=asked.styles,
         samples=asked.samples,
         temperature=asked.temperature,
@@ -45,7 +46,7 @@ def task_material(
         most_tokens=asked.most_tokens,
         most_reasoning_tokens=asked.most_reasoning_tokens,
         batch=asked.batch,
-        seed=seed,
+        seed=seed + 1,  # the first questions of the same seed are those that earlier stages saw
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     model = load_model(teacher, frozen=True).to(here().device)

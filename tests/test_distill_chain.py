@@ -1,0 +1,229 @@
+"""The whole chain on models of a hundred thousand weights: what it leaves, that it goes on, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="edgekit[distill] is not installed")
+for module in ("accelerate", "safetensors", "transformers"):
+    pytest.importorskip(module, reason="edgekit[distill] is not installed")
+
+from students import RECIPES, random_student, task_teacher  # noqa: E402
+
+from edgekit.distill import Recipe  # noqa: E402
+from edgekit.distill import random_student as make_random  # noqa: E402
+from edgekit.distill.chain import distill_student  # noqa: E402
+from edgekit.distill.loading import load_model  # noqa: E402
+from edgekit.distill.material import fingerprint, held_out_material, training_material  # noqa: E402
+from edgekit.distill.model_facts import tokenizer_of  # noqa: E402
+from edgekit.distill.recipe import Data, DistillRecipe, Stage, Student, Synthesizing, Teacher  # noqa: E402
+from edgekit.errors import EdgekitError, ExitCode  # noqa: E402
+from edgekit.records import Distillation, Estimate, Unknown  # noqa: E402
+from edgekit.storage import load_record  # noqa: E402
+
+SMALL: Recipe = replace(
+    RECIPES["qwen3"], name="chain-teacher", hidden=64, layers=4, heads=2, kv_heads=1, head_dim=32, ffn=96,
+    vocabulary=400, spare=0, characters=0,
+)  # fmt: skip
+STAGE = Stage(kind="logits", steps=6, batch=4, length=48, learning_rate=1e-3, checkpoint_every=2, precision="float32")
+STAGES = (
+    replace(STAGE, cache="offline"),
+    replace(STAGE, kind="features", feature_weight=2.0, gradient_checkpointing=True, micro_batch=2),
+)
+DATA = Data(questions=4, templates=("capital", "continent"), held_out_questions=10)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def recipe(*students: Student, **changed: Any) -> DistillRecipe:
+    given = students or (Student(name="half", source="prune:depth=0.5", stages=STAGES),)
+    teacher = Teacher(path=str(make_random(SMALL)))
+    return DistillRecipe(**{"name": "test", "teacher": teacher, "data": DATA, "students": given, **changed})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Distillation, Path]:
+    """One chain of two students, run without a break."""
+    out = tmp_path_factory.mktemp("whole")
+    torch.set_num_threads(1)
+    second = Student(name="quarter", source="prune:depth=0.5", taught_by="previous", stages=STAGES[:1])
+    first = Student(name="half", source="prune:depth=0.5", stages=STAGES)
+    return distill_student(recipe(first, second), out), out
+
+
+def test_a_chain_leaves_its_students_and_its_record(whole: tuple[Distillation, Path]) -> None:
+    chain, out = whole
+    assert load_record(out / "distillation.json", Distillation) == chain
+    assert [(link.student.name, link.taught_by) for link in chain.links] == [
+        ("half", chain.teacher.name),
+        ("quarter", "half"),
+    ]
+    assert (chain.teacher.layers, [link.student.layers for link in chain.links]) == (4, [2, 1])
+    for link in chain.links:
+        model = load_model(Path(link.student.path))
+        assert sum(parameter.numel() for parameter in model.parameters()) == link.student.parameters
+        assert (Path(link.student.path) / "tokenizer.json").is_file()
+        for stage in link.stages:
+            assert [step for step, _ in stage.training.losses] == list(range(1, 7)), "every step is logged"
+            for figure in (stage.held_out.loss, stage.held_out.kld, stage.held_out.top1):
+                assert isinstance(figure, Estimate)
+            assert stage.held_out.teacher == chain.teacher.name  # always the first, whoever taught
+    assert isinstance(chain.teacher_held_out.kld, Unknown)
+
+
+def test_a_chain_counts_what_it_cost(whole: tuple[Distillation, Path]) -> None:
+    chain, out = whole
+    cached, features = (stage.cost for stage in chain.links[0].stages)
+    assert cached.tokens == features.tokens == features.teacher_tokens == 6 * 4 * 48
+    windows = json.loads((out / "1-half" / "1-logits" / "cache" / "cache.json").read_text(encoding="utf-8"))["windows"]
+    assert cached.teacher_tokens == windows * 48  # each window once, however often the student saw it
+    table = 400 * 64  # tied: looked up and multiplied with
+    layers = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96 + 2 * 64 + 2 * 32) + 64
+    assert chain.links[0].student.parameters == layers + table
+    assert cached.student_flops.low == 6 * (layers + table) * cached.tokens
+    assert features.student_flops.low == 8 * (layers + table) * cached.tokens  # checkpointing computes it again
+    attention = 6 * 2 * 2 * 64 * 48 * cached.tokens
+    assert cached.student_flops.high == cached.student_flops.low + attention
+    assert chain.cost.tokens == 3 * cached.tokens
+    assert chain.cost.seconds > 0
+
+
+def test_feature_stages_tell_which_layers_taught(whole: tuple[Distillation, Path]) -> None:
+    link = whole[0].links[0]
+    learned = link.stages[1].layer_map
+    assert learned is not None
+    assert learned == link.layer_map
+    assert [max(range(4), key=row.__getitem__) for row in learned.weights] == list(link.kept_layers)
+    assert whole[0].links[1].layer_map.mapping == "carved"  # type: ignore[union-attr]
+
+
+class Stop(BaseException):
+    """What a Ctrl-C is."""
+
+
+def stopping(after: int, where: str) -> Callable[..., None]:
+    seen = 0
+
+    def tell(stage: str, done: float, total: float, detail: str = "") -> None:
+        nonlocal seen
+        seen += where in stage
+        if seen > after:
+            raise Stop
+
+    return tell
+
+
+@pytest.mark.parametrize(("after", "where"), [(3, "1-logits"), (4, "2-features"), (0, "asking the teacher")])
+def test_a_stopped_chain_goes_on_to_the_same_weights(
+    whole: tuple[Distillation, Path], tmp_path: Path, after: int, where: str
+) -> None:
+    with pytest.raises(Stop):
+        distill_student(recipe(), tmp_path / "out", progress=stopping(after, where))
+    told: list[str] = []
+    chain = distill_student(recipe(), tmp_path / "out", progress=lambda stage, *_: told.append(stage))
+    assert chain.student.sha256 == whole[0].links[0].student.sha256
+    assert any("2-features" in stage for stage in told)
+    assert where != "2-features" or not any(stage == "half 1-logits" for stage in told), "a finished stage stays"
+
+
+def test_a_finished_chain_is_taken_as_it_stands_and_another_is_refused(tmp_path: Path) -> None:
+    one = recipe(Student(name="half", source="prune:depth=0.5", stages=STAGES[:1]))
+    first = distill_student(one, tmp_path)
+    told: list[str] = []
+    assert distill_student(one, tmp_path, progress=lambda stage, *_: told.append(stage)) == first
+    assert not any("half" in stage for stage in told)
+    other = replace(one.students[0], stages=(replace(STAGES[0], learning_rate=2e-3),))
+    with pytest.raises(EdgekitError, match="holds a stage that was made of something else"):
+        distill_student(replace(one, students=(other,)), tmp_path)
+    damaged = Path(first.student.path) / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\0")
+    with pytest.raises(EdgekitError, match="the student is not the one of its record"):
+        distill_student(one, tmp_path)
+
+
+def test_a_diverged_stage_says_so_and_keeps_the_rest(tmp_path: Path) -> None:
+    wild = replace(STAGE, steps=60, learning_rate=1e30, warmup=0.0, gradient_norm=1e6, weight_decay=0.0)
+    student = Student(name="half", source="prune:depth=0.5", stages=(STAGES[0], wild))
+    with pytest.raises(EdgekitError, match=r"the logits stage stopped: .*`.*2-logits`") as refused:
+        distill_student(recipe(student), tmp_path)
+    assert refused.value.code == ExitCode.BROKE
+    assert (tmp_path / "1-half" / "1-logits" / "stage.json").is_file()
+    assert not (tmp_path / "1-half" / "2-logits" / "stage.json").exists()
+
+
+def test_what_cannot_be_is_refused_before_training(tmp_path: Path) -> None:
+    large = Student(name="large", source=f"config:{random_student('qwen3') / 'config.json'}", stages=STAGES[:1])
+    with pytest.raises(EdgekitError, match="parameters, its teacher"):
+        distill_student(recipe(large), tmp_path / "2")
+    with pytest.raises(EdgekitError, match="no such folder"):
+        distill_student(recipe(), tmp_path / "3", teacher=tmp_path / "nowhere")
+    with pytest.raises(EdgekitError, match="no data that fills a window of `48` tokens"):
+        distill_student(recipe(data=Data()), tmp_path / "4")
+    assert not (tmp_path / "3").exists()
+
+
+def test_a_student_with_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    other = make_random(replace(SMALL, name="chain-other", tokenizer="llama3", architecture="llama"))
+    with pytest.raises(Stop):
+        distill_student(recipe(), tmp_path, progress=stopping(0, "1-logits"))
+    shutil.copy(other / "tokenizer.json", tmp_path / "1-half" / "start" / "tokenizer.json")
+    with pytest.raises(EdgekitError, match="teacher and student have different tokenizers: token .* is `"):
+        distill_student(recipe(), tmp_path)
+
+
+def test_own_files_are_read_line_by_line_and_some_are_held_out(tmp_path: Path) -> None:
+    from edgekit.checkpoint import open_checkpoint
+
+    tokenizer = tokenizer_of(open_checkpoint(make_random(SMALL)))
+    asked = [{"prompt": f"What is {n} + {n}? Answer:", "answer": str(2 * n)} for n in range(300)]
+    lines = [json.dumps(one) for one in (*asked, {"text": "The river is high in spring. " * 40})]
+    (tmp_path / "own.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    data = Data(files=("own.jsonl",))
+    learned = training_material(data, tmp_path, tokenizer, length=48, prompt_weight=0.1, seed=1)
+    apart = held_out_material(data, tmp_path, tokenizer, length=48, seed=1)
+    assert {0.0, 1.0} < {round(weight, 3) for weight in learned.windows.weights.unique().tolist()}
+    assert set(apart.windows.weights.unique().tolist()) == {0.0, 1.0}
+    seen = {line for text in map(tokenizer.decode, learned.windows.ids.tolist()) for line in text.split("\n")}
+    unseen = {line for text in map(tokenizer.decode, apart.windows.ids.tolist()) for line in text.split("\n")}
+    questions = {f"{one['prompt']} {one['answer']}" for one in asked}
+    assert len(questions & unseen) > 3
+    assert not questions & seen & unseen
+    assert learned.sha256 == fingerprint(learned.windows) != apart.sha256
+    for number, (bad, said) in enumerate(
+        [('{"prompt": "a"}', "a line has `text`, or"), ("{", "not JSON"), ('{"text": ""}', "`text` is empty")], 1
+    ):
+        (tmp_path / "bad.jsonl").write_text("\n".join([*lines[:number], bad]), encoding="utf-8")
+        with pytest.raises(EdgekitError, match=f"{said}.*bad.jsonl:{number + 1}`"):
+            training_material(Data(files=("bad.jsonl",)), tmp_path, tokenizer, length=48, prompt_weight=0, seed=1)
+
+
+@pytest.mark.slow
+def test_a_real_teacher_writes_for_its_student(tmp_path: Path) -> None:
+    torch.set_num_threads(2)
+    task = replace(
+        STAGE, kind="task", steps=30, length=96, alpha=0.0, learning_rate=2e-3,
+        synthesis=Synthesizing(each=20, most_tokens=8),
+    )  # fmt: skip
+    stages = (replace(STAGE, steps=40, length=96, learning_rate=2e-3), task)
+    data = Data(questions=60, templates=("capital", "continent", "language"))
+    student = Student(name="half", source="prune:depth=0.5,width=0.5", stages=stages)
+    chain = distill_student(recipe(student, data=data), tmp_path, teacher=task_teacher())
+    (link,) = chain.links
+    assert all(isinstance(figure, Estimate) for figure in (link.start.kld, link.stages[0].held_out.kld))
+    assert link.stages[0].held_out.kld.value < 0.8 * link.start.kld.value  # type: ignore[union-attr]
+    assert "of them right or agreed on" in link.stages[1].notes[0]
+    assert link.stages[1].cost.teacher_tokens > 0
+    assert (tmp_path / "1-half" / "2-task" / "samples.jsonl").is_file()
