@@ -164,7 +164,7 @@ def test_half_a_program_is_refused(tmp_path: Path) -> None:
 
 # ---- llama.cpp's source -------------------------------------------------------------------------------------------
 
-PROGRAM = '#include <cstdio>\nint main() { std::printf("%s\\n%s\\n", LLAMA_BUILD_COMMIT, KERNELS); }\n'
+PROGRAM = '#include <cstdio>\nint main() { std::printf("%s\\n%s\\n%s", LLAMA_BUILD_COMMIT, KERNELS, __FILE__); }\n'
 CMAKE = """
 cmake_minimum_required(VERSION 3.14)
 project(llama.cpp C CXX)
