@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch", reason="edgekit[distill] is not installed")
 pytest.importorskip("transformers", reason="edgekit[distill] is not installed")
 
 from edgekit import corpus  # noqa: E402
+from edgekit.distill import generating  # noqa: E402
 from edgekit.distill.generating import Completion, Request, Sampling, generate_with, pick  # noqa: E402
 from edgekit.distill.loading import load_model  # noqa: E402
 from edgekit.errors import EdgekitError  # noqa: E402
@@ -81,6 +82,21 @@ def test_the_nucleus_is_the_fewest_tokens_with_that_share_and_who_is_as_likely_a
         wanted = torch.zeros_like(whole)
         wanted[inside] = whole[inside] / whole[inside].sum()
         assert shares(Sampling(temperature=1.0, top_p=top_p)).sub(wanted).abs().max() < 2e-4, top_p
+
+
+def test_a_wide_nucleus_is_found_as_a_narrow_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = 2 * torch.randn(200, 500, generator=generator)
+    logits[::2] = logits[::2].round()  # many tokens as likely as each other
+    numbers = torch.rand(200, generator=generator, dtype=torch.float64)
+    sampling = Sampling(temperature=0.8, top_p=0.9)
+    whole = pick(logits, numbers, sampling)
+    for most in (1, 8, 40):
+        monkeypatch.setattr(generating, "_NUCLEUS", most)
+        assert torch.equal(pick(logits, numbers, sampling), whole)
+    shares = (logits / 0.8).softmax(-1).double()
+    likelier = shares.masked_fill(shares <= shares.gather(-1, whole[:, None]), 0).sum(-1)
+    assert float(likelier.max()) < 0.9  # else the nucleus would be whole without what was picked
 
 
 def test_the_ends_of_the_numbers_stay_on_tokens_that_can_be_said() -> None:

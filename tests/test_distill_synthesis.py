@@ -163,23 +163,27 @@ def test_a_broken_run_keeps_its_batches_and_asks_only_the_rest(tokenizer: Any, t
     out = tmp_path / "samples.jsonl"
     asked: list[int] = []
 
-    def failing(one: Request) -> str:
-        if len(asked) > 2:
-            raise KeyboardInterrupt
-        return one.id
+    def until(batch: int) -> Callable[[Request], str]:
+        def answer(one: Request) -> str:
+            if asked[-1] == batch:
+                raise KeyboardInterrupt
+            return one.id
+
+        return answer
 
     def synthesize_with(answer: Any) -> SynthesisReport:
-        return synthesize(
-            CONFIG, tokenizer, SETTINGS, out, teacher_sha256="t", generate=scripted(answer, asked), decoded_by="script"
-        )
+        asked.clear()
+        return synthesize(CONFIG, tokenizer, SETTINGS, out, teacher_sha256="t", generate=scripted(answer, asked))
 
-    with pytest.raises(KeyboardInterrupt):
-        synthesize_with(failing)
-    assert asked == [0, 1, 2]
-    assert not out.exists()
+    for begin, end in ((0, 2), (2, 5)):
+        with pytest.raises(KeyboardInterrupt):
+            synthesize_with(until(end))
+        assert asked == list(range(begin, end + 1))  # the last one was not kept
+        assert not out.exists()
+        with (tmp_path / "samples.jsonl.journal").open("ab") as journal:
+            journal.write(b'[9, [["half a li')  # what a kill in the middle of a line leaves
     synthesize_with(lambda one: one.id)
-    assert asked[3] == 2  # its batch was not kept
-    assert sorted(asked[3:]) == asked[3:]
+    assert asked == list(range(5, 12))
     assert len(read_samples(out)) == 3 * 45
 
 

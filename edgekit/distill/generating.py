@@ -60,6 +60,9 @@ class Sampling:
     top_p: float = 0.95
 
 
+_NUCLEUS = 1024
+"""Tokens that a nucleus hardly ever exceeds: ranking 152 thousand of them a row costs more than a small model does."""
+
 Batches = Iterable[tuple[int, Sequence[Request]]]
 Generate = Callable[[Batches, Sampling], Iterator[tuple[int, Sequence[Completion]]]]
 """Numbered batches of requests to the completions of each, as they are finished, in any order of batches."""
@@ -169,16 +172,37 @@ def pick(logits: torch.Tensor, numbers: torch.Tensor, sampling: Sampling) -> tor
     if sampling.temperature == 0:
         likeliest: torch.Tensor = logits.argmax(-1)
         return likeliest
-    shares = (logits / sampling.temperature).softmax(-1).double()
-    if sampling.top_p < 1:
-        ranked = shares.sort(-1, descending=True).values
-        inside = (ranked.cumsum(-1) - ranked) < sampling.top_p
-        least = ranked.gather(-1, inside.sum(-1, keepdim=True) - 1)
-        shares = shares * (shares >= least)
-    reached = shares.cumsum(-1)
-    passed: torch.Tensor = reached <= numbers[:, None] * reached[:, -1:]
-    token: torch.Tensor = passed.sum(-1).clamp_max(logits.shape[-1] - 1)
+    shares = (logits / sampling.temperature).softmax(-1)
+    if sampling.top_p == 1:
+        return _reached(shares, numbers)
+    nucleus = _nucleus(shares, sampling.top_p, min(_NUCLEUS, logits.shape[-1]))
+    if nucleus is None:
+        nucleus = _nucleus(shares, sampling.top_p, logits.shape[-1])
+    assert nucleus is not None
+    inside, tokens = nucleus
+    token: torch.Tensor = tokens.gather(-1, _reached(inside, numbers)[:, None])[:, 0]
     return token
+
+
+def _nucleus(shares: torch.Tensor, top_p: float, most: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """(shares, tokens) of the `most` likeliest tokens, in the order of the vocabulary, with nothing for those outside
+    the nucleus; None where it may reach further than they do.
+    """
+    ranked, tokens = shares.topk(most, -1)
+    inside = (ranked.double().cumsum(-1) - ranked) < top_p
+    least = ranked.gather(-1, inside.sum(-1, keepdim=True) - 1)
+    if most < shares.shape[-1] and bool((ranked[:, -1:] >= least).any()):
+        return None
+    tokens, order = tokens.sort(-1)
+    return (ranked * (ranked >= least)).gather(-1, order), tokens
+
+
+def _reached(shares: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """The first place of each row up to which `shares` hold more than this part of their sum."""
+    reached = shares.double().cumsum(-1)
+    passed: torch.Tensor = reached <= numbers[:, None] * reached[:, -1:]
+    place: torch.Tensor = passed.sum(-1).clamp_max(shares.shape[-1] - 1)
+    return place
 
 
 class _Ender:
