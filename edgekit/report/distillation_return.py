@@ -74,7 +74,7 @@ def return_part(report: Report, lineage: Lineage) -> Part:
         key="return",
         title="what it brought",
         reading=READING,
-        table=Table(title="teacher and artifact", head=head, rows=rows),
+        table=Table(title="teacher and artifact", head=head, rows=rows, prose=True),
         rows=told((Fact(label="of the file’s size", value=_of_size(report.evidence, lineage)),)),
         notes=tuple(dict.fromkeys(_whys(pairs))),
     )
