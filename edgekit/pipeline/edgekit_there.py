@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from edgekit.bench import PRESETS
 from edgekit.devices import load_device, profile_folder
 from edgekit.errors import EdgekitError, ExitCode
-from edgekit.records import Artifact, Evidence, Measurement, Settings, Workload
+from edgekit.records import Artifact, Evidence, Finding, Measurement, Settings, Workload
 from edgekit.storage import from_json
+from edgekit.targets.once import key_of, run_once
 from edgekit.targets.remote import Ran, Remote, place
 
 RUN_S = 4 * 3600.0
 
 _FIND = 'command -v edgekit || { [ -x "$HOME/.local/bin/edgekit" ] && echo "$HOME/.local/bin/edgekit"; }'
+
+_AFRESH = ["sh", "-c", 'rm -rf -- "$1"; shift; exec "$@"', "edgekit"]
+"""What an earlier run left, and this is not to find."""
 
 _FLAGS = {
     "context_tokens": "--context",
@@ -44,13 +48,13 @@ def bench_there(
     model = place(remote, Path(artifact.path), "model.gguf", artifact.sha256)
     profile = place(remote, profile_file(on_device), f"{device.name}.toml", sha256)
     out = f"{remote.folder}/out"
-    remote.script('rm -rf -- "$1"', out)
     command = [program, "bench", model, "--device", profile, "--on-device", profile, "--out", out, "--quiet"]
     kept = f"XDG_CACHE_HOME={remote.folder}/cache"  # what it would note for its next run goes with our folder
-    ran = remote.run(["env", kept, *command, *flags_of(workload)], timeout_s=RUN_S)
+    whole = ["env", kept, *command, *flags_of(workload)]
+    once = run_once(remote, key_of(artifact.sha256, sha256, *whole), [*_AFRESH, out, *whole], timeout_s=RUN_S)
     evidence = remote.script('cat -- "$1"', f"{out}/evidence.json")
     if evidence.returncode:
-        raise _refused(ran, remote.name)
+        raise _refused(once.ran, remote.name)
     measurement = from_json(evidence.out, Evidence, origin=f"{remote.name} evidence.json").measurement
     if measurement is None or measurement.artifact_sha256 != artifact.sha256:
         raise EdgekitError(f"what came back from `{remote.name}` is evidence of another artifact", code=ExitCode.BROKE)
@@ -60,7 +64,12 @@ def bench_there(
             hint="is the edgekit there of this version?",
             code=ExitCode.BROKE,
         )
-    return measurement
+    if not once.found:
+        return measurement
+    words = (
+        f"it had run to its end when the connection was lost (begun {measurement.started_at}), and was not run again"
+    )
+    return replace(measurement, findings=(*measurement.findings, Finding(level="note", code="resumed", message=words)))
 
 
 def profile_file(name: str) -> Path:

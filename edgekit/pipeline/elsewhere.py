@@ -5,17 +5,31 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 
 from edgekit.bench.host import probe_tree
 from edgekit.devices import load_device
 from edgekit.errors import EdgekitError
 from edgekit.pipeline.edgekit_there import bench_there, edgekit_there, profile_file
 from edgekit.progress import Progress, silent
-from edgekit.records import Artifact, Finding, Host, Measurement, MemoryPeak, Runtime, Sample, Workload
+from edgekit.records import (
+    Artifact,
+    DeviceState,
+    EnergyReading,
+    Finding,
+    Host,
+    Measurement,
+    MemoryPeak,
+    Runtime,
+    Sample,
+    Unknown,
+    Workload,
+)
+from edgekit.summary import SUSTAINED
 from edgekit.targets.facts import fetch_facts
 from edgekit.targets.foreign import ForeignRun, refuse_other_model
 from edgekit.targets.readiness import Readiness, judge_readiness, wait_until_ready
@@ -23,6 +37,7 @@ from edgekit.targets.remote import Remote, TargetLost, clean_up, place
 from edgekit.targets.runners import Picked, file_sha256, pick
 from edgekit.targets.running import command_of, run_process
 from edgekit.targets.variants import features_of
+from edgekit.targets.watching import Watched, doubts_of, kept_states, metered
 from edgekit.targets.where import Where, open_remote
 
 READY_LIMIT_S = 300.0
@@ -81,12 +96,17 @@ class _There:
     first: ForeignRun | None = None
     samples: list[Sample] = field(default_factory=list)
     peaks: list[MemoryPeak] = field(default_factory=list)
+    states: list[DeviceState] = field(default_factory=list)
+    energy: list[EnergyReading] = field(default_factory=list)
+    no_energy: dict[str, None] = field(default_factory=dict)
+    """Why it was not metered, each reason once."""
+    watched_since_s: float | None = None
     findings: list[Finding] = field(default_factory=list)
 
     def look(self) -> Readiness:
         """The device's state now; the first look says what it is."""
         with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-            system, release, machine = fetch_facts(self.remote, Path(folder))
+            system, release, machine = fetch_facts(self.remote, Path(folder), load=self.host is not None)
             if self.host is None:
                 self.host = probe_tree(Path(folder), system=system, release=release, machine=machine)
                 self.features = features_of(_text(Path(folder) / "proc/cpuinfo"))
@@ -128,29 +148,72 @@ class _There:
         command = command_of(program, model, self.workload, repetitions)
         for index in range(self.workload.processes):
             self.progress("measuring there", index, self.workload.processes, self.remote.name)
-            try:
-                ready = wait_until_ready(self.look, limit_s=READY_LIMIT_S, sleep=self.sleep, clock=self.clock)
-            except TargetLost as lost:
-                self.findings.append(_fault(lost))
+            if not self.one_process(command, index, self.workload.timeout_s):
                 return
-            self.findings += [_not_ready(index, words) for words in ready.obstacles]
-            process = run_process(self.remote, command, index, timeout_s=self.workload.timeout_s)
-            if process.peak is not None:
-                self.peaks.append(process.peak)
-            if process.fault is not None or process.run is None or not self.accept(process.run, index):
-                self.findings += [process.fault] if process.fault else []
-                return
+        rate = self.decode_rate()
+        if self.workload.sustained_s > 0 and rate is not None:
+            tokens = max(self.workload.generated_tokens)
+            self.progress("sustained, there", 0, 1, self.remote.name)
+            only = replace(self.workload, prompt_tokens=(), generated_tokens=(tokens,))
+            command = command_of(program, model, only, math.ceil(self.workload.sustained_s * rate / tokens) + 1)
+            timeout_s = self.workload.timeout_s + 1.5 * self.workload.sustained_s
+            self.one_process(command, self.workload.processes, timeout_s, sustained=True)
 
-    def accept(self, run: ForeignRun, index: int) -> bool:
-        """Keep the samples of a process that ran what the first ran."""
+    def decode_rate(self) -> float | None:
+        """Tokens/s of the longest decode test so far."""
+        test = f"tg{max(self.workload.generated_tokens, default=0)}"
+        rates = [sample.tokens / sample.elapsed_s for sample in self.samples if sample.test == test]
+        return median(rates) if rates else None
+
+    def one_process(self, command: list[str], index: int, timeout_s: float, *, sustained: bool = False) -> bool:
+        """Run one when the device is ready, and keep what it brought; False when the run cannot go on."""
+        try:
+            ready = wait_until_ready(self.look, limit_s=READY_LIMIT_S, sleep=self.sleep, clock=self.clock)
+        except TargetLost as lost:
+            self.findings.append(_fault(lost))
+            return False
+        brought = self.picked.sha256 if self.picked else ""
+        process = run_process(self.remote, command, index, sha256=brought, timeout_s=timeout_s)
+        doubts = () if process.found else ready.obstacles  # how it was when that one began nobody looked
+        self.findings += [_not_ready(index, words) for words in doubts]
+        if process.peak is not None:
+            self.peaks += [] if sustained else [process.peak]
+        self.watch(process.watched, ready, index)
+        if process.fault is not None or process.run is None:
+            self.findings += [process.fault] if process.fault else []
+            return False
+        if process.found:
+            self.findings.append(_resumed(index, process.run))
+        seen = doubts_of(process.watched)
+        self.findings += [_disturbed(index, words) for words in seen]
+        return self.accept(process.run, index, (*doubts, *seen), process.watched, sustained)
+
+    def watch(self, watched: Watched, ready: Readiness, index: int) -> None:
+        """Keep what was seen of the device; times count from the first look that it took itself."""
+        if ready.state is not None:
+            self.states.append(replace(ready.state, process=index, before=f"process {index}"))
+        if watched.states and self.watched_since_s is None:
+            self.watched_since_s = watched.states[0].at_s
+        self.states += kept_states(watched, self.watched_since_s or 0.0)
+
+    def accept(self, run: ForeignRun, index: int, doubts: tuple[str, ...], watched: Watched, sustained: bool) -> bool:
+        """Keep the samples of a process that ran what the first ran, and what its last test drew."""
         refuse_other_model(run, self.artifact)
         self.first = self.first or run
-        same = (run.version, run.backend, run.settings) == (self.first.version, self.first.backend, self.first.settings)
-        if not same:
+        if _circumstances(run) != _circumstances(self.first):
             words = f"process {index} ran another configuration than the first: its samples are left out"
             self.findings.append(Finding(level="fault", code="runtime-changed", message=words))
             return False
-        self.samples += [replace(sample, process=index) for sample in run.samples]
+        samples = [replace(sample, process=index, doubts=doubts) for sample in run.samples]
+        if sustained:
+            samples = in_a_row(samples)
+        self.samples += samples
+        test = samples[-1].test
+        reading = metered(watched, [sample for sample in samples if sample.test == test], test)
+        if isinstance(reading, Unknown):
+            self.no_energy[reading.reason] = None
+        else:
+            self.energy.append(reading)
         return True
 
     def measurement(self, on_device: str) -> Measurement:
@@ -164,11 +227,27 @@ class _There:
             workload=replace(self.workload, settings=ran.settings if ran else self.workload.settings, depths=()),
             samples=tuple(self.samples),
             peaks=tuple(self.peaks),
-            energy_unknown="no energy counter is read on another machine",
+            energy=tuple(self.energy),
+            energy_unknown="" if self.energy else "; ".join(self.no_energy) or "nothing was run to its end",
+            states=tuple(self.states),
             findings=(_told(self.remote), *self.findings),
             on_device=on_device,
             imported_from="llama-bench",
         )
+
+
+def _circumstances(run: ForeignRun) -> tuple[object, ...]:
+    """What must be the same in every process; llama-bench makes each test's context as long as the test."""
+    return run.version, run.backend, replace(run.settings, context_tokens=0)
+
+
+def in_a_row(samples: Sequence[Sample]) -> list[Sample]:
+    """The repetitions of one decode test as windows of a sustained run: llama-bench pauses between none of them."""
+    at_s, found = 0.0, []
+    for sample in samples:
+        found.append(replace(sample, test=SUSTAINED, started_s=at_s))
+        at_s += sample.elapsed_s
+    return found
 
 
 def _runtime(ran: ForeignRun, picked: Picked | None) -> Runtime:
@@ -189,6 +268,16 @@ def _told(remote: Remote) -> Finding:
 
 def _fault(lost: TargetLost) -> Finding:
     return Finding(level="fault", code="target-lost", message=lost.message, hint=lost.hint)
+
+
+def _disturbed(index: int, words: str) -> Finding:
+    hint = "its samples are marked; let it cool and rest unplugged, and run again"
+    return Finding(level="warning", code="disturbed", message=f"process {index}: {words}", hint=hint)
+
+
+def _resumed(index: int, run: ForeignRun) -> Finding:
+    words = f"process {index} had run to its end when the connection was lost (begun {run.started_at or 'then'})"
+    return Finding(level="note", code="resumed", message=f"{words}, and was not run again")
 
 
 def _not_ready(index: int, words: str) -> Finding:

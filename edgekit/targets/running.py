@@ -9,34 +9,42 @@ from __future__ import annotations
 import re
 import signal
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekit.errors import EdgekitError
 from edgekit.records import Finding, MemoryPeak, Settings, Workload
 from edgekit.targets.foreign import ForeignRun
 from edgekit.targets.llama_bench import read_llama_bench_run
-from edgekit.targets.remote import Remote, TargetLost
+from edgekit.targets.once import key_of, run_once
+from edgekit.targets.remote import Ran, Remote, TargetLost
+from edgekit.targets.watching import NOTHING_SEEN, WATCH, Watched, read_watch
 
 # $1 folder, $2 tenths of a second, then the program and its arguments. A zombie's status has no VmHWM, which ends the
 # loop. The time is kept there, in rounds of a tenth and no clock that may jump: nobody here could stop it.
 # smaps_rollup walks every page of the process (5 ms for 2 GB here): after a second, and then every ten.
-_BESIDE = """
+_BESIDE = (
+    WATCH
+    + """
 cd -- "$1" || exit 45; left=$2; late=; round=0; shift 2
 "$@" > out.json 2> err.txt & pid=$!
-: > memory.txt
+: > memory.txt; look > watch.txt 2>/dev/null
 while grep -E '^(VmHWM|RssAnon|VmSwap):' "/proc/$pid/status" >> memory.txt 2>/dev/null; do
   sleep 0.1; left=$((left - 1)); round=$((round + 1))
   if [ $((round % 100)) -eq 10 ]; then grep '^Pss:' "/proc/$pid/smaps_rollup" >> memory.txt 2>/dev/null; fi
+  if [ $((round % 10)) -eq 0 ]; then look >> watch.txt 2>/dev/null; fi
   if [ "$left" -le 0 ]; then late=1; kill -9 "$pid"; break; fi
 done
 wait "$pid" 2>/dev/null; code=$?; [ -z "$late" ] || code=124
+read -r up x < /proc/uptime; echo "=up $up" >> watch.txt
 echo "=edgekit= code $code"
 echo '=edgekit= memory'; sort -u memory.txt
+echo '=edgekit= watch'; cat watch.txt
 echo '=edgekit= err'; tail -c 4000 err.txt
 echo '=edgekit= out'; cat out.json
-rm -f out.json err.txt memory.txt
+rm -f out.json err.txt memory.txt watch.txt
 """
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +54,9 @@ class Process:
     run: ForeignRun | None
     fault: Finding | None = None
     peak: MemoryPeak | None = None
+    watched: Watched = NOTHING_SEEN
+    found: bool = False
+    """It had run to its end before this connection, and was not run again."""
 
 
 def command_of(program: str, model: str, workload: Workload, repetitions: int) -> list[str]:
@@ -54,7 +65,10 @@ def command_of(program: str, model: str, workload: Workload, repetitions: int) -
     """
     settings = workload.settings
     command = [program, "-m", model, "-o", "json", "-r", str(repetitions)]
-    command += ["-p", ",".join(map(str, workload.prompt_tokens)), "-n", ",".join(map(str, workload.generated_tokens))]
+    prompts, generated = (
+        ",".join(map(str, each)) or "0" for each in (workload.prompt_tokens, workload.generated_tokens)
+    )
+    command += ["-p", prompts, "-n", generated]
     command += ["-b", str(settings.batch_tokens), "-ub", str(settings.ubatch_tokens), "-ngl", "0"]
     if settings.threads:
         command += ["-t", str(settings.threads)]
@@ -63,31 +77,44 @@ def command_of(program: str, model: str, workload: Workload, repetitions: int) -
     return command + _unusual(settings)
 
 
+def _counts(tokens: tuple[int, ...]) -> str:
+    return ",".join(map(str, tokens)) or "0"
+
+
 def _unusual(settings: Settings) -> list[str]:
     flags = [] if settings.flash_attention == "auto" else ["-fa", settings.flash_attention]
     flags += [] if settings.mmap else ["-lm", "none"]
     return flags + ([] if settings.repack else ["--repack", "0"])
 
 
-def run_process(remote: Remote, command: list[str], index: int, *, timeout_s: float) -> Process:
-    """One fresh process there. A device that goes away is a fault of it, not an exception."""
+def run_process(remote: Remote, command: list[str], index: int, *, sha256: str, timeout_s: float) -> Process:
+    """One fresh process there, or the one that ended there when the connection had dropped. A device that goes away is
+    a fault of it, not an exception. `sha256` is of the program, where it was brought.
+    """
+    tenths = str(max(1, int(timeout_s * 10)))
+    beside = ["sh", "-c", _BESIDE, "edgekit", remote.folder, tenths, *command]
     try:
-        tenths = str(max(1, int(timeout_s * 10)))
         # a round takes longer than its tenth on a busy device: the limit here is only for one that hangs
-        ran = remote.script(_BESIDE, remote.folder, tenths, *command, timeout_s=4 * timeout_s + 60.0)
+        once = run_once(remote, key_of(sha256, str(index), *command), beside, timeout_s=4 * timeout_s + 60.0)
     except TargetLost as lost:
         return Process(run=None, fault=Finding(level="fault", code="target-lost", message=lost.message, hint=lost.hint))
-    parts = dict(re.findall(r"^=edgekit= (memory|err|out)$\n(.*?)(?=^=edgekit= (?:err|out)$|\Z)", ran.out, _LINES))
+    return replace(_ended(once.ran, command[0], index), found=once.found)
+
+
+def _ended(ran: Ran, program: str, index: int) -> Process:
+    parts = dict(re.findall(_PARTS, ran.out, _LINES))
     code = re.search(r"^=edgekit= code (\d+)$", ran.out, re.MULTILINE)
     if code is None:
         words = f"the device's shell ended early ({ran.said})"
         return Process(run=None, fault=Finding(level="fault", code="target-shell", message=words))
-    peak = _peak(parts.get("memory", ""), index)
+    peak, watched = _peak(parts.get("memory", ""), index), read_watch(parts.get("watch", ""), index)
     if code[1] != "0":
-        return Process(run=None, fault=death(int(code[1]), parts.get("err", ""), command[0]), peak=peak)
-    return _parsed(parts.get("out", ""), peak)
+        fault = death(int(code[1]), parts.get("err", ""), program)
+        return Process(run=None, fault=fault, peak=peak, watched=watched)
+    return replace(_parsed(parts.get("out", ""), peak), watched=watched)
 
 
+_PARTS = r"^=edgekit= (memory|watch|err|out)$\n(.*?)(?=^=edgekit= (?:watch|err|out)$|\Z)"
 _LINES = re.MULTILINE | re.DOTALL
 
 

@@ -1,0 +1,50 @@
+"""A command there that runs once: one that was at work when the connection dropped is waited for, one that has ended is
+read again and not run again. What it leaves lies in our folder there, which goes when the run is over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from edgekit.targets.remote import Ran, Remote
+
+_FOUND = "=edgekit= found"
+
+# $1 folder, $2 key, then the command. A shell that is still at it has the key in its command line; a process number
+# may have gone to somebody else since.
+_ONCE = f"""
+cd -- "$1" || exit 45; key=$2; shift 2
+trap '' HUP PIPE
+at_it() {{ read -r was < "$key.pid" && [ "$was" != $$ ] && grep -q "$key" "/proc/$was/cmdline"; }}
+while [ ! -e "$key.code" ] && at_it 2>/dev/null; do sleep 1; done
+if [ -e "$key.code" ]; then echo '{_FOUND}' >&2
+else
+  echo $$ > "$key.pid"
+  "$@" > "$key.out" 2> "$key.err" < /dev/null; echo $? > "$key.part"; mv "$key.part" "$key.code"
+fi
+cat "$key.out"; tail -c 4000 "$key.err" >&2; read -r code < "$key.code"; exit "$code"
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Once:
+    """How the command ended, and whether that was before this connection."""
+
+    ran: Ran
+    found: bool
+
+
+def key_of(*parts: str) -> str:
+    """The same for the same command on the same files, and for nothing else."""
+    return "run-" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+def run_once(remote: Remote, key: str, command: Sequence[str], *, timeout_s: float) -> Once:
+    """Run `command` in our folder there, unless it has run under `key`. Raises TargetLost where the device is gone; the
+    command goes on there, and the next call takes it up.
+    """
+    ran = remote.script(_ONCE, remote.folder, key, *command, timeout_s=timeout_s)
+    found = ran.err.startswith(_FOUND)
+    return Once(ran=replace(ran, err=ran.err.removeprefix(_FOUND).lstrip()), found=found)
