@@ -17,8 +17,10 @@ from edgekit.header.chat_template import (
     DEFAULT,
     MAX_TEMPLATE_BYTES,
     chat_templates_of,
+    compare_hashes,
     compare_templates,
     folder_templates,
+    template_hashes,
 )
 
 CHATML = (
@@ -167,6 +169,27 @@ def test_lost_added_none(tmp_path: Path) -> None:
     tools = gguf_with(tmp_path / "d.gguf", [{"name": "tool_use", "template": TOOLS}])
     found = compare_templates(tools, with_one)
     assert (found.status, found.detail) == ("lost", "the artifact has only `tool_use`")
+
+
+def test_hashes_tell_the_same_but_for_where(tmp_path: Path) -> None:
+    """Of a parent that is gone."""
+    both = [{"name": "default", "template": CHATML}, {"name": "tool_use", "template": TOOLS}]
+    ways = {
+        "both": both,
+        "changed": CHATML + "x",
+        "one": CHATML,
+        "none": None,
+        "other": [both[0], {**both[1], "template": "x"}],
+    }
+    files = {name: gguf_with(tmp_path / f"{name}.gguf", template) for name, template in ways.items()}
+    for ours in files.values():
+        for name, parent in files.items():
+            live, kept = compare_templates(ours, parent), compare_hashes(ours, template_hashes(parent), name)
+            assert (kept.status, kept.sha256, kept.parent_sha256) == (live.status, live.sha256, live.parent_sha256)
+            assert kept.parent == name
+    detail = compare_hashes(files["other"], template_hashes(files["both"]), "both").detail
+    assert detail == "template `tool_use`: it is another text"
+    assert template_hashes(files["none"]) == ()
 
 
 def test_every_named_one_counts(tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 from bench_fakes import artifact
+from breakages import broken, changed_template, dropped_template
 
+from edgekit import corpus
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.pipeline import bench, broke
 from edgekit.pipeline import evaluating as module
-from edgekit.pipeline.asking import Asked, Prepared
+from edgekit.pipeline.asking import Asked, Prepared, Text
 from edgekit.pipeline.evaluating import appraise_or_tell
 from edgekit.records import Artifact, Quality, Settings, Unknown, Workload
 from edgekit.shapes import cached_stand_in
@@ -66,3 +68,24 @@ def test_a_teacher_of_another_shape_is_nobodys_parent(changed: dict[str, object]
     ours = artifact()
     theirs = replace(ours, sha256="22" * 32, header=replace(ours.header, **changed))  # type: ignore[arg-type]
     assert module._is_parent(theirs, ours) is is_parent
+
+
+def test_a_saved_reference_tells_of_its_template(tiny_gguf: Path, tmp_path: Path) -> None:
+    """Its model is gone, and what was lost is found all the same; a reference that does not tell is believed neither
+    way.
+    """
+    parent = broken(tiny_gguf, changed_template, tmp_path / "parent.gguf")
+    text = Text(content=corpus.text("evaluation", characters=4000), origin="text")
+    asked = Asked(text=text, context_tokens=64, chunks=2, threads=2)
+    kept = module.save_reference(parent, asked, tmp_path / "kept.ref")
+    assert kept.templates is not None
+    assert [name for name, _ in kept.templates] == ["default"]
+
+    without = broken(tiny_gguf, dropped_template, tmp_path / "without.gguf")
+    for build, status in ((parent, "same"), (tiny_gguf, "changed"), (without, "lost")):
+        template = module.evaluate(build, replace(asked, reference=tmp_path / "kept.ref")).template
+        assert template is not None
+        assert (template.status, template.parent) == (status, "parent.gguf")
+    opened = module.open_artifact(tiny_gguf)
+    assert module._template(opened, replace(kept, templates=None)) is None
+    assert not module._is_parent(replace(kept, shape_sha256=""), opened)

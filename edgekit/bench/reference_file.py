@@ -20,7 +20,9 @@ from edgekit.bench.hashing import hash_text
 from edgekit.bench.host import probe_host
 from edgekit.errors import EdgekitError
 from edgekit.files import MAX_TEXT_BYTES, check_space
+from edgekit.header.chat_template import template_hashes
 from edgekit.header.precision import stored_as
+from edgekit.header.provenance import shape_digest
 from edgekit.progress import Progress, silent
 from edgekit.records import Artifact, ReferenceFile, Settings
 from edgekit.runtimes.compact import file as container
@@ -207,6 +209,8 @@ def _header(artifact: Artifact, text_sha256: str, origin: str, settings: Setting
         runtime=keeper.runtime,
         host=probe_host(),
         findings=keeper.findings,
+        shape_sha256=shape_digest(artifact.header),
+        templates=template_hashes(Path(artifact.path)),
     )
 
 

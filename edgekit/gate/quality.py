@@ -38,7 +38,7 @@ _NO_RESPONSES = Unknown(reason="what the artifact answers freely was not held ag
 _NO_IDENTITY = Unknown(reason="the artifact was not asked what it is", settle=_TASKS)
 _NO_TEMPLATE = Unknown(
     reason="the chat template was not compared with the parent's",
-    settle="`edgekit evaluate ARTIFACT --reference PARENT`, a model that it was made of and no file of what that said",
+    settle="`edgekit evaluate ARTIFACT --reference PARENT`, the model that it was made of, or a file of what that said",
 )
 
 BANK_ITEMS = 10_000

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -69,7 +69,7 @@ def compare_templates(artifact: Path, parent: Path) -> ChatTemplate:
     as `chat_templates_of` gives them). Raises EdgekitError as that does.
     """
     ours, theirs = chat_templates_of(artifact), chat_templates_of(parent)
-    status, detail = _compared(ours, theirs)
+    status, detail = _compared(ours, theirs, _difference)
     return ChatTemplate(
         status=status,
         parent=parent.absolute().name,
@@ -79,10 +79,32 @@ def compare_templates(artifact: Path, parent: Path) -> ChatTemplate:
     )
 
 
+def template_hashes(path: Path) -> tuple[tuple[str, str], ...]:
+    """Name and hash of every chat template of the model at `path`, to compare another with when it is gone. Raises
+    EdgekitError as `chat_templates_of` does.
+    """
+    return tuple(sorted((name, _sha256(text)) for name, text in chat_templates_of(path).items()))
+
+
+def compare_hashes(artifact: Path, parent_hashes: Sequence[tuple[str, str]], parent: str) -> ChatTemplate:
+    """`compare_templates` with a parent called `parent` of which only `template_hashes` are known."""
+    ours, theirs = dict(template_hashes(artifact)), dict(parent_hashes)
+    status, detail = _compared(ours, theirs, lambda *_: "it is another text")
+    return ChatTemplate(
+        status=status,
+        parent=parent,
+        sha256=ours.get(DEFAULT, ""),
+        parent_sha256=theirs.get(DEFAULT, ""),
+        detail=detail,
+    )
+
+
 Status = Literal["same", "changed", "lost", "added", "none"]
 
 
-def _compared(ours: Mapping[str, str], theirs: Mapping[str, str]) -> tuple[Status, str]:
+def _compared(
+    ours: Mapping[str, str], theirs: Mapping[str, str], difference: Callable[[str, str], str]
+) -> tuple[Status, str]:
     if not ours and not theirs:
         return "none", ""
     if DEFAULT in theirs and DEFAULT not in ours:
@@ -94,7 +116,7 @@ def _compared(ours: Mapping[str, str], theirs: Mapping[str, str]) -> tuple[Statu
         if name not in ours or name not in theirs:
             return "changed", here + ("the artifact lacks it" if name in theirs else "the parent has no such")
         if ours[name] != theirs[name]:
-            return "changed", here + _difference(ours[name], theirs[name])
+            return "changed", here + difference(ours[name], theirs[name])
     return "same", ""
 
 

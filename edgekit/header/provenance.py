@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 
 from edgekit.records import Header, Provenance
@@ -27,3 +29,9 @@ def read_provenance(header: Header) -> Provenance | None:
         if name.endswith("sha256") and not re.fullmatch(r"[0-9a-f]{64}", text):
             fields[name] = ""
     return Provenance(**fields) if any(fields.values()) else None
+
+
+def shape_digest(header: Header) -> str:
+    """SHA-256 of what two builds of one model share whatever their types: layers, hidden size, heads of each layer."""
+    shape = [header.layers, header.hidden, header.heads, header.kv_heads]
+    return hashlib.sha256(json.dumps(shape).encode()).hexdigest()

@@ -13,14 +13,25 @@ from typing import TYPE_CHECKING
 
 from edgekit import __version__
 from edgekit.errors import EdgekitError, ExitCode
+from edgekit.header.provenance import shape_digest
 from edgekit.pipeline.asking import Asked, Prepared, Text, prepare
 from edgekit.pipeline.gating import open_artifact
 from edgekit.progress import Progress, silent
-from edgekit.records import Artifact, Finding, HarnessRun, Parity, Quality, Settings, Unknown
+from edgekit.records import (
+    Artifact,
+    ChatTemplate,
+    Finding,
+    HarnessRun,
+    Layers,
+    Parity,
+    Quality,
+    ReferenceFile,
+    Settings,
+    Unknown,
+)
 
 if TYPE_CHECKING:
     from edgekit.corpus import Bank
-    from edgekit.records import ReferenceFile
 
 NOT_SCORED = Unknown(reason="no text was scored", settle="`edgekit evaluate ARTIFACT --reference REF`")
 
@@ -76,8 +87,10 @@ def appraise(
         )
     if prepared.bank is not None:
         quality = _answered(artifact, quality, prepared.bank, prepared, settings, resume, progress)
-    if isinstance(reference, Artifact):
-        quality = _compared(artifact, quality, reference, asked, progress)
+    if reference is not None and _is_parent(reference, artifact):
+        quality = replace(quality, template=_template(artifact, reference))
+    if asked.by_layer and isinstance(reference, Artifact):
+        quality = replace(quality, layers=_layers(artifact, reference, asked, progress))
     return quality
 
 
@@ -222,20 +235,21 @@ def _answered(
     )
 
 
-def _compared(artifact: Artifact, quality: Quality, reference: Artifact, asked: Asked, progress: Progress) -> Quality:
-    """The chat template against the parent's, and the layers that the KLD comes from. A teacher of another shape is
-    nobody's parent: its template may be another.
-    """
-    from edgekit.header.chat_template import compare_templates
+def _template(artifact: Artifact, parent: Artifact | ReferenceFile) -> ChatTemplate | None:
+    """The chat template against the parent's; `None` where a saved reference does not tell of it."""
+    from edgekit.header.chat_template import compare_hashes, compare_templates
 
-    if _is_parent(reference, artifact):
-        quality = replace(quality, template=compare_templates(Path(artifact.path), Path(reference.path)))
-    if not asked.by_layer:
-        return quality
+    if isinstance(parent, Artifact):
+        return compare_templates(Path(artifact.path), Path(parent.path))
+    return None if parent.templates is None else compare_hashes(Path(artifact.path), parent.templates, parent.model)
+
+
+def _layers(artifact: Artifact, reference: Artifact, asked: Asked, progress: Progress) -> Layers:
+    """The layers that the KLD comes from."""
     from edgekit.quantize.outliers import find_outliers
 
     assert asked.text is not None
-    layers = find_outliers(
+    return find_outliers(
         Path(artifact.path),
         Path(reference.path),
         asked.text.content,
@@ -245,17 +259,16 @@ def _compared(artifact: Artifact, quality: Quality, reference: Artifact, asked: 
         reference_sha256=reference.sha256,
         progress=progress,
     )
-    return replace(quality, layers=layers)
 
 
-def _is_parent(reference: Artifact, artifact: Artifact) -> bool:
-    """Whether the artifact was made of the reference, by what it says of its origin or by being of its shape."""
-    if artifact.provenance is not None and artifact.provenance.parent_sha256 == reference.sha256:
+def _is_parent(reference: Artifact | ReferenceFile, artifact: Artifact) -> bool:
+    """Whether the artifact was made of the reference, by what it says of its origin or by being of its shape. A teacher
+    of another shape is nobody's parent: its template may be another.
+    """
+    if isinstance(reference, ReferenceFile):
+        sha256, shape = reference.artifact_sha256, reference.shape_sha256
+    else:
+        sha256, shape = reference.sha256, shape_digest(reference.header)
+    if artifact.provenance is not None and artifact.provenance.parent_sha256 == sha256:
         return True
-    ours, theirs = artifact.header, reference.header
-    return (ours.layers, ours.hidden, ours.heads, ours.kv_heads) == (
-        theirs.layers,
-        theirs.hidden,
-        theirs.heads,
-        theirs.kv_heads,
-    )
+    return shape_digest(artifact.header) == shape

@@ -291,6 +291,10 @@ class ReferenceFile:
     runtime: Runtime
     host: Host | None = None
     findings: tuple[Finding, ...] = ()
+    shape_sha256: str = ""
+    """Of the model's layers, sizes and heads (`header.provenance.shape_digest`)."""
+    templates: tuple[tuple[str, str], ...] | None = None
+    """Name and SHA-256 of each of the model's chat templates; `None` where nobody looked (older versions)."""
     path: str = ""
     size_bytes: int = 0
     kept_chunks: int = 0
