@@ -79,6 +79,33 @@ def test_gradient_checkpointing_changes_no_loss() -> None:
     assert not any(getattr(module, "gradient_checkpointing", False) for module in saving.student.modules())
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, while it traces
+def test_compiled_blocks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_in_place, compiled = torch.nn.Module.compile, []
+
+    def without_a_compiler(module: Any, **settings: Any) -> None:
+        compiled.append(type(module).__name__)
+        compile_in_place(module, backend="eager", **settings)  # traced, and left at that
+
+    monkeypatch.setattr(torch.nn.Module, "compile", without_a_compiler)
+    plain, fast = exercise(), exercise()
+    expected, found = plain.train(None, steps=1), fast.train(None, steps=1, compile=True)
+    assert dict(found.losses) == pytest.approx(dict(expected.losses), rel=1e-6)
+    assert compiled == ["Qwen3DecoderLayer"] * 2
+
+
+def test_what_cannot_be_compiled_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_backend(*_: Any) -> Any:
+        raise OSError("no compiler found")
+
+    compile_in_place = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile_in_place(module, backend=no_backend))
+    with pytest.raises(EdgekitError, match="torch cannot compile this model here") as refusal:
+        exercise().train(None, steps=1, compile=True)
+    assert "leave `compile` out" in refusal.value.hint
+
+
 def test_each_group_has_its_rate_and_a_teacher_has_none() -> None:
     still, moved = exercise(), exercise()
     teacher, projection = digest(moved.teacher), moved.projection.weight.detach().clone()

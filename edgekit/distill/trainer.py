@@ -94,12 +94,7 @@ def train(
         losses = _resumed(run, progress)
         file = out / metrics.NAME if out is not None and place.index == 0 else None
         logged = stack.enter_context(metrics.Metrics(file, losses))
-        try:
-            stopped = _loop(run, logged, progress)
-        except (RuntimeError, MemoryError) as error:
-            if not fitting.is_out_of_memory(error):
-                raise
-            raise fitting.refusal(work, run.optimizer, error) from None
+        stopped = _explained(run, logged, progress)
         if stopped is not None:
             _back_to_the_last_checkpoint(run)
         return _record(run, logged.losses, stopped)
@@ -241,6 +236,22 @@ def _peak_bytes(place: sharding.Place) -> int:
 
 
 # ---- the loop --------------------------------------------------------------------------------------------------------
+
+
+def _explained(run: _Run, logged: metrics.Metrics, progress: Progress) -> str | None:
+    """The loop, with words for those of torch's failures that a user can do something about."""
+    try:
+        return _loop(run, logged, progress)
+    except (RuntimeError, MemoryError) as error:
+        if fitting.is_out_of_memory(error):
+            raise fitting.refusal(run.work, run.optimizer, error) from None
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise EdgekitError(
+                f"torch cannot compile this model here: `{reason}`",
+                hint="leave `compile` out, or install a C++ compiler if there is none",
+            ) from None
+        raise
 
 
 def _loop(run: _Run, logged: metrics.Metrics, progress: Progress) -> str | None:
