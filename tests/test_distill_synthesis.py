@@ -190,16 +190,19 @@ def test_a_broken_run_keeps_its_batches_and_asks_only_the_rest(tokenizer: Any, t
 # ---- judging ---------------------------------------------------------------------------------------------------------
 
 
+CUT = Completion(text="y", tokens=9, nats=-1.0, finished=False)
+
+
 def own(prompt: str, answer: str = "") -> Item:
     return Item(id=prompt, domain="own", template=prompt, prompt=prompt, answer=answer, mode="generate")
 
 
 def test_where_nobody_knows_most_samples_must_agree(tokenizer: Any, tmp_path: Path) -> None:
     settings = Synthesis(samples=5, temperature=1.0)
-    said = {
+    said: dict[str, list[str | Completion]] = {
         "clear": ["Teal.", "teal", " Teal", "rust", "blue"],  # three of five, however they are written
         "torn": ["a", "a", "b", "b", "c"],
-        "cut": ["x", "x", "x", "x", Completion(text="y", tokens=9, nats=-1.0, finished=False)],
+        "cut": [replace(CUT, text="x"), "x", "x", "x", CUT],
         "dumb": ["", " ", "z", "z", "\0"],
     }
     turns = {prompt: iter(words) for prompt, words in said.items()}
@@ -218,7 +221,7 @@ def test_where_nobody_knows_most_samples_must_agree(tokenizer: Any, tmp_path: Pa
         ("torn", "a"): 0.4,
         ("torn", "b"): 0.4,
         ("torn", "c"): 0.2,
-        ("cut", "x"): 0.8,
+        ("cut", "x"): 0.6,
         ("cut", "y"): 0.0,
         ("dumb", "z"): 0.4,
     }

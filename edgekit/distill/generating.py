@@ -159,7 +159,7 @@ class _Picker:
             raise EdgekitError("the teacher's logits are no numbers", hint="is the checkpoint whole?")
         number = self.numbers[:, len(self.nats)].to(scores.device)
         picked = pick(scores, number, self.sampling)
-        self.nats.append(scores.log_softmax(-1).gather(-1, picked[:, None])[:, 0].cpu())
+        self.nats.append((scores.gather(-1, picked[:, None])[:, 0] - scores.logsumexp(-1)).cpu())
         alone: torch.Tensor = self.torch.full_like(scores, -float("inf"))
         return alone.scatter_(-1, picked[:, None], 0.0)
 
@@ -172,28 +172,29 @@ def pick(logits: torch.Tensor, numbers: torch.Tensor, sampling: Sampling) -> tor
     if sampling.temperature == 0:
         likeliest: torch.Tensor = logits.argmax(-1)
         return likeliest
-    shares = (logits / sampling.temperature).softmax(-1)
+    scaled = logits / sampling.temperature
     if sampling.top_p == 1:
-        return _reached(shares, numbers)
-    nucleus = _nucleus(shares, sampling.top_p, min(_NUCLEUS, logits.shape[-1]))
+        return _reached(scaled.softmax(-1), numbers)
+    nucleus = _nucleus(scaled, sampling.top_p, min(_NUCLEUS, logits.shape[-1]))
     if nucleus is None:
-        nucleus = _nucleus(shares, sampling.top_p, logits.shape[-1])
+        nucleus = _nucleus(scaled, sampling.top_p, logits.shape[-1])
     assert nucleus is not None
     inside, tokens = nucleus
     token: torch.Tensor = tokens.gather(-1, _reached(inside, numbers)[:, None])[:, 0]
     return token
 
 
-def _nucleus(shares: torch.Tensor, top_p: float, most: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+def _nucleus(scaled: torch.Tensor, top_p: float, most: int) -> tuple[torch.Tensor, torch.Tensor] | None:
     """(shares, tokens) of the `most` likeliest tokens, in the order of the vocabulary, with nothing for those outside
     the nucleus; None where it may reach further than they do.
     """
-    ranked, tokens = shares.topk(most, -1)
+    found = scaled.topk(most, -1)
+    ranked = (found.values - scaled.logsumexp(-1, keepdim=True)).exp()
     inside = (ranked.double().cumsum(-1) - ranked) < top_p
     least = ranked.gather(-1, inside.sum(-1, keepdim=True) - 1)
-    if most < shares.shape[-1] and bool((ranked[:, -1:] >= least).any()):
+    if most < scaled.shape[-1] and bool((ranked[:, -1:] >= least).any()):
         return None
-    tokens, order = tokens.sort(-1)
+    tokens, order = found.indices.sort(-1)
     return (ranked * (ranked >= least)).gather(-1, order), tokens
 
 

@@ -81,11 +81,11 @@ def is_text(completion: str) -> bool:
 
 def marked(samples: Sequence[Sample], *, asked: int) -> tuple[Sample, ...]:
     """The samples of one prompt, each told whether its answer is right and what share of the `asked` ones agrees; of
-    those that say the same, the first. A sample that was cut, or gave no answer, agrees with nothing.
+    those that say the same, the first that was finished. A sample that was cut, or gave no answer, agrees with nothing.
     """
     votes = Counter(plain(one.answer) for one in samples if one.finished and one.answer)
     found: dict[str, Sample] = {}
-    for one in samples:
+    for one in sorted(samples, key=lambda one: not one.finished):
         counts = one.finished and bool(one.answer)
         correct = _right(one) if one.gold else None
         share = votes[plain(one.answer)] / asked if counts else 0.0
