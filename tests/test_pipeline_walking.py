@@ -48,7 +48,7 @@ def smoke(**gate: object) -> DistillRecipe:
 def test_what_cannot_end_well_is_refused_before_training(
     recipe: DistillRecipe, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(walking, "distill_student", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(walking, "distill", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(EdgekitError, match=said):
         walking.run(recipe, tmp_path / "out")
 

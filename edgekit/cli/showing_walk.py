@@ -37,14 +37,17 @@ def show_walk(walk: Walk, folder: Path, *, as_json: bool) -> int:
 
 
 def show_plan(plan: Foreseen, *, as_json: bool) -> int:
-    """The steps and what of them stands already, on stdout."""
+    """The steps, what of them stands already, and what training costs, on stdout; 1 where that does not fit."""
+    from rich.console import Console
+
+    from edgekit.report import print_distill_plan
+
+    code = ExitCode.FAIL if plan.training.fits == "no" else ExitCode.PASS
     if as_json:
         print(to_json(plan))  # noqa: T201
-        return ExitCode.PASS
+        return code
     print(f"{plan.recipe} in {plan.out}")  # noqa: T201
     for step in plan.steps:
-        print(f"  {'done' if step.done else 'to do':<7}{step.what}")  # noqa: T201
-        print(f"         {step.place}")  # noqa: T201
-    for note in plan.notes:
-        print(f"  {note}")  # noqa: T201
-    return ExitCode.PASS
+        print(f"  {'done' if step.done else 'to do':<7}{step.what}\n         {step.place}")  # noqa: T201
+    print_distill_plan(plan.training, Console())
+    return code

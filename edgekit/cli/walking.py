@@ -33,12 +33,11 @@ def run(
     from edgekit.cli import reading_making as reading
     from edgekit.cli import showing_walk as showing
     from edgekit.cli.telling import progress
-    from edgekit.distill.recipe import load_recipe, with_student
+    from edgekit.pipeline.distilling import open_recipe
     from edgekit.pipeline.walk_plan import foresee
     from edgekit.pipeline.walking import run as walk_through
 
-    found = load_recipe(recipe)
-    found = with_student(found, student) if student else found
+    found = open_recipe(recipe, student=student)
     place = out or Path(reading.MODELS) / f"walk-{reading.plain(found.name)}"
     if dry_run:
         return showing.show_plan(foresee(found, place, teacher=teacher), as_json=json)

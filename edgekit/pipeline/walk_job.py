@@ -12,7 +12,7 @@ from edgekit.bench import PRESETS
 from edgekit.corpus.bank import spread
 from edgekit.devices import load_device
 from edgekit.distill.recipe import DistillRecipe, Gating
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, import_extra
 from edgekit.files import replacing
 from edgekit.gate.gates import load_gates
 from edgekit.pipeline import sweeping
@@ -62,6 +62,8 @@ def prepare_job(recipe: DistillRecipe, out: Path, threads: int, *, write: bool =
             f"the recipe makes nothing of its student: `{recipe.name}`",
             hint='write `to = ["gguf:q4_k_m"]` under `[export]`',
         )
+    if any(target.format == "onnx" for target in targets):
+        import_extra("onnxruntime_genai", extra="onnx")
     name = beside(recipe, gating.device) if gating.device.endswith(".toml") else gating.device
     return Job(
         recipe=recipe,

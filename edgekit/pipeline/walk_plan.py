@@ -9,9 +9,11 @@ from typing import Literal
 
 from edgekit.distill.recipe import DistillRecipe
 from edgekit.distill.students import place_of
+from edgekit.pipeline.distilling import foresee_distillation
 from edgekit.pipeline.walk_job import REPORT_FILES, Job, prepare_job
 from edgekit.quantize import workshop
 from edgekit.quantize.targets import Target
+from edgekit.records import DistillPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +29,7 @@ class ForeseenStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Foreseen:
-    """What a walk would do."""
+    """What a walk would do, and what its training costs."""
 
     kind: Literal["foreseen-walk"] = "foreseen-walk"
     version: Literal[1] = 1
@@ -35,7 +37,7 @@ class Foreseen:
     recipe_sha256: str
     out: str
     steps: tuple[ForeseenStep, ...]
-    notes: tuple[str, ...] = ()
+    training: DistillPlan
 
 
 def foresee(recipe: DistillRecipe, out: Path, *, teacher: Path | None = None) -> Foreseen:
@@ -47,7 +49,7 @@ def foresee(recipe: DistillRecipe, out: Path, *, teacher: Path | None = None) ->
         recipe_sha256=recipe.sha256,
         out=str(out),
         steps=tuple(ForeseenStep(what=what, place=str(place), done=place.exists()) for what, place in places),
-        notes=(f"what training costs: `edgekit distill {recipe.name} --dry-run`",),
+        training=foresee_distillation(recipe, teacher=teacher),
     )
 
 

@@ -18,12 +18,12 @@ from typing import Literal
 
 from edgekit import __version__
 from edgekit.bench.answering import identity_of
-from edgekit.distill.chain import distill_student
 from edgekit.distill.recipe import DistillRecipe
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.files import lock, replacing
 from edgekit.pipeline import sweeping
 from edgekit.pipeline.asking import Asked, Prepared, prepare
+from edgekit.pipeline.distilling import distill
 from edgekit.pipeline.evaluating import appraise
 from edgekit.pipeline.gating import conclude, gather, open_artifact
 from edgekit.pipeline.lineages import lineage_of
@@ -58,7 +58,7 @@ def run(
     clock = _Clock()
     with _alone(out):
         with clock.step("distill"):
-            chain = distill_student(recipe, out / "distill", teacher=teacher, progress=progress)
+            chain = distill(recipe, out / "distill", teacher=teacher, progress=progress)
         with clock.step("teacher"):
             taught = _teacher(job, chain, progress)
         with clock.step("artifacts"):
@@ -72,7 +72,13 @@ def run(
 def _alone(out: Path) -> Iterator[None]:
     """One walk at a time in a folder. Raises EdgekitError where another is at work."""
     place = out / ".walk.lock"
-    with place.open("wb") as file:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        stream = place.open("wb")
+    except OSError as error:
+        reason = (error.strerror or "failed").lower()
+        raise EdgekitError(f"cannot write ({reason}): `{out}`", hint="choose a writable place with `--out`") from None
+    with stream as file:
         if not lock(file):
             raise EdgekitError(f"another walk is at work in `{out}`", hint="wait for it, or choose another `--out`")
         yield
@@ -111,7 +117,8 @@ def _teacher(job: Job, chain: Distillation, progress: Progress) -> _Taught:
         return _Taught(answers=load_record(place, Answers), file=place)
     told = _named("teacher", progress)
     source = workshop.open_source(Path(chain.teacher.path), progress=told)
-    base = workshop.full_precision(replace(source, name=chain.teacher.name), job.models, job.making, progress=told)
+    name = chain.teacher.name if chain.teacher.name != chain.student.name else f"{chain.teacher.name}-teacher"
+    base = workshop.full_precision(replace(source, name=name), job.models, job.making, progress=told)
     artifact, place = open_artifact(base, progress=told), job.out / "teacher.json"
     prepared = prepare(Asked(tasks=job.tasks, threads=job.making.threads))
     assert prepared.bank is not None
