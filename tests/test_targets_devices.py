@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 from phone import PORT
+from test_energy_gauge import PIXEL as BATTERY
 from test_targets_importing import row
 from test_targets_runners import DEVICES, cpuinfo
 from test_targets_there import (  # noqa: F401 - fixtures
@@ -100,7 +101,7 @@ def test_a_variant_runs_where_its_features_are(
     with open_remote(SSH, "qemu") as remote:
         remote.script('mkdir -p -- "$1"', remote.folder)
         command = command_of(str(program), artifact.path, SMALL, 2)
-        done = run_process(remote, [qemu, "-cpu", cpu, *command], 0, timeout_s=120)
+        done = run_process(remote, [qemu, "-cpu", cpu, *command], 0, sha256="", timeout_s=120)
     if code is not None:
         assert done.fault is not None
         assert (done.fault.code, done.run) == (code, None)
@@ -140,7 +141,8 @@ def test_the_native_runner_behind_a_real_ssh_server(
 
 # ---- a phone of Debian's adbd -------------------------------------------------------------------------------------
 
-PIXEL = {name: text for name, text in PHONE.items() if name.startswith("sys/")}
+# an app's user sees no battery in /sys, and asks the service
+PIXEL = {name: text for name, text in PHONE.items() if name.startswith("sys/") and "power_supply" not in name}
 
 
 @pytest.fixture
@@ -171,7 +173,12 @@ class Phone:
             (self.root / name).write_text(text)
         (self.root / "data/local/tmp").mkdir(parents=True)
         script(self.root / "phone/getprop", "echo 14")
+        self.battery(BATTERY)
         script(self.root / "phone/uname", 'case "$1" in -s) echo Linux;; -r) echo 5.15.110;; -m) echo aarch64;; esac')
+
+    def battery(self, said: str) -> None:
+        """What `dumpsys battery` answers there."""
+        script(self.root / "phone/dumpsys", f"[ \"$1\" = battery ] && cat <<'END'\n{said}END")
 
     def start(self) -> None:
         here = [sys.executable, str(Path(__file__).with_name("phone.py")), str(self.root), self.adbd]
@@ -263,11 +270,34 @@ def test_two_phones_and_a_serial(phone: Phone, artifact: Artifact, tmp_path: Pat
         measure_there(ADB, artifact, WORKLOAD, on_device="pixel-8", runner=runner)
 
 
-def test_a_phone_that_goes_away_keeps_what_was_measured(phone: Phone, artifact: Artifact, tmp_path: Path) -> None:
-    runner = answering(tmp_path / "runner", artifact, "[ -e /data/ran ] && sleep 60; touch /data/ran")
-    waiting = _kill_when(phone)
+def test_a_phone_on_a_charger_says_so(phone: Phone, artifact: Artifact, tmp_path: Path) -> None:
+    runner = answering(tmp_path / "runner", artifact)
     run = measure_there(ADB, artifact, WORKLOAD, on_device="pixel-8", runner=runner)
-    waiting.wait(timeout=20)
+    assert not [finding for finding in run.findings if "battery" in finding.message]
+    gauges = {gauge.name: gauge for state in run.states for gauge in state.gauges}
+    assert gauges["dumpsys battery"].percent == 83
+    phone.battery(BATTERY.replace("status: 3", "status: 2").replace("AC powered: false", "AC powered: true"))
+    run = measure_there(ADB, artifact, WORKLOAD, on_device="pixel-8", runner=runner)
+    told = [finding.message for finding in run.findings if finding.code == "not-ready"]
+    assert any("is charging" in message for message in told)
+    assert run.energy == ()
+
+
+SECOND = "echo run >> /data/count; [ -e /data/ran ] && { touch /data/second; sleep 4; }; touch /data/ran"
+"""Of two processes the second takes its time, and leaves a mark when it begins."""
+
+
+def in_the_second(phone: Phone, *command: object) -> subprocess.Popen[bytes]:
+    """Do something to the phone while its second process runs."""
+    waiting = 'while [ ! -e "$0" ]; do sleep 0.1; done; sleep 0.3; exec "$@"'
+    return subprocess.Popen(["sh", "-c", waiting, phone.root / "data/second", *map(str, command)])
+
+
+def test_a_phone_that_goes_away_keeps_what_was_measured(phone: Phone, artifact: Artifact, tmp_path: Path) -> None:
+    runner = answering(tmp_path / "runner", artifact, SECOND)
+    plug = in_the_second(phone, "kill", "-KILL", phone.running[0].pid)
+    run = measure_there(ADB, artifact, WORKLOAD, on_device="pixel-8", runner=runner)
+    plug.wait(timeout=20)
     assert {sample.process for sample in run.samples} == {0}
     assert findings(run)["target-lost"] == "fault"
     assert findings(run)["left-behind"] == "warning"
@@ -275,7 +305,17 @@ def test_a_phone_that_goes_away_keeps_what_was_measured(phone: Phone, artifact: 
         measure_there(Where(kind="adb", address=f"localhost:{PORT}"), artifact, WORKLOAD, on_device="pixel-8")
 
 
-def _kill_when(phone: Phone) -> subprocess.Popen[bytes]:
-    """Pull the phone's plug while its second process runs."""
-    body = f"while [ ! -e '{phone.root}/data/ran' ]; do sleep 0.1; done; sleep 3; kill -KILL {phone.running[0].pid}"
-    return subprocess.Popen(["sh", "-c", body])
+def test_a_cable_pulled_and_put_back(phone: Phone, artifact: Artifact, tmp_path: Path) -> None:
+    runner = answering(tmp_path / "runner", artifact, SECOND)
+    cable = in_the_second(phone, phone.shims / "adb", "disconnect")
+    run = measure_there(ADB, artifact, WORKLOAD, on_device="pixel-8", runner=runner)
+    cable.wait(timeout=20)
+    assert {sample.process for sample in run.samples} == {0}
+    assert findings(run)["target-lost"] == "fault"
+    subprocess.run([phone.shims / "adb", "connect", f"localhost:{PORT}"], capture_output=True, check=True)
+    run = measure_there(ADB, artifact, WORKLOAD, on_device="pixel-8", runner=runner)
+    assert len(run.samples) == 20
+    assert "fault" not in findings(run).values()
+    assert findings(run)["resumed"] == "note"
+    assert (phone.root / "data/count").read_text().split() == ["run"] * 2, "nothing was run twice"
+    assert phone.left() == []
