@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import stat
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bench_fakes import Fakes, artifact, died
 
 from edgekit.bench import PRESETS, measure
+from edgekit.pipeline import open_artifact
 from edgekit.records import Finding, MemoryLimit, MemoryPeak, Settings
-from edgekit.runtimes import WorkerDied, choose_limit, open_worker
+from edgekit.runtimes import Worker, WorkerDied, choose_limit, open_worker
 from edgekit.runtimes.limits import cached_warning, explain_limited, group_limit, put_out
 from edgekit.runtimes.protocol import Step
 
@@ -152,3 +159,64 @@ def test_a_model_that_lives_on_the_disk_is_called_thrashing() -> None:
     assert "memory-limit-held" in limited(1000.0)
     assert "thrashing" not in limited(1000.0)
     assert "the model thrashes, so it does not fit" in limited(80_000_000.0)["thrashing"]
+
+
+# ---- pages taken away for real ------------------------------------------------------------------------------------
+
+PIDFD_MADVISE, MADV_PAGEOUT = 440, 21
+
+
+class Vector(ctypes.Structure):
+    """`struct iovec`."""
+
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+def take_pages(pid: int, file: Path) -> int:
+    """Have the kernel reclaim what `pid` has mapped of `file`, as under a group's limit; errno, 0 when done."""
+    handle = os.pidfd_open(pid)
+    try:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            if not line.endswith(str(file)):
+                continue
+            begin, end = (int(part, 16) for part in line.split()[0].split("-"))
+            vector, libc = Vector(begin, end - begin), ctypes.CDLL(None, use_errno=True)
+            one = ctypes.c_size_t(1)
+            if libc.syscall(PIDFD_MADVISE, handle, ctypes.byref(vector), one, MADV_PAGEOUT, 0) < 0:
+                return 0 if ctypes.get_errno() == errno.ESRCH else ctypes.get_errno()
+    finally:
+        os.close(handle)
+    put_out([file])
+    return 0
+
+
+def test_a_model_whose_pages_are_taken_away_reads_them_again_and_does_not_fit(tiny_gguf: Path) -> None:
+    errors: list[int] = []
+
+    @contextmanager
+    def starved(path: Path, settings: Settings, **options: Any) -> Iterator[Worker]:
+        done = threading.Event()
+
+        def take() -> None:
+            while not done.wait(0.002) and not any(errors):
+                with suppress(ProcessLookupError):  # it ends before this does
+                    errors.append(take_pages(worker.pid, path))
+
+        with open_worker(path, settings, **options) as worker:
+            thread = threading.Thread(target=take)
+            thread.start()
+            try:
+                yield worker
+            finally:
+                done.set()
+                thread.join()
+
+    small = replace(PRESETS["quick"], prompt_tokens=(32,), processes=1, repetitions_min=4, repetitions_max=4)
+    workload = replace(small, settings=replace(SETTINGS, repack=False))
+    limit = choose_limit(10**9)
+    run = measure(open_artifact(tiny_gguf), workload, memory_limit=limit, open_worker=starved)
+    if any(errors):
+        pytest.skip(f"pages of another process may not be taken here: {os.strerror(max(errors))}")
+    assert "thrashing" in {finding.code for finding in run.findings}, run.peaks
+    fed = measure(open_artifact(tiny_gguf), workload, memory_limit=limit)
+    assert "thrashing" not in {finding.code for finding in fed.findings}, fed.peaks
