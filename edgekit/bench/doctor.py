@@ -19,7 +19,7 @@ from edgekit.bench.thermal import read_thermal
 from edgekit.energy.counters import find_counters
 from edgekit.progress import Progress, silent
 from edgekit.records import Ability, Examination, Host
-from edgekit.runtimes import big_cores
+from edgekit.runtimes import big_cores, choose_limit
 from edgekit.runtimes.memory_sampling import Sampler
 from edgekit.runtimes.process import isolated_python
 from edgekit.units import format_bytes
@@ -27,6 +27,13 @@ from edgekit.units import format_bytes
 ROOT = Path("/")
 _CHILD_S = 60.0
 """More than loading llama.cpp's libraries from a slow disk takes."""
+
+_PROBED_BYTES = 2**26
+_LIMITS = {
+    "scope": "a control group of systemd's, mapped weights included",
+    "group": "the control group that edgekit runs in, mapped weights included",
+    "rlimit": "RLIMIT_DATA, which leaves mapped weights",
+}
 
 _BUILD = "from edgekit.runtimes import {0} as r; print(' | '.join(r.describe_build()))"
 _FENCE = "from edgekit.runtimes.sandbox import *; print(', '.join(fence_in([], Limits())))"
@@ -240,29 +247,17 @@ def _marks_can_be_cleared() -> bool:
 
 
 def _limits() -> Iterator[Ability]:
-    scope = _user_scope()
+    limit = choose_limit(_PROBED_BYTES) if sys.platform == "linux" else None
     yield _ability(
         "memory",
         "a device's memory as a limit",
-        "yes" if scope else "partly",
-        "control group of the user's own (systemd-run --user)" if scope else "RLIMIT_DATA, which leaves mapped weights",
+        "no" if limit is None else "yes" if limit.mapped else "partly",
+        "none" if limit is None else _LIMITS[limit.means],
         without="a run cannot be held to a device's share of memory as a whole",
         enable="a user session of systemd with the memory controller",
     )
     free = shutil.disk_usage(Path.home()).free
     yield _ability("memory", "disk", free > 10 * 2**30, f"{format_bytes(free)} free", without="big models do not fit")
-
-
-def _user_scope() -> bool:
-    """Whether an ordinary user may start a process under `MemoryMax`."""
-    program = shutil.which("systemd-run")
-    if program is None:
-        return False
-    command = [program, "--user", "--scope", "--quiet", "-p", "MemoryMax=64M", "true"]
-    try:
-        return subprocess.run(command, capture_output=True, timeout=10, check=False).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
 
 
 def _fence() -> Iterator[Ability]:

@@ -45,7 +45,7 @@ def choose_limit(limit_bytes: int) -> MemoryLimit:
     if sys.platform != "linux":
         raise EdgekitError("memory can be limited on Linux alone: `--limit-memory`", hint="`edgekit fit` predicts it")
     size = format_bytes(limit_bytes)
-    if _scope_holds(limit_bytes):
+    if scope_holds(limit_bytes):
         words = f"held to {size} by a control group of systemd's, mapped weights included, without swap"
         return MemoryLimit(limit_bytes=limit_bytes, means="scope", mapped=True, words=words)
     around = group_limit()
@@ -79,7 +79,7 @@ def _systemd_run(limit_bytes: int) -> list[str]:
     return ["systemd-run", *whose, "--scope", "--quiet", "--collect", *limits, "--"]
 
 
-def _scope_holds(limit_bytes: int) -> bool:
+def scope_holds(limit_bytes: int) -> bool:
     """Whether a scope can be had, and its kernel group has the limit that was asked for."""
     if sys.platform != "linux" or shutil.which("systemd-run") is None:
         return False
