@@ -148,6 +148,8 @@ def test_a_finished_chain_is_taken_as_it_stands_and_another_is_refused(tmp_path:
     other = replace(one.students[0], stages=(replace(STAGES[0], learning_rate=2e-3),))
     with pytest.raises(EdgekitError, match="holds a stage that was made of something else"):
         distill_student(replace(one, students=(other,)), tmp_path)
+    with pytest.raises(EdgekitError, match="holds a student that was made of something else"):
+        distill_student(replace(one, data=replace(DATA, prompt_weight=0.5)), tmp_path)
     damaged = Path(first.student.path) / "model.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"\0")
     with pytest.raises(EdgekitError, match="the student is not the one of its record"):
@@ -180,7 +182,7 @@ def test_a_student_with_another_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Stop):
         distill_student(recipe(), tmp_path, progress=stopping(0, "1-logits"))
     shutil.copy(other / "tokenizer.json", tmp_path / "1-half" / "start" / "tokenizer.json")
-    with pytest.raises(EdgekitError, match="teacher and student have different tokenizers: token .* is `"):
+    with pytest.raises(EdgekitError, match=r"teacher and student have different tokenizers: token .* is `"):
         distill_student(recipe(), tmp_path)
 
 

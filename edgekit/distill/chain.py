@@ -18,7 +18,7 @@ from edgekit.distill.held_out import held_out
 from edgekit.distill.loading import all_here, in_turn, load_model
 from edgekit.distill.material import Material, held_out_material, training_material
 from edgekit.distill.model_facts import check_smaller, facts_of, facts_of_shape, tokenizer_of
-from edgekit.distill.pruning import CALIBRATION_TOKENS
+from edgekit.distill.pruning import CALIBRATION_TOKENS, Carved
 from edgekit.distill.recipe_parts import DistillRecipe, Student
 from edgekit.distill.stages import Lesson, run_stage
 from edgekit.distill.students import RECORD as STUDENT_RECORD
@@ -157,15 +157,7 @@ def _link(
     teacher = first if student.taught_by == "original" else before
     _check_sizes(student, teacher)
     with in_turn():
-        carved = beginnings.student_of(
-            _source(student, recipe.folder),
-            Path(before.path),
-            place / START,
-            shape=student.shape,
-            windows=_calibration(recipe, student, Path(before.path)) if student.source.startswith("prune:") else None,
-            seed=recipe.seed,
-            progress=progress,
-        )
+        carved = _begun(recipe, student, before, place / START, progress)
         start = facts_of(place / START, student.name, made=student.source)
         check_smaller(start, teacher)
         begun = _scored(place / LINK, start, first, apart, progress)
@@ -199,6 +191,28 @@ def _check_sizes(student: Student, teacher: ModelFacts) -> None:
     """Before anything is written, what a shape alone tells."""
     if student.shape is not None:
         check_smaller(facts_of_shape(student.shape), teacher)
+
+
+def _begun(recipe: DistillRecipe, student: Student, before: ModelFacts, start: Path, progress: Progress) -> Carved:
+    """The student before its first stage."""
+    pruned = student.source.startswith("prune:")
+    try:
+        return beginnings.student_of(
+            _source(student, recipe.folder),
+            Path(before.path),
+            start,
+            shape=student.shape,
+            windows=_calibration(recipe, student, Path(before.path)) if pruned else None,
+            seed=recipe.seed,
+            progress=progress,
+        )
+    except EdgekitError as error:
+        if not error.message.startswith("the output exists"):
+            raise
+        raise EdgekitError(
+            f"the folder holds a student that was made of something else: `{start}`",
+            hint="name another folder with `--out`, or remove this one",
+        ) from None
 
 
 def _calibration(recipe: DistillRecipe, student: Student, model: Path) -> Windows:

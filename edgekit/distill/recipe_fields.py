@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from typing import Any
 
 from edgekit import corpus
@@ -52,10 +53,10 @@ def words(known: Callable[[], Collection[str]] = tuple) -> Reader:
         value = table[key]
         if not isinstance(value, list) or len(value) > MOST_LISTED:
             raise EdgekitError(f"`{key}` in {where} must be a list of texts, not `{value!r:.60}`")
-        found = tuple(text_at({key: one}, key, where=where) for one in value)
-        strange = [one for one in found if known() and one not in known()]
+        found, choice = tuple(text_at({key: one}, key, where=where) for one in value), known()
+        strange = [one for one in found if choice and one not in choice]
         if strange:
-            raise EdgekitError(f"`{key}` in {where} cannot hold `{strange[0][:60]}`", hint=nearest(strange[0], known()))
+            raise EdgekitError(f"`{key}` in {where} cannot hold `{strange[0][:60]}`", hint=nearest(strange[0], choice))
         return found
 
     return read
@@ -95,6 +96,7 @@ def _extra(table: Mapping[str, Any], key: str, where: str) -> tuple[tuple[str, A
     return tuple(value.items())
 
 
+@cache
 def templates() -> frozenset[str]:
     """Names of all templates of questions."""
     return frozenset(name for domain in corpus.DOMAINS for name in corpus.templates("train", domain))
