@@ -9,10 +9,12 @@ import io
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 import tarfile
+import time
 import tomllib
 from itertools import pairwise
 from pathlib import Path
@@ -273,6 +275,11 @@ def test_missing_tools_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         find_toolchain("android-arm64", BASELINE, tmp_path)
 
 
+def test_an_ndk_for_another_target_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EdgekitError, match="builds for phones, not for `linux-arm64`"):
+        find_toolchain("linux-arm64", BASELINE, tmp_path)
+
+
 def test_an_ndk_is_taken_from_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cmake", "ninja"):
         script(tmp_path / "bin" / name, "exit 0")
@@ -344,6 +351,33 @@ def test_a_compiler_that_fails_is_quoted(tmp_path: Path, cache: Path, tools: Non
     with pytest.raises(EdgekitError, match=r"the build of the runner failed .*error: .*nothing"):
         build_runners("linux-x86_64", [X86], source=source)
     assert list(cache.iterdir()) == []
+
+
+def test_an_interrupted_build_leaves_nothing_and_nobody(tmp_path: Path, cache: Path, tools: None) -> None:
+    source, mark = small_llama(tmp_path / "llama.cpp"), tmp_path / "pid"
+    slow = f"execute_process(COMMAND sh -c \"echo $$ > '{mark}'; exec sleep 60\")\n"
+    (source / "CMakeLists.txt").write_text(CMAKE + slow)
+    command = [sys.executable, "-m", "edgekit", "runner", "build", "--target", "linux-x86_64", "--source", source]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible) as build:
+        for _ in range(200):
+            if mark.exists() and mark.read_text().strip():
+                break
+            time.sleep(0.1)
+        build.send_signal(signal.SIGINT)
+        said = build.communicate(timeout=30)[1]
+    assert build.returncode == ExitCode.INTERRUPTED, said
+    child = Path(f"/proc/{mark.read_text().strip()}")
+    for _ in range(50):  # until its new parent has buried it
+        if not child.exists():
+            break
+        time.sleep(0.1)
+    assert not child.exists()
+    assert list(cache.iterdir()) == []
+
+
+def interruptible() -> None:
+    """What a shell started in the background inherits no longer."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, cache: Path, tools: None) -> None:

@@ -51,6 +51,8 @@ class Toolchain:
 
 def find_toolchain(target: RunnerTarget, variant: Variant, ndk: Path | None = None) -> Toolchain:
     """The tools that build `variant` of `target` here. Raises EdgekitError with what is missing and what brings it."""
+    if ndk is not None and not target.startswith("android"):
+        raise EdgekitError(f"an NDK builds for phones, not for `{target}`", hint="drop `--ndk`")
     cmake = shutil.which("cmake")
     if cmake is None:
         raise EdgekitError("cmake is needed to build a runner: `cmake`", hint="`pip install cmake ninja`")
