@@ -1,7 +1,8 @@
 """EleutherAI's lm-evaluation-harness on the artifact that ships: its tasks and metrics, edgekit's runtime and ranges.
 
 The harness is an extra (`edgekit[eval]`). It fetches the data of its published tasks from the Hugging Face hub by
-itself, unless `HF_HUB_OFFLINE=1`; tasks of one's own stand in a folder, with their data beside them.
+itself, unless `HF_HUB_OFFLINE=1` or the hub is out of reach; tasks of one's own stand in a folder, with their data
+beside them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from edgekit import runtimes
 from edgekit.bench.harness_figures import scores
 from edgekit.bench.harness_tasks import check_tasks, sandboxed
 from edgekit.bench.host import probe_host
+from edgekit.bench.hub import offline_unless_reachable
 from edgekit.errors import EdgekitError, import_extra
 from edgekit.progress import Progress, silent
 from edgekit.records import Artifact, Finding, HarnessRun, Settings
@@ -65,13 +67,14 @@ def run_harness(
     settings = replace(settings, context_tokens=context, threads=threads or settings.threads)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     strangers = include_path is not None and not run_task_code
-    with _quiet(), sandboxed() if strangers else nullcontext():
+    with _quiet(), sandboxed() if strangers else nullcontext(), offline_unless_reachable() as online:
         manager = _task_manager(tasks, include_path, run_task_code=run_task_code)
         with open_answerer(Path(artifact.path), settings) as answerer:
             from edgekit.bench.harness_model import EdgekitLM
 
             model = EdgekitLM(answerer, progress=progress)
-            found = _evaluate(model, tasks, manager, limit=limit, fewshot=fewshot, unsafe=run_task_code)
+            with _telling(tasks, online=online):
+                found = _evaluate(model, tasks, manager, limit=limit, fewshot=fewshot, unsafe=run_task_code)
             findings = (*answerer.findings, *_doubts(artifact, model.broken))
             runtime = answerer.runtime
     return HarnessRun(
@@ -92,29 +95,40 @@ def run_harness(
 def _evaluate(
     model: Any, tasks: Sequence[str], manager: Any, *, limit: int | None, fewshot: int | None, unsafe: bool
 ) -> Any:
-    """The harness's own results. Whatever it raises becomes one line."""
+    """The harness's own results."""
     import lm_eval
     import numpy as np
 
+    with np.errstate(all="ignore"):  # likelihoods of a broken artifact are minus infinity
+        return lm_eval.simple_evaluate(
+            model=model,
+            tasks=list(tasks),
+            num_fewshot=fewshot,
+            limit=limit,
+            task_manager=manager,
+            bootstrap_iters=1000,
+            torch_random_seed=None,
+            confirm_run_unsafe_code=unsafe,
+        )
+
+
+@contextmanager
+def _telling(tasks: Sequence[str], *, online: bool) -> Iterator[None]:
+    """Whatever the harness raises becomes one line."""
     try:
-        with np.errstate(all="ignore"):  # likelihoods of a broken artifact are minus infinity
-            return lm_eval.simple_evaluate(
-                model=model,
-                tasks=list(tasks),
-                num_fewshot=fewshot,
-                limit=limit,
-                task_manager=manager,
-                bootstrap_iters=1000,
-                torch_random_seed=None,
-                confirm_run_unsafe_code=unsafe,
-            )
+        yield
     except EdgekitError:
         raise
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0][:200].rstrip(".")
         raise EdgekitError(
             f"lm-evaluation-harness stopped ({type(error).__name__}: {first}): `{', '.join(tasks)}`",
-            hint="published tasks fetch their data from the Hugging Face hub: is it within reach?",
+            hint="published tasks fetch their data from the Hugging Face hub, which "
+            + (
+                "did not give them"
+                if online
+                else "is out of reach (or `HF_HUB_OFFLINE` is set): run once where it is not"
+            ),
         ) from error
 
 
