@@ -105,7 +105,7 @@ def open_keeper(
     start = {
         "op": "start",
         "parent": os.getpid(),
-        "models": [model],
+        "models": [{**model, "lean": True}],
         "readable": readable(artifact),
         "writable": [str(place.absolute())],
         "limits": worker_limits() | {"file_bytes": _most_bytes(text, vocabulary, context_tokens)},

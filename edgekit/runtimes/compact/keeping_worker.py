@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.runtimes import worker as worker_module
+from edgekit.runtimes.chunk_rows import ChunkRows, chunk_rows
 from edgekit.runtimes.compact import file as container
 from edgekit.runtimes.compact.chunks import PART_ROWS, encode_chunk, parts_of
 from edgekit.runtimes.compact.rows import Rows, join_rows, keep_rows
+from edgekit.runtimes.lean import LeanSession
 from edgekit.runtimes.protocol import Advanced, Counted, Done, SessionRefused
 from edgekit.runtimes.references import ScoringSession
 from edgekit.runtimes.scoring_worker import WORST_NATS, chunk_of, count_chunks, open_models, read_tokens
@@ -49,6 +51,9 @@ def _keep(session: ScoringSession, start: dict[str, Any], order: dict[str, Any],
     count = count_chunks(tokens, context_tokens, start["chunks"])
     texts = list(session.token_texts())
     known = len(texts) - next((place for place, one in enumerate(reversed(texts)) if one is not None), 0)
+    if isinstance(session, LeanSession):
+        session.forget_words()
+    told = chunk_rows(session, start["block_rows"])
     with Path(start["writable"][0]).open("ab") as stream:
         seed = order["checksum"]
         if order["begin"] == 0:
@@ -58,7 +63,9 @@ def _keep(session: ScoringSession, start: dict[str, Any], order: dict[str, Any],
         del texts
         for index in range(order["begin"], count):
             chunk = chunk_of(session, tokens, index, context_tokens)
-            blocks = _keep_chunk(session, chunk, start["block_rows"], known, (order["seed"], index), order["row_bytes"])
+            blocks = _keep_chunk(
+                session, told, chunk, start["block_rows"], known, (order["seed"], index), order["row_bytes"]
+            )
             for number, rows in enumerate(_in_parts(blocks)):
                 data = encode_chunk([] if number else chunk, rows, session.vocabulary)
                 container.append_section(stream, container.CHUNK, index * parts_of(context_tokens) + number, data, seed)
@@ -67,19 +74,23 @@ def _keep(session: ScoringSession, start: dict[str, Any], order: dict[str, Any],
 
 
 def _keep_chunk(
-    session: ScoringSession, chunk: list[int], block_rows: int, known: int, seed: tuple[int, int], row_bytes: int
+    session: ScoringSession,
+    told: ChunkRows,
+    chunk: list[int],
+    block_rows: int,
+    known: int,
+    seed: tuple[int, int],
+    row_bytes: int,
 ) -> Iterator[Rows]:
     """What is kept of the scored half of a chunk; the same for the same `seed`, however it is reached."""
     import numpy as np
 
     half, last = len(chunk) // 2, len(chunk) - 1
     starts: NDArray[np.float64] = np.random.default_rng(seed).random(last - half)
-    session.reset()
-    context = chunk[:half]
+    told.begin(chunk)
     for begin in range(half, last, block_rows):
         tokens, targets = chunk[begin : begin + block_rows], chunk[begin + 1 : begin + block_rows + 1]
-        logits = session.feed([*context, *tokens], want=len(tokens), copy=False)[: len(targets)]
-        context = []
+        logits = told.take(tokens)[: len(targets)]
         rows = keep_rows(
             logits, targets, starts[begin - half :], known=known, row_bytes=row_bytes, threads=session.threads
         )
