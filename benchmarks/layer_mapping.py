@@ -41,19 +41,19 @@ def teacher_recipe(smoke: bool) -> Recipe:
         name="mapping-teacher-smoke" if smoke else "mapping-teacher",
         architecture="qwen3",
         tokenizer="qwen3",
-        hidden=256,
-        layers=6,
+        hidden=128,
+        layers=3 if smoke else 6,
         heads=4,
         kv_heads=2,
-        head_dim=64,
-        ffn=128 if smoke else 512,
-        vocabulary=1024 if smoke else 2048,
+        head_dim=32,
+        ffn=128 if smoke else 384,
+        vocabulary=1024,
         extra=(("rope_theta", 1e6), ("rms_norm_eps", 1e-6)),
         characters=500_000 if smoke else 2_000_000,
-        steps=120 if smoke else 500,
+        steps=200 if smoke else 500,
         batch=8,
         length=LENGTH,
-        learning_rate=3e-3,
+        learning_rate=5e-3,
     )
 
 
@@ -66,7 +66,7 @@ def text_of(folder: Path, split: corpus.Split, count: int) -> Windows:
 
 def new_student(teacher: Any, seed: int) -> Any:
     config = teacher.config.__class__.from_dict(teacher.config.to_dict())
-    config.num_hidden_layers, config.hidden_size, config.intermediate_size = 2, 128, 256
+    config.num_hidden_layers, config.hidden_size, config.intermediate_size = 2, 64, 192
     config.layer_types = config.layer_types[:2]
     torch.manual_seed(seed)
     return transformers.AutoModelForCausalLM.from_config(config)

@@ -122,7 +122,7 @@ class FeatureMatch(torch.nn.Module):
         """
         rows = weights.flatten().nonzero().squeeze(-1)
         counted = weights.flatten()[rows].float()
-        shares = self.shares()
+        shares = self.shares().to(weights.device)  # a fixed map is no parameter, and nobody moves it
         own = _stacked(student_hidden_states, rows, len(shares), "student")
         seen = shares.detach().sum(0).nonzero().squeeze(-1)  # a fixed map looks at few layers
         said = _stacked(teacher_hidden_states, rows, shares.shape[1], "teacher", seen).detach()
