@@ -443,17 +443,15 @@ def test_auto_brings_the_variant_that_fits(
 
 
 def test_auto_takes_no_slower_one_in_silence(
-    ssh_shim: Path,
-    artifact: Artifact,
-    tmp_path: Path,
-    cache: Path,
-    fitting: str,
+    ssh_shim: Path, artifact: Artifact, tmp_path: Path, cache: Path, fitting: str, cli: Any
 ) -> None:
     other = "baseline" if fitting != "baseline" else "avx2"
     keep(cache, bench_shim(tmp_path / other, artifact), "linux-x86_64", other)
-    with pytest.raises(EdgekitError, match=f"which takes `{fitting}`") as caught:
-        measure_there(SSH, artifact, WORKLOAD, on_device="galaxy-s25", runner=AUTO)
-    assert caught.value.hint == f"`edgekit runner build --target linux-x86_64 --variant {fitting}`"
+    done = cli("bench", artifact.path, "-d", "galaxy-s25", "--on", "ssh:pi@device", "--runner", "auto", "-q")
+    assert done.returncode == ExitCode.USAGE
+    error, _, hint = done.stderr.splitlines()
+    assert error.startswith(f"error: no runner is built for `ssh:pi@device`, which takes `{fitting}` (the CPU ")
+    assert hint == f"hint: `edgekit runner build --target linux-x86_64 --variant {fitting}`"
     assert left_there(tmp_path) == []
 
 

@@ -98,6 +98,7 @@ def _android(given: Path | None) -> tuple[str, tuple[str, ...]]:
         "-DANDROID_ABI=arm64-v8a",
         f"-DANDROID_PLATFORM={ANDROID_PLATFORM}",
         "-DANDROID_STL=c++_static",
+        "-DANDROID_SUPPORT_FLEXIBLE_PAGE_SIZES=ON",  # phones with pages of 16 KiB; the default since NDK 28
     )
 
 
