@@ -21,8 +21,8 @@ from edgekit.errors import EdgekitError
 from edgekit.pipeline import walking
 from edgekit.pipeline.walk_job import prepare_job
 from edgekit.pipeline.walk_plan import foresee
-from edgekit.records import Report, Sweep, SweepRow, Unknown, Walk
-from edgekit.storage import load_record
+from edgekit.records import Answers, Report, Sweep, SweepRow, Unknown, Walk
+from edgekit.storage import load_record, write_record
 
 
 def smoke(**gate: object) -> DistillRecipe:
@@ -51,6 +51,16 @@ def test_what_cannot_end_well_is_refused_before_training(
     monkeypatch.setattr(walking, "distill", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(EdgekitError, match=said):
         walking.run(recipe, tmp_path / "out")
+
+
+def test_a_teachers_answers_to_other_items_are_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walking, "distill", lambda *_, **__: pytest.fail("trained"))
+    other = Answers(edgekit_version="0", model="t", artifact_sha256="a", bank="own", bank_sha256="b", answers=())
+    write_record(tmp_path / "teacher.json", other)
+    with pytest.raises(EdgekitError, match="answer"):
+        walking.run(replace(smoke(answers="teacher.json"), folder=tmp_path), tmp_path / "out")
 
 
 def test_a_plan_names_every_stage_and_artifact_and_writes_nothing(tmp_path: Path) -> None:
@@ -139,6 +149,7 @@ def killed_once(out: Path, sign: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_smoke_walk_killed_on_the_way_goes_on_to_its_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

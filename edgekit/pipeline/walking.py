@@ -19,7 +19,7 @@ from typing import Literal
 from edgekit import __version__
 from edgekit.bench.answering import identity_of
 from edgekit.distill.recipe import DistillRecipe
-from edgekit.errors import EdgekitError, ExitCode
+from edgekit.errors import EdgekitError, ExitCode, import_extra
 from edgekit.files import lock, replacing
 from edgekit.pipeline import sweeping
 from edgekit.pipeline.asking import Asked, Prepared, prepare
@@ -51,10 +51,15 @@ def run(
 ) -> Walk:
     """Train, make, measure, evaluate, judge: everything that `recipe` says, in the folder `out`.
 
-    `teacher` is the folder of a checkpoint in place of the recipe's. What can be refused is refused before any
-    training. Raises EdgekitError; a target that cannot be made or run is a row of the sweep with the reason.
+    `teacher` is the folder of a checkpoint in place of the recipe's, `threads` are those of training and of whatever
+    runs here. What can be refused is refused before any training. Raises EdgekitError; a target that cannot be made or
+    run is a row of the sweep with the reason.
     """
     job = prepare_job(recipe, out, threads)
+    if recipe.gate.answers:
+        prepare(Asked(tasks=job.tasks, teacher=Path(beside(recipe, recipe.gate.answers))))  # are they to these items?
+    if threads:
+        import_extra("torch", extra="distill").set_num_threads(threads)
     clock = _Clock()
     with _alone(out):
         with clock.step("distill"):
