@@ -4,8 +4,8 @@
 
 Speed: tokens/s of the same prompts of the corpus, 32 at a time, one at a time, and by transformers' own sampling 32 at
 a time, in turn; a ratio is the median over the rounds of ours ÷ theirs in the same round. The model has random weights
-and the vocabulary of Qwen (151 936): its shape is layers, hidden, heads, kv heads, head width, ffn. Every sample takes
-the same number of tokens: none of them stops.
+and the vocabulary of Qwen (151 936): its shape is layers, hidden, heads, kv heads, head width, ffn, and its
+logits are spread as a trained model's are. Every sample takes the same number of tokens: none of them stops.
 
 Independence: how many samples of a trained teacher (`tests/students.py`, two million parameters, temperature 1, top-p
 1) come out otherwise when they are asked alone and 32 at a time, with float32 and with bfloat16 weights.
@@ -33,6 +33,8 @@ from edgekit.distill.generating import Completion, Request, Sampling, generate_w
 
 RESULTS = Path(__file__).parent / "results" / "synthesis.json"
 VOCABULARY, AT_A_TIME = 151_936, 32
+LOGITS_SPREAD = 4.0
+"""Standard deviation over the vocabulary: the likeliest thousand tokens hold the nucleus, as a trained model's do."""
 SAMPLING = Sampling(temperature=0.7, top_p=0.95)
 
 
@@ -105,7 +107,11 @@ def random_model(shape: str) -> Any:
         tie_word_embeddings=True,
         eos_token_id=None,
     )
-    return transformers.AutoModelForCausalLM.from_config(config).eval()
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    ids = torch.randint(0, VOCABULARY, (1, 32))
+    with torch.no_grad():
+        model.model.norm.weight *= LOGITS_SPREAD / model(ids).logits.std()
+    return model
 
 
 def speed(tokenizer: Any, shape: str, count: int, most: int, rounds: int) -> dict[str, Any]:

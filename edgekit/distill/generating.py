@@ -175,27 +175,39 @@ def pick(logits: torch.Tensor, numbers: torch.Tensor, sampling: Sampling) -> tor
     scaled = logits / sampling.temperature
     if sampling.top_p == 1:
         return _reached(scaled.softmax(-1), numbers)
-    nucleus = _nucleus(scaled, sampling.top_p, min(_NUCLEUS, logits.shape[-1]))
+    nucleus = _narrow(scaled, sampling.top_p)
     if nucleus is None:
-        nucleus = _nucleus(scaled, sampling.top_p, logits.shape[-1])
-    assert nucleus is not None
+        return _reached(_wide(scaled, sampling.top_p), numbers)
     inside, tokens = nucleus
     token: torch.Tensor = tokens.gather(-1, _reached(inside, numbers)[:, None])[:, 0]
     return token
 
 
-def _nucleus(scaled: torch.Tensor, top_p: float, most: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """(shares, tokens) of the `most` likeliest tokens, in the order of the vocabulary, with nothing for those outside
-    the nucleus; None where it may reach further than they do.
+def _narrow(scaled: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """(shares, tokens) of the likeliest tokens, in the order of the vocabulary, with nothing for those outside the
+    nucleus; None where it may reach further than they do.
     """
-    found = scaled.topk(most, -1)
+    if scaled.shape[-1] <= _NUCLEUS:
+        return None
+    found = scaled.topk(_NUCLEUS, -1)
     ranked = (found.values - scaled.logsumexp(-1, keepdim=True)).exp()
-    inside = (ranked.double().cumsum(-1) - ranked) < top_p
-    least = ranked.gather(-1, inside.sum(-1, keepdim=True) - 1)
-    if most < scaled.shape[-1] and bool((ranked[:, -1:] >= least).any()):
+    least = _least(ranked, top_p)
+    if bool((ranked[:, -1:] >= least).any()):
         return None
     tokens, order = found.indices.sort(-1)
     return (ranked * (ranked >= least)).gather(-1, order), tokens
+
+
+def _wide(scaled: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The shares of all tokens, nothing for those outside the nucleus."""
+    shares = scaled.softmax(-1)
+    return shares * (shares >= _least(shares.sort(-1, descending=True).values, top_p))
+
+
+def _least(ranked: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The share of the nucleus' last token, (rows, 1), of shares from the largest down."""
+    inside = (ranked.double().cumsum(-1) - ranked) < top_p
+    return ranked.gather(-1, inside.sum(-1, keepdim=True) - 1)
 
 
 def _reached(shares: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
