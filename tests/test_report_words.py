@@ -8,14 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from gate_records import evidence, on_phone
 from hypothesis import given
 from hypothesis import strategies as st
 from report_records import HOSTILE, REPORTS, decode_check, hostile, measurement, projection
 
 from edgekit import storage
 from edgekit.errors import EdgekitError
-from edgekit.records import BASES, Estimate, Unknown, Waiver
+from edgekit.records import BASES, CpuClock, DeviceState, Estimate, Gauge, Measurement, Report, Unknown, Waiver, Zone
 from edgekit.report import FORMATS, curves, facts, render
+from edgekit.report.facts import circumstances
 from edgekit.report.words import (
     BASIS_MEANING,
     advice,
@@ -198,3 +200,31 @@ def test_json_of_a_path_that_is_no_text_can_be_written(tmp_path: Path) -> None:
 def test_json_keeps_hostile_text_as_data(kind: str) -> None:
     report = hostile(HOSTILE[kind])
     assert storage.from_json(render(report, "json"), type(report), origin="test") == report
+
+
+def test_the_state_of_the_machine_is_told_by_its_worst() -> None:
+    cool = DeviceState(
+        at_s=0,
+        process=0,
+        zones=(Zone(name="skin", temperature_c=31),),
+        clocks=(CpuClock(cpu="cpu0", now_mhz=None, allowed_mhz=3000, able_mhz=3000),),
+        gauges=(Gauge(name="battery", percent=81, status="Discharging"),),
+        waited_s=90,
+    )
+    hot = replace(
+        cool,
+        zones=(Zone(name="cpu-0", temperature_c=88), *cool.zones),
+        clocks=(CpuClock(cpu="cpu0", now_mhz=None, allowed_mhz=1500, able_mhz=3000),),
+        gauges=(Gauge(name="battery", percent=79, status="Discharging"),),
+        waited_s=0,
+    )
+    run = replace(on_phone(), states=(cool, hot))
+    told = {fact.label: fact.value for fact in circumstances(report_of(run))}
+    assert told["device state"] == (
+        "at most 88 °C (cpu-0), clocks allowed 50 % and more, battery 81 % to 79 %, waited 1 min 30 s to cool"
+    )
+    assert "device state" not in {fact.label for fact in circumstances(report_of(on_phone()))}
+
+
+def report_of(run: Measurement) -> Report:
+    return Report(evidence=evidence(measurement=run), verdicts=(), exit_code=3)

@@ -121,9 +121,12 @@ def _microjoules(path: Path) -> Callable[[], float | Unknown]:
 
 def _batteries(root: Path) -> Iterator[Counter]:
     supplies = root / "sys/class/power_supply"
+    one = _text(supplies / "battery/type") == "Battery"  # Android shows it under other drivers' names as well
     for supply in _folders(supplies):
         if _text(supply / "type") != "Battery" or _text(supply / "scope") == "Device":
             continue  # scope "Device" is a mouse or a headset
+        if one and supply.name != "battery":
+            continue
         name = f"battery {supply.name}"
         if _battery_w(supply) is None:
             readable = any((supply / key).exists() for key in ("power_now", "current_now"))

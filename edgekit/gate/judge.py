@@ -226,17 +226,10 @@ def _cautioned(ruling: _Ruling, figure: Figure, gate: Gate, subject: Subject, me
     if isinstance(figure, Unknown):
         return ruling
     run = on_target(subject)
-    thrashing = disk_reads(run.peaks, subject.evidence.artifact.header) if isinstance(run, Measurement) else ""
-    if isinstance(run, Measurement) and thrashing and metric.about == "memory" and ruling.status != "fail":
-        held = run.memory_limit
-        if held is not None and held.mapped and held.limit_bytes >= _allowed_bytes(gate, subject):
-            room = format_number(held.limit_bytes, "bytes")
-            return _Ruling(status="fail", reason=f"held to {room}, {thrashing}: it does not fit")
-        return _Ruling(
-            status="unknown",
-            reason=f"{ruling.reason}; {thrashing}: what it holds is not what it needs",
-            settle="close other programs on the device and run again; if it reads again, the model does not fit",
-        )
+    if isinstance(run, Measurement) and metric.about == "memory" and ruling.status != "fail":
+        thrashing = disk_reads(run.peaks, subject.evidence.artifact.header)
+        if thrashing:
+            return _from_disk(ruling, thrashing, run, gate, subject)
     if gate.min_basis is not None and BASES.index(figure.basis) > BASES.index(gate.min_basis):
         return _Ruling(
             status="unknown",
@@ -269,6 +262,20 @@ def _limit(gate: Gate) -> float:
     limit = gate.min if gate.min is not None else gate.max
     assert limit is not None, "check_gate has seen to it"
     return limit
+
+
+def _from_disk(ruling: _Ruling, thrashing: str, run: Measurement, gate: Gate, subject: Subject) -> _Ruling:
+    """A model that kept reading its weights does not fit, where only the limit it was held to can be the cause."""
+    held = run.memory_limit
+    routed = subject.evidence.artifact.header.experts  # an expert is read when a token first comes to it
+    if held is not None and held.mapped and not routed and held.limit_bytes >= _allowed_bytes(gate, subject):
+        room = format_number(held.limit_bytes, "bytes")
+        return _Ruling(status="fail", reason=f"held to {room}, {thrashing}: it does not fit")
+    return _Ruling(
+        status="unknown",
+        reason=f"{ruling.reason}; {thrashing}: what it holds is not what it needs",
+        settle="close other programs on the device and run again; if it reads again, the model does not fit",
+    )
 
 
 def _allowed_bytes(gate: Gate, subject: Subject) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
@@ -10,6 +11,7 @@ from edgekit.records import (
     Battery,
     Case,
     Check,
+    DeviceState,
     Estimate,
     Figure,
     Finding,
@@ -25,7 +27,7 @@ from edgekit.records import (
 )
 from edgekit.report.words import Fact, clean, figure_text, waiver_text
 from edgekit.summary import inter_token, load_time, time_to_first_token
-from edgekit.units import format_bytes, format_percent
+from edgekit.units import format_bytes, format_duration, format_percent
 
 
 def artifact_title(artifact: Artifact) -> str:
@@ -197,6 +199,7 @@ def _measurement_facts(measurement: Measurement, kind: str) -> tuple[Fact, ...]:
         Fact(label="started", value=measurement.started_at),
         Fact(label="host is", value=f"the device `{measurement.on_device}` itself" if measurement.on_device else ""),
         Fact(label="memory limit", value=measurement.memory_limit.words if measurement.memory_limit else ""),
+        Fact(label="device state", value=_state_text(measurement.states)),
         Fact(label="host noise", value=_noise_text(measurement)),
         Fact(label="energy counter", value=measurement.energy_unknown or _energy_text(measurement)),
     )
@@ -250,9 +253,26 @@ def _noise_text(measurement: Measurement) -> str:
     return "; ".join(parts) or "not shown by this machine"
 
 
+def _state_text(states: Sequence[DeviceState]) -> str:
+    """The worst that was seen of heat and clocks, what the battery fell to, and how long was waited."""
+    zones = [zone for state in states for zone in state.zones]
+    hottest = max(zones, key=lambda zone: zone.temperature_c, default=None)
+    shares = [one.allowed_mhz / one.able_mhz for s in states for one in s.clocks if one.allowed_mhz and one.able_mhz]
+    levels = [state.gauges[0].percent for state in states if state.gauges and state.gauges[0].percent is not None]
+    waited_s = sum(state.waited_s for state in states)
+    parts = [
+        f"at most {hottest.temperature_c:.0f} °C ({hottest.name})" if hottest else "",
+        f"clocks allowed {format_percent(min(shares))} and more" if shares else "",
+        f"battery {levels[0]} % to {levels[-1]} %" if levels else "",
+        f"waited {format_duration(waited_s)} to cool" if waited_s else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
 def _energy_text(measurement: Measurement) -> str:
     return "; ".join(
-        f"{reading.counter} ({reading.scope}): {reading.joules / reading.tokens:.3g} J/token in {reading.test}"
+        f"{reading.counter} ({reading.scope}): {reading.joules / reading.tokens:.3g} J/token"
+        f"{f' ± {format_percent(reading.error)}' if reading.error else ''} in {reading.test}"
         for reading in measurement.energy
         if reading.tokens
     )
