@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from peer_tools import peer
 from phone import PORT
 from test_energy_gauge import PIXEL as BATTERY
 from test_targets_importing import row
@@ -41,6 +42,7 @@ from edgekit.pipeline.elsewhere import measure_there
 from edgekit.records import Artifact, RunnerTarget, Settings, Workload
 from edgekit.targets.runners import AUTO, list_runners, runner_folder
 from edgekit.targets.running import command_of, run_process
+from edgekit.targets.variants import choose, features_of
 from edgekit.targets.where import Where, open_remote
 
 pytestmark = [pytest.mark.reference, pytest.mark.slow]
@@ -115,23 +117,34 @@ def test_a_variant_runs_where_its_features_are(
 # ---- the native runner behind an sshd -----------------------------------------------------------------------------
 
 
-def test_the_native_runner_behind_a_real_ssh_server(
-    loopback: Where, artifact: Artifact, built: Callable[[RunnerTarget, str], Path]
-) -> None:
+@pytest.fixture(params=["auto", "given"])
+def native(request: pytest.FixtureRequest, tmp_path: Path, built: Callable[[RunnerTarget, str], Path]) -> Path:
+    """This machine's own llama-bench: the one that `runner build` made for its CPU, and llama.cpp's usual build."""
+    if request.param == "auto":
+        features = features_of(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+        chosen = choose("Linux", {"aarch64": "arm64"}.get(os.uname().machine, os.uname().machine), features)
+        built(chosen.targets[0], chosen.variant.name)
+        return AUTO
+    tool = peer("LLAMA_BENCH")
+    # as edgekit's own worker, it is not to use AMX where this build's kernels for it are broken
+    start = (
+        "import os, sys; from edgekit.runtimes import sandbox; sandbox.deny_amx(); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    libraries = f"LD_LIBRARY_PATH={shlex.quote(str(tool.parent.parent / 'lib'))}"
+    words = [sys.executable, "-c", start, str(tool)]
+    return script(tmp_path / "far/native", f'exec env {libraries} {shlex.join(words)} "$@"')
+
+
+def test_the_native_runner_behind_a_real_ssh_server(loopback: Where, artifact: Artifact, native: Path) -> None:
     work = replace(SMALL, processes=2, generated_tokens=(64,))
-    try:
-        run = measure_there(loopback, artifact, work, on_device="galaxy-s25", runner=AUTO)
-    except EdgekitError as error:
-        if error.message.startswith("no runner is built"):
-            pytest.skip(f"not built here: {error.hint}")
-        raise
-    assert "fault" not in findings(run).values()
+    run = measure_there(loopback, artifact, work, on_device="galaxy-s25", runner=native)
+    assert "fault" not in findings(run).values(), run.findings
     assert [(sample.test, sample.process) for sample in run.samples] == [
         ("pp16", 0), ("tg64", 0), ("pp16", 1), ("tg64", 1),
     ]  # fmt: skip
     assert run.runtime is not None
-    assert run.runtime.version.startswith("llama-cpp-python-")
-    assert findings(run)["runner"] == "note"
+    assert run.runtime.version
+    assert findings(run).get("runner") == ("note" if native == AUTO else None)
     assert len(run.peaks) == 2
     size = Path(artifact.path).stat().st_size
     for peak in run.peaks:
