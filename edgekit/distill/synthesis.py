@@ -99,7 +99,7 @@ def synthesize(
     """
     check_synthesis(settings, shards)
     asked = items if items is not None else asked_of(settings)
-    _check_votes(asked, settings)
+    check_votes(asked, settings)
     context = context_of(getattr(model, "config", model))
     plan = plan_of(tokenizer, asked, settings, held_out=held_out, turn=turn, context=context)
     teacher_sha256 = teacher_sha256 or weights_sha256(model)
@@ -281,7 +281,8 @@ def check_synthesis(settings: Synthesis, shards: tuple[int, int] = (0, 1)) -> No
         raise EdgekitError(f"a shard is one of several, counted from 0, not `{shards[0]}` of {shards[1]}")
 
 
-def _check_votes(items: Sequence[Item], settings: Synthesis) -> None:
+def check_votes(items: Sequence[Item], settings: Synthesis) -> None:
+    """Raise EdgekitError where questions without a known answer are asked too few times for a majority."""
     unknown = sum(not item.answer for item in items)
     if unknown and settings.samples < FEWEST_VOTES:
         raise EdgekitError(

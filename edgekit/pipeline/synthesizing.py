@@ -16,8 +16,8 @@ from edgekit.distill.generating import Generate
 from edgekit.distill.loading import load_model
 from edgekit.distill.model_facts import tokenizer_of
 from edgekit.distill.scaling import vllm_generate
-from edgekit.distill.synthesis import Synthesis, asked_of, check_synthesis, context_of, plan_of, synthesize
-from edgekit.errors import import_extra
+from edgekit.distill.synthesis import Synthesis, asked_of, check_synthesis, check_votes, context_of, plan_of, synthesize
+from edgekit.errors import EdgekitError, import_extra
 from edgekit.progress import Progress, silent
 from edgekit.records.synthesis import SynthesisReport
 
@@ -69,6 +69,9 @@ def write_samples(
     checkpoint = open_checkpoint(teacher)
     tokenizer = tokenizer_of(checkpoint)
     items, held_out = _asked(settings, questions)
+    check_votes(items, settings)  # what can be refused is refused before gigabytes are loaded
+    if out.exists() and not out.is_file():
+        raise EdgekitError(f"the output is not a regular file: `{out}`", hint="name a file to write")
     torch = import_extra("torch", extra="distill")
     if threads:
         torch.set_num_threads(threads)
