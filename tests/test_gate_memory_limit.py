@@ -79,6 +79,17 @@ def test_thrashing_under_the_limit_does_not_fit_though_nothing_was_killed(limit:
     assert check(replace(run, memory_limit=only_private), gate).status == "unknown"
 
 
+def test_an_expert_read_for_the_first_time_is_no_thrashing() -> None:
+    """Nothing was wrong with the run, so nothing fails; and nothing passes."""
+    run = on_phone(peaks=(replace(peak(0.9e9), read_bytes_per_token=STREAMED),), memory_limit=SCOPE)
+    device = phone(gates=gates(MEMORY, DECODE))
+    found = evidence(case(device), measurement=run)
+    header = replace(found.artifact.header, experts=8, experts_used=2)
+    routed = replace(found, artifact=replace(found.artifact, header=header))
+    assert judge(found, device, members=()).checks[0].status == "fail"
+    assert judge(routed, device, members=()).checks[0].status == "unknown"
+
+
 def test_a_peak_under_a_limit_that_was_too_tight_refutes_no_predictor() -> None:
     found = check(limited_here(0.5 * STREAMED, limit=replace(SCOPE, limit_bytes=500_000_000)), MEMORY)
     assert found.status == "unknown"

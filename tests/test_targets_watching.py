@@ -14,8 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from test_targets_devices import phone
 from test_targets_importing import row
-from test_targets_there import ADB, SSH, WORKLOAD, bench_shim, findings, left_there, script, shims, ssh_shim
+from test_targets_there import ADB, SSH, WORKLOAD, bench_shim, findings, left_there, loopback, script, shims, ssh_shim
 
 from edgekit.energy import measured_battery
 from edgekit.errors import EdgekitError
@@ -24,12 +25,12 @@ from edgekit.pipeline.elsewhere import in_a_row, measure_there
 from edgekit.records import Artifact, Battery, EnergyReading, Gauge, Sample, Unknown
 from edgekit.summary import sustained_speed
 from edgekit.targets.once import key_of, run_once
-from edgekit.targets.remote import Remote, TargetLost
+from edgekit.targets.remote import Remote, TargetLost, clean_up
 from edgekit.targets.state import FAKED
 from edgekit.targets.watching import Watched, doubts_of, metered, read_watch
-from edgekit.targets.where import open_remote
+from edgekit.targets.where import Where, open_remote
 
-__all__ = ["shims", "ssh_shim"]
+__all__ = ["loopback", "phone", "shims", "ssh_shim"]
 
 
 @pytest.fixture
@@ -277,6 +278,23 @@ def test_a_command_still_at_it_is_waited_for(near: Remote, tmp_path: Path) -> No
     once = run_once(near, key_of("a"), command, timeout_s=20)
     assert (once.found, once.ran.returncode, once.ran.out) == (True, 7, 'the "answer"\n')
     assert (tmp_path / "log").read_text() == "begun\n"
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("behind", ["loopback", "phone"])
+def test_a_real_connection_that_drops_ends_nothing_there(behind: str, request: pytest.FixtureRequest) -> None:
+    """OpenSSH's server and Android's adbd, which hang up on what they have started."""
+    where = request.getfixturevalue(behind)
+    where = where if isinstance(where, Where) else ADB
+    command = ["sh", "-c", 'echo begun >> log; sleep 4; echo "over $(wc -l < log)"; exit 7']
+    with open_remote(where, "once") as remote:
+        remote.script('rm -rf "$1"; mkdir -p "$1"', remote.folder)
+        with pytest.raises(TargetLost):
+            run_once(remote, key_of("a"), command, timeout_s=2)
+    with open_remote(where, "once") as remote:
+        once = run_once(remote, key_of("a"), command, timeout_s=30)
+        clean_up(remote)
+    assert (once.found, once.ran.returncode, once.ran.out.split()) == (True, 7, ["over", "1"])
 
 
 def test_one_that_died_with_its_shell_is_run_anew(near: Remote, tmp_path: Path) -> None:
