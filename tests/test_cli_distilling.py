@@ -26,8 +26,6 @@ def test_a_dry_run_says_what_it_costs_and_whether_it_fits(cli: Cli) -> None:
         (("tinny",), "error: unknown recipe: `tinny`"),
         (("zip-0428",), "says what its teacher is like and not where it is"),
         (("tiny", "--student", "prune:deep=0.5"), "pruning knows"),
-        (("tiny", "--teacher", "nowhere"), "no such folder"),
-        (("zip-0428", "--student", "prune:depth=0.5"), "the recipe has 4 students"),
     ],
 )
 def test_mistakes_end_with_one_line_and_a_hint(cli: Cli, arguments: tuple[str, ...], said: str) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -126,7 +129,7 @@ def stopping(after: int, where: str) -> Callable[..., None]:
     return tell
 
 
-@pytest.mark.parametrize(("after", "where"), [(3, "1-logits"), (4, "2-features"), (0, "asking the teacher")])
+@pytest.mark.parametrize(("after", "where"), [(3, "1-logits"), (4, "2-features")])
 def test_a_stopped_chain_goes_on_to_the_same_weights(
     whole: tuple[Distillation, Path], tmp_path: Path, after: int, where: str
 ) -> None:
@@ -229,3 +232,40 @@ def test_a_real_teacher_writes_for_its_student(tmp_path: Path) -> None:
     assert "of them right or agreed on" in link.stages[1].notes[0]
     assert link.stages[1].cost.teacher_tokens > 0
     assert (tmp_path / "1-half" / "2-task" / "samples.jsonl").is_file()
+
+
+TWO = """
+import json, os, sys
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from test_distill_chain import STAGES, recipe
+from edgekit.distill.chain import distill_student
+from edgekit.distill.recipe import Student
+
+distill_student(recipe(Student(name="half", source="prune:depth=0.5", stages=STAGES)), Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_chain(whole: tuple[Distillation, Path], tmp_path: Path) -> None:
+    (tmp_path / "two.py").write_text(TWO, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, tmp_path / "two.py", tmp_path / "out", Path(__file__).parent],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    alone, shared = whole[0].links[0], load_record(tmp_path / "out" / "distillation.json", Distillation).links[0]
+    for one, other in zip(alone.stages, shared.stages, strict=True):
+        assert [loss for _, loss in other.training.losses] == pytest.approx(
+            [loss for _, loss in one.training.losses], rel=1e-5
+        )
+        for name in ("loss", "kld"):
+            assert getattr(other.held_out, name).value == pytest.approx(getattr(one.held_out, name).value, rel=1e-4)
+    assert load_model(Path(shared.student.path)).config.tie_word_embeddings
