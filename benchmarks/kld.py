@@ -43,6 +43,9 @@ RESULTS = Path(__file__).parent / "results" / "kld.json"
 CONTEXT = 512
 STUDENT = "qwen3-10m-trained-*"
 
+MOST_BYTES, AT_VOCABULARY = 200_000_000, 151_936
+"""What scoring may keep in memory besides two models of that vocabulary or a smaller one."""
+
 BLUR_NATS = 16 / 65535 / 2
 """Half a step of the peer's base file, at the worst: what one token's KLD, and so any quantile of them, may lie off."""
 MEAN_BLUR_NATS = 2e-5
@@ -230,6 +233,15 @@ def compare(tool: Path, artifact: Artifact, reference: Artifact, text: str, argu
     }
 
 
+def within_memory(private_bytes: int | None, *models: Artifact) -> bool:
+    """Whether scoring kept within the bound; also where the system does not tell, or for larger vocabularies."""
+    if private_bytes is None or max(model.header.vocabulary for model in models) > AT_VOCABULARY:
+        return True
+    if private_bytes > MOST_BYTES:
+        print(f"more than the {MOST_BYTES} bytes that scoring may keep besides the models")
+    return private_bytes <= MOST_BYTES
+
+
 def trained_pair(folder: Path) -> tuple[Artifact, Artifact] | None:
     """A trained student as q4_k_m and f16, or `None` with the reason printed."""
     found = sorted((cache_dir().parent / "students").glob(STUDENT))
@@ -242,7 +254,7 @@ def trained_pair(folder: Path) -> tuple[Artifact, Artifact] | None:
 
 
 def main() -> int:
-    """0 when the values agree and edgekit is no slower, or when the peer is missing and the run is skipped."""
+    """0 when the values agree and edgekit is no slower and within its memory, or when the peer is missing."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--llama-perplexity", type=Path, help="of the same build; or set $LLAMA_PERPLEXITY")
     parser.add_argument("--artifact", type=Path)
@@ -275,7 +287,8 @@ def main() -> int:
                 result["trained"] = compare(tool, *trained, text, arguments)
                 agreed = agreed and all(result["trained"]["agreed"].values())
     write_result(arguments.out, result)
-    return 0 if agreed and result["speed_ratio"] >= 1 else 1
+    within = within_memory(result["private_bytes"], *timed)
+    return 0 if agreed and within and result["speed_ratio"] >= 1 else 1
 
 
 if __name__ == "__main__":

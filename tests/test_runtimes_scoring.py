@@ -134,8 +134,8 @@ def test_logits_of_a_large_vocabulary_take_little_memory(tmp_path: Path) -> None
     wide = dataclasses.replace(SETTINGS, context_tokens=256, batch_tokens=256, ubatch_tokens=256)
     peaks = []
     for reference in (None, model):
-        with runtimes.open_scorer(model, reference, wide, text=TEXT, vocabulary=151_936, chunks=1) as scorer:
-            list(scorer.scores())
+        with runtimes.open_scorer(model, reference, wide, text=3 * TEXT, vocabulary=151_936, chunks=3) as scorer:
+            assert len(list(scorer.scores())) == 3
             peak = scorer.finish()
         assert peak is not None
         assert peak.unevictable_bytes is not None

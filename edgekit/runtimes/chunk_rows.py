@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ChunkRows(Protocol):
-    """`begin` for each chunk, then `take` for each of its blocks, in order."""
+    """`begin` for each chunk, then `take` and `release` for each of its blocks, in order."""
 
     def begin(self, chunk: Sequence[int]) -> None:
         """A chunk, the first half of which is context."""
@@ -25,8 +25,12 @@ class ChunkRows(Protocol):
 
     def take(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """The logits after each of `tokens`, the chunk's next ones, (len(tokens), vocabulary), good until the next call
-        of either method.
+        of any method.
         """
+        ...
+
+    def release(self) -> None:
+        """What was taken is no longer needed; after a chunk's last block nothing is."""
         ...
 
 
@@ -57,6 +61,9 @@ class RowsFed:
         self._context = ()
         return logits
 
+    def release(self) -> None:
+        """Nothing to do: the next block is evaluated into the same memory."""
+
 
 class RowsAhead:
     """The chunk is evaluated at once but for its logits, in batches as `RowsFed` has them, and nothing but hidden rows
@@ -85,3 +92,8 @@ class RowsAhead:
         rows = self._rows.pop(0)
         assert len(rows) == len(tokens)
         return self._session.logits_of(rows)
+
+    def release(self) -> None:
+        """Give the memory back with the last block: another model's chunk comes next."""
+        if not self._rows:
+            self._session.rest()

@@ -92,6 +92,7 @@ class LiveReference:
         told = self._rows.take(tokens)[: len(targets)]
         columns = min(logits.shape[1], told.shape[1])
         rows = score_rows(logits[:, :columns], told[:, :columns], targets, threads=threads)
+        self._rows.release()
         if not np.all(rows.reference_nll <= WORST_NATS):
             raise SessionRefused("step", "the reference model is broken: its logits are no numbers")
         return rows

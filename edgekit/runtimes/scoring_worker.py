@@ -185,6 +185,7 @@ def _score_chunk(
             yield _unreferenced(logits, targets, session.threads)
         else:
             yield reference.score(tokens, logits, targets, threads=session.threads)
+        rows.release()
 
 
 def _unreferenced(logits: NDArray[np.float32], targets: list[int], threads: int) -> RowScores:

@@ -96,6 +96,7 @@ def _keep_chunk(
         )
         if not np.all(rows.nll <= WORST_NATS):
             raise SessionRefused("step", "the reference model is broken: its logits are no numbers")
+        told.release()
         yield rows
 
 
