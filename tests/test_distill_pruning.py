@@ -167,6 +167,9 @@ def test_a_carved_student_is_carved_once(tmp_path: Path) -> None:
     written = (out / "model.safetensors").stat().st_mtime_ns
     assert carve(teacher, "prune:depth=0.5", out, windows=calibration()) == first
     assert (out / "model.safetensors").stat().st_mtime_ns == written
+    moved = out.rename(tmp_path / "moved")
+    assert carve(teacher, "prune:depth=0.5", moved, windows=calibration()).path == str(moved)
+    moved.rename(out)
     with pytest.raises(EdgekitError, match="the output exists"):
         carve(teacher, "prune:ffn=0.5", out, windows=calibration())
     with pytest.raises(EdgekitError, match="the output exists"):  # of other text it could be another

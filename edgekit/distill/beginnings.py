@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def new_student(
         sort_keys=True,
     )
     if (out / CARVED).is_file() and (found := load_record(out / CARVED, Carved)).key == key:
-        return found
+        return replace(found, path=str(out))
     theirs = sum(math.prod(tensor.shape) for tensor in checkpoint.tensors)
     made = _config(given, where)
     with torch.device("meta"):

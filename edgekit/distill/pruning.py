@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,10 +92,10 @@ def carve(
     import_extra("torch", extra="distill")
     prune, checkpoint = parse_prune(spec), open_checkpoint(teacher)
     _check_architecture(checkpoint)
-    calibration = windows or _calibration(checkpoint, text, seed)
+    calibration = _calibration(checkpoint, text, seed) if windows is None else windows
     key = _key(checkpoint, prune, calibration, progress)
-    if (out / CARVED).is_file() and load_record(out / CARVED, Carved).key == key:
-        return load_record(out / CARVED, Carved)
+    if (out / CARVED).is_file() and (before := load_record(out / CARVED, Carved)).key == key:
+        return replace(before, path=str(out))
     from edgekit.distill import choosing, influence, slicing
 
     model = load_model(teacher)
