@@ -52,18 +52,18 @@ def run(work: Work, step: int) -> StepLoss:
     info = StepInfo(step=step, steps=settings.steps, normalizer=normalizer)
     torch.manual_seed(((settings.seed * 1_000_003 + step) * 65_537 + place.index) % 2**63)
     mine = indices[place.index :: place.processes]
-    sums = torch.zeros(3, dtype=torch.float64)
+    sums = torch.zeros(3, dtype=torch.float64, device=place.device)
     known: tuple[bool, bool] = (False, False)
     size = settings.micro_batch or len(mine)
     for begin in range(0, len(mine), size):
         losses, known = forward_backward(work, mine[begin : begin + size], info)
         sums += losses
-    total, distill, ce = (float(value) for value in place.mean(sums.to(place.device)))
+    total, distill, ce = place.mean(sums).tolist()  # the one wait for an accelerator
     return StepLoss(total=total, distill=distill if known[0] else None, ce=ce if known[1] else None)
 
 
 def forward_backward(work: Work, indices: torch.Tensor, info: StepInfo) -> tuple[torch.Tensor, tuple[bool, bool]]:
-    """One micro-batch: (total, distill, ce) as float64 on the CPU, and which of the two parts there are."""
+    """One micro-batch: (total, distill, ce) as float64, and which of the two parts there are."""
     torch = import_extra("torch", extra="distill")
     found: list[Any] = []
 
@@ -74,6 +74,6 @@ def forward_backward(work: Work, indices: torch.Tensor, info: StepInfo) -> tuple
 
     work.root(compute).backward()
     parts = found[0]
-    values = [0.0 if value is None else value.detach() for value in (parts.total, parts.distill, parts.ce)]
-    losses = torch.tensor([float(value) for value in values], dtype=torch.float64)
-    return losses, (parts.distill is not None, parts.ce is not None)
+    total = parts.total.detach().double()
+    values = [total * 0 if value is None else value.detach().double() for value in (parts.distill, parts.ce)]
+    return torch.stack([total, *values]), (parts.distill is not None, parts.ce is not None)
