@@ -186,3 +186,21 @@ def test_logits_that_are_no_numbers_are_refused() -> None:
         model.model.norm.weight[0] = float("nan")
     with pytest.raises(EdgekitError, match="logits are no numbers"):
         said((model, tokenizer), requests(tokenizer, 4))
+
+
+def test_a_batch_too_large_for_memory_is_named(teacher: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = teacher
+    asked = requests(tokenizer, 24)
+
+    def failing(**_: Any) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to")
+
+    monkeypatch.setattr(model, "generate", failing)
+    with pytest.raises(
+        EdgekitError, match=r"out of memory while the teacher wrote 24 completions of \d+ \+ 12 tokens"
+    ) as at:
+        said(teacher, asked)
+    assert "`--batch 12`" in at.value.hint
+    monkeypatch.setattr(model, "generate", lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        said(teacher, asked)

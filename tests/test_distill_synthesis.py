@@ -286,6 +286,12 @@ def test_nothing_that_evaluates_is_asked(tokenizer: Any, tmp_path: Path) -> None
     assert (report.held_out, report.questions) == (41, 1)
 
 
+def test_hostile_questions_are_bared_before_the_tests_time_out() -> None:
+    """A search that went back at every space would take twenty minutes for the first."""
+    for prompt in (" " * 200_000, "Answer" * 30_000, "Answer " * 4_500, "Answer: " * 4_000):
+        assert bare(f"a{prompt}b").startswith("a")
+
+
 def test_questions_are_spread_and_asked_once(tokenizer: Any, tmp_path: Path) -> None:
     some = questions_of(corpus.DOMAINS, (), 50, 1, most=40)
     assert Counter(item.domain for item in some) == dict.fromkeys(corpus.DOMAINS, 10)

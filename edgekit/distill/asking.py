@@ -20,7 +20,7 @@ from edgekit.distill.samples import Sample
 from edgekit.errors import EdgekitError
 from edgekit.tables import nearest
 
-_ASKED = re.compile(r"\s*\bAnswer\b[^:]*:$", re.IGNORECASE)
+_ASKED = re.compile(r"\bAnswer\b[^:]*:$", re.IGNORECASE)
 """How the corpus' questions end: `Answer:`, `Answer with the number only:`."""
 
 REASONS = "Reason step by step, then end with `Answer:` and the answer alone."
@@ -38,7 +38,7 @@ class Style:
 
 def _with_reasons(item: Item) -> str:
     choices = f" Choose one of: {'; '.join(item.choices)}." if item.choices else ""
-    return f"{_ASKED.sub('', item.prompt)}{choices} {REASONS} Reasoning:"
+    return f"{_ASKED.sub('', item.prompt).rstrip()}{choices} {REASONS} Reasoning:"
 
 
 def _last_answer(completion: str) -> str:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgekit.distill.fitting import is_out_of_memory
 from edgekit.errors import EdgekitError, import_extra
 
 if TYPE_CHECKING:
@@ -104,7 +105,9 @@ def _complete(
                 logits_processor=generation.LogitsProcessorList([picker]),
                 stopping_criteria=generation.StoppingCriteriaList([ender]),
             )
-    except (MemoryError, torch.OutOfMemoryError):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise EdgekitError(
             f"out of memory while the teacher wrote {len(requests)} completions of {width} + {most} tokens at a time",
             hint=f"ask fewer at a time: `--batch {max(1, len(requests) // 2)}`",
