@@ -33,8 +33,8 @@ MIN_CONTEXT, MAX_CONTEXT = 16, 2**17
 """Tokens of a chunk. A message holds a number for each that is scored, and has to be small."""
 
 LOGITS_BYTES = 40 * 2**20
-"""Logits of one model held at a time, 64 rows of Qwen's vocabulary; llama.cpp keeps two such buffers for each model.
-Twice or four times as many saved no CPU time, half as many (and half a tile) cost a sixth more.
+"""Logits of one model held at a time, 64 rows of Qwen's vocabulary. Twice or four times as many saved no CPU time, half
+as many (and half a tile) cost a sixth more.
 """
 
 TILE_ROWS = 64
