@@ -20,6 +20,7 @@ for module in ("accelerate", "safetensors", "transformers"):
 
 from students import RECIPES, random_student, task_teacher  # noqa: E402
 
+from edgekit.checkpoint import open_checkpoint  # noqa: E402
 from edgekit.distill import Recipe  # noqa: E402
 from edgekit.distill import random_student as make_random  # noqa: E402
 from edgekit.distill.chain import distill_student  # noqa: E402
@@ -27,7 +28,10 @@ from edgekit.distill.loading import load_model  # noqa: E402
 from edgekit.distill.material import fingerprint, held_out_material, training_material  # noqa: E402
 from edgekit.distill.model_facts import tokenizer_of  # noqa: E402
 from edgekit.distill.recipe import Data, DistillRecipe, Stage, Student, Synthesizing, Teacher  # noqa: E402
+from edgekit.distill.samples import golden, read_samples  # noqa: E402
+from edgekit.distill.task_material import task_material  # noqa: E402
 from edgekit.errors import EdgekitError, ExitCode  # noqa: E402
+from edgekit.progress import silent  # noqa: E402
 from edgekit.records import Distillation, Estimate, Unknown  # noqa: E402
 from edgekit.storage import load_record  # noqa: E402
 
@@ -190,8 +194,6 @@ def test_a_student_with_another_tokenizer_is_refused(tmp_path: Path) -> None:
 
 
 def test_own_files_are_read_line_by_line_and_some_are_held_out(tmp_path: Path) -> None:
-    from edgekit.checkpoint import open_checkpoint
-
     tokenizer = tokenizer_of(open_checkpoint(make_random(SMALL)))
     asked = [{"prompt": f"What is {n} + {n}? Answer:", "answer": str(2 * n)} for n in range(300)]
     lines = [json.dumps(one) for one in (*asked, {"text": "The river is high in spring. " * 40})]
@@ -231,7 +233,24 @@ def test_a_real_teacher_writes_for_its_student(tmp_path: Path) -> None:
     assert link.stages[0].held_out.kld.value < 0.8 * link.start.kld.value  # type: ignore[union-attr]
     assert "of them right or agreed on" in link.stages[1].notes[0]
     assert link.stages[1].cost.teacher_tokens > 0
-    assert (tmp_path / "1-half" / "2-task" / "samples.jsonl").is_file()
+    samples = tmp_path / "1-half" / "2-task" / "samples.jsonl"
+    control = task_material(
+        replace(task.synthesis, gold=True),
+        task_teacher(),
+        Path(chain.student.path),
+        tokenizer_of(open_checkpoint(task_teacher())),
+        samples,
+        teacher_sha256=chain.teacher.sha256,
+        templates=data.templates,
+        length=96,
+        prompt_weight=0.05,
+        seed=1,
+        progress=silent,
+    )
+    asked = golden(read_samples(samples))
+    taught = tokenizer_of(open_checkpoint(task_teacher())).decode(control.windows.ids.flatten().tolist())
+    assert len(asked) == 60  # all that were asked, whatever the teacher made of them
+    assert all(f"{one.prompt} {one.gold}\n" in taught for one in asked)
 
 
 TWO = """

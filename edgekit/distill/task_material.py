@@ -52,14 +52,16 @@ def task_material(
     model = load_model(teacher, frozen=True).to(here().device)
     report = synthesize(model, tokenizer, settings, out, progress, teacher_sha256=teacher_sha256)
     written = read_samples(out)
-    chosen = _chosen(asked, written, student, tokenizer, progress)
+    chosen = golden(written) if asked.gold else _chosen(asked, written, student, tokenizer, progress)
     ids, weights = windows_of_samples(tokenizer, chosen, length, prompt_weight)
     windows = windows_of(ids, weights, length)
     usable = sum(sample.usable for sample in written)
     note = (
         f"the teacher wrote {report.samples} different samples of {report.questions} questions, {usable} of them "
-        f"right or agreed on; {len(chosen)} were learned from" + (", their known answers instead" if asked.gold else "")
+        f"right or agreed on; {len(chosen)} were learned from"
     )
+    if asked.gold:
+        note += ": the known answers of all, in place of the teacher's"
     return Material(
         windows=windows,
         origin="the teacher's samples",
@@ -76,5 +78,4 @@ def _chosen(
     apart: tuple[float, ...] = ()
     if asked.strategy == "disagreement-first":
         apart = disagreements(load_model(student, frozen=True), tokenizer, written, progress=progress)
-    chosen = select(written, asked.strategy, apart=apart)
-    return golden(chosen) if asked.gold else chosen
+    return select(written, asked.strategy, apart=apart)
