@@ -40,11 +40,11 @@ def taken(rows: chunk_rows.ChunkRows, chunk: list[int]) -> np.ndarray:
 @linux
 @pytest.mark.parametrize("flash", ["on", "off"])
 def test_logits_computed_apart_are_the_graph_s_own(tiny_gguf: Path, flash: str) -> None:
-    """Bit for bit, chunk after chunk: keys and values that were given back leave nothing behind. The context and first
-    block straddle two ubatches' bounds nowhere here, and once in the second round.
+    """Bit for bit, chunk after chunk: keys and values that were given back leave nothing behind. The first block lies
+    in one ubatch, then in two, then in a batch behind the context's.
     """
-    for ubatch in (160, 112):
-        settings = dataclasses.replace(SETTINGS, flash_attention=flash, ubatch_tokens=ubatch)
+    for ubatch, batch in ((160, 200), (112, 200), (64, 96)):
+        settings = dataclasses.replace(SETTINGS, flash_attention=flash, ubatch_tokens=ubatch, batch_tokens=batch)
         plain = llamacpp.open_session(tiny_gguf, settings)
         session = lean.open_session(tiny_gguf, settings)
         try:

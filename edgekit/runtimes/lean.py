@@ -47,12 +47,15 @@ class LeanSession(llamacpp.Session):
         self.rest()
 
     def hidden_rows(self, tokens: Sequence[int], outputs: int) -> list[NDArray[np.float32]]:
-        """Evaluate a batch up to the end of its graph: the rows of its last so many tokens, (rows, hidden size), in one
-        part or several.
+        """Evaluate tokens up to the end of their graphs, in batches as `feed` has them: the rows of the last so many,
+        (rows, hidden size), in one part or several.
         """
-        with self._end.cut() as rows:
-            self.evaluate(tokens, outputs)
-        return rows
+        found = []
+        for part, wanted in self._parts(tokens, outputs):
+            with self._end.cut() as rows:
+                self.evaluate(part, wanted or 1)
+            found += rows if wanted else []
+        return found
 
     def logits_of(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """The logits of hidden rows, no more than `hidden_rows` was asked for at once, in llama.cpp's own memory, which
