@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ from edgekit.cli.reading_synthesizing import show_report
 from edgekit.distill.synthesis import read_samples
 from edgekit.records.synthesis import DomainYield, SynthesisReport
 
+folder = cache(task_teacher)
+"""Of a model that answers; finding it takes seconds."""
+
 SOME = ("--template", "capital", "--template", "group", "--each", "4", "--quiet", "--threads", "1")
 
 
@@ -27,11 +31,11 @@ def run(*arguments: object) -> int:
 @pytest.mark.slow
 def test_it_says_what_it_would_ask_and_writes_what_it_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "deep" / "samples.jsonl"
-    assert run(task_teacher(), "--out", out, *SOME, "--dry-run", "--json") == 0
+    assert run(folder(), "--out", out, *SOME, "--dry-run", "--json") == 0
     foreseen = json.loads(capsys.readouterr().out)
     assert (foreseen["questions"], foreseen["samples"], foreseen["written_tokens"]) == (8, 8, 8 * 32)
     assert not out.parent.exists()
-    assert run(task_teacher(), "--out", out, *SOME, "--temperature", "0") == 0
+    assert run(folder(), "--out", out, *SOME, "--temperature", "0") == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
     assert lines[-1] == str(out)
@@ -40,7 +44,7 @@ def test_it_says_what_it_would_ask_and_writes_what_it_said(tmp_path: Path, capsy
     assert f"factual: 4 questions, 4 different samples, {right['factual']} of 4 right" in lines
     assert len(lines) == 3
     assert "tok/s" in printed.err
-    assert run(task_teacher(), "--out", out, *SOME, "--temperature", "0") == 0
+    assert run(folder(), "--out", out, *SOME, "--temperature", "0") == 0
     assert "tok/s" not in capsys.readouterr().err  # nothing was asked again
 
 
@@ -52,7 +56,7 @@ def test_ones_own_questions_are_asked_and_test_items_are_not(
     mine.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in asked))
     theirs = tmp_path / "theirs.jsonl"
     theirs.write_text(json.dumps({"prompt": asked[1], "answer": "red"}) + "\n")
-    arguments = (task_teacher(), "--out", tmp_path / "s.jsonl", "--prompts", mine, "--held-out", theirs)
+    arguments = (folder(), "--out", tmp_path / "s.jsonl", "--prompts", mine, "--held-out", theirs)
     assert run(*arguments, "--samples", 3, "--dry-run", "--json") == 0
     foreseen = json.loads(capsys.readouterr().out)
     assert (foreseen["questions"], foreseen["samples"], foreseen["held_out"]) == (1, 3, 1)
@@ -88,7 +92,7 @@ def test_what_it_cannot_use_is_one_line(
     given = [one.format(folder=tmp_path) for one in arguments]
     if "--out" not in given:
         given += ["--out", str(tmp_path / "s.jsonl")]
-    assert run(task_teacher(), *given, "--quiet", "--threads", "1") == 2
+    assert run(folder(), *given, "--quiet", "--threads", "1") == 2
     told = capsys.readouterr().err.splitlines()
     assert told[0].startswith(f"error: {message.format(folder=tmp_path)}"), told
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -97,9 +101,9 @@ def test_what_it_cannot_use_is_one_line(
 def test_teachers_that_cannot_be_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path / "none", "--out", tmp_path / "s.jsonl") == 2
     assert "cannot open the checkpoint (no such folder)" in capsys.readouterr().err
-    folder = shutil.copytree(task_teacher(), tmp_path / "teacher")
-    (folder / "tokenizer.json").unlink()
-    assert run(folder, "--out", tmp_path / "s.jsonl") == 2
+    copied = shutil.copytree(folder(), tmp_path / "teacher")
+    (copied / "tokenizer.json").unlink()
+    assert run(copied, "--out", tmp_path / "s.jsonl") == 2
     assert "the checkpoint has no `tokenizer.json`" in capsys.readouterr().err
     assert not (tmp_path / "s.jsonl").exists()
 

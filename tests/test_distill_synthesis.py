@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +42,9 @@ from edgekit.distill.synthesis import (  # noqa: E402
 )
 from edgekit.errors import EdgekitError  # noqa: E402
 
+folder = cache(task_teacher)
+"""Of a model that answers; finding it takes seconds."""
+
 SETTINGS = Synthesis(templates=TAUGHT, each=3, samples=3, temperature=1.0, top_p=1.0, batch=12)
 
 
@@ -48,12 +52,12 @@ SETTINGS = Synthesis(templates=TAUGHT, each=3, samples=3, temperature=1.0, top_p
 def tokenizer() -> Any:
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_file(str(task_teacher() / "tokenizer.json"))
+    return Tokenizer.from_file(str(folder() / "tokenizer.json"))
 
 
 @pytest.fixture(scope="module")
 def teacher() -> Any:
-    return load_model(task_teacher(), frozen=True)
+    return load_model(folder(), frozen=True)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +125,7 @@ def test_a_written_file_is_not_asked_for_again(written: SynthesisReport, tokeniz
 def test_a_killed_teacher_goes_on_to_the_same_bytes(written: SynthesisReport, tmp_path: Path) -> None:
     """SIGKILL of the real command line in the middle of its work, and the same command again."""
     out = tmp_path / "samples.jsonl"
-    command = [sys.executable, "-m", "edgekit", "synthesize", task_teacher(), "--out", out, "--quiet", "--json"]
+    command = [sys.executable, "-m", "edgekit", "synthesize", folder(), "--out", out, "--quiet", "--json"]
     command += [word for name in TAUGHT for word in ("--template", name)]
     command += ["--each", "3", "--samples", "3", "--temperature", "1", "--top-p", "1", "--batch", "12"]
     threads = str(torch.get_num_threads())
@@ -321,18 +325,18 @@ def test_a_teacher_that_talks_in_turns_is_asked_in_them(tokenizer: Any, tmp_path
         asked.append(tokenizer.decode(one.ids, skip_special_tokens=False))
         return "blue"
 
-    turn = chat_of(task_teacher())
+    turn = chat_of(folder())
     scripts(tokenizer, SETTINGS, tmp_path / "s.jsonl", answer, items=[own("Which colour?", "blue")], turn=turn)
     (one,) = read_samples(tmp_path / "s.jsonl")
     assert (one.prompt, one.correct) == ("Which colour?", True)  # the student is asked in plain text
     assert set(asked) == {turn("Which colour?")}
     assert asked[0].count("<|im_start|>user\nWhich colour?<|im_end|>\n<|im_start|>assistant\n") == 1
-    folder = shutil.copytree(task_teacher(), tmp_path / "teacher")
+    copied = shutil.copytree(folder(), tmp_path / "teacher")
     for template, message in (("{{ raise_exception('no') }}", "chat template fails (no)"), ("", "no chat template")):
-        config = json.loads((task_teacher() / "tokenizer_config.json").read_text()) | {"chat_template": template}
-        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+        config = json.loads((folder() / "tokenizer_config.json").read_text()) | {"chat_template": template}
+        (copied / "tokenizer_config.json").write_text(json.dumps(config))
         with pytest.raises(EdgekitError) as failure:
-            chat_of(folder)("Which colour?")
+            chat_of(copied)("Which colour?")
         assert message in failure.value.message
 
 
