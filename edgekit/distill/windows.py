@@ -40,11 +40,12 @@ class Windows:
         seed, before any is seen again.
         """
         torch = import_extra("torch", extra="distill")
-        places = range(step * size, (step + 1) * size)
-        passes = range(places.start // len(self), (places.stop - 1) // len(self) + 1)
-        order = torch.cat([_order(len(self), seed, number) for number in passes])
-        begin = places.start - passes.start * len(self)
-        found: Tensor = order[begin : begin + size]
+        count, begin, end = len(self), step * size, (step + 1) * size
+        parts = []
+        for number in range(begin // count, (end - 1) // count + 1):
+            first = number * count
+            parts.append(_order(count, seed, number)[max(begin - first, 0) : end - first])
+        found: Tensor = torch.cat(parts)
         return found
 
     def part(self, indices: Tensor, device: Any = "cpu") -> tuple[Tensor, Tensor, Tensor]:
@@ -89,7 +90,7 @@ _LAST: dict[tuple[int, int], tuple[int, Any]] = {}
 """The generator after the newest pass of each order, so that the next one is not counted out from the first."""
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)  # a batch may be of two; of a large text each takes a gigabyte
 def _order(count: int, seed: int, number: int) -> Tensor:
     """The order of pass `number`: one generator of `seed` draws the passes one after the other."""
     torch = import_extra("torch", extra="distill")
