@@ -66,11 +66,11 @@ def plan_distillation(recipe: DistillRecipe, *, teacher: Path | None = None) -> 
         accelerator_source=device.source if device else "",
         mfu=machines.mfu if machines else None,
         fits=_all([stage.fits for stage in stages]),
-        notes=tuple(_notes(recipe)),
+        notes=tuple(_notes(recipe, (first, *students))),
     )
 
 
-def _notes(recipe: DistillRecipe) -> list[str]:
+def _notes(recipe: DistillRecipe, models: Sequence[ModelFacts]) -> list[str]:
     most = max(stage.tokens for student in recipe.students for stage in student.stages)
     notes = []
     if most * _TOKEN_BYTES > _NOTED_BYTES:
@@ -78,11 +78,20 @@ def _notes(recipe: DistillRecipe) -> list[str]:
             f"training text is held in each process's own memory, {_TOKEN_BYTES} bytes a token: up to "
             f"{format_bytes(most * _TOKEN_BYTES)} where no token is seen twice; split a longer run into recipes"
         )
+    if recipe.cluster is not None and recipe.cluster.count > 1:
+        notes.append(f"each process reads whole models into the host's memory before they are sharded: {_read(models)}")
+        notes.append("all of this is foreseen from shapes: nothing of many accelerators was run by edgekit's makers")
     if recipe.teacher.make is not None:
         notes.append("training the teacher itself is not counted")
     if any(student.taught_by == "previous" for student in recipe.students[1:]):
         notes.append("students are taught by the one before them: repeated distillation degrades")
     return notes
+
+
+def _read(models: Sequence[ModelFacts]) -> str:
+    """The teacher as it is stored (two bytes a weight), the largest student in float32."""
+    most = 2.0 * models[0].parameters + 4.0 * max(model.parameters for model in models[1:])
+    return f"up to {format_bytes(most)}"
 
 
 # ---- models that are not there --------------------------------------------------------------------------------------

@@ -214,7 +214,7 @@ def _taught(lesson: Lesson, stage: Stage, student: Any, windows: Windows, alignm
     )
     if not _asks(stage):
         return _Taught(objective=task_objective(None, softly))
-    model = load_model(Path(lesson.teacher.path), frozen=True).to(sharding.here().device)
+    model = load_model(Path(lesson.teacher.path), frozen=True)  # the trainer moves it, or shards it as it moves
     beside = ParameterGroup(name="teacher", module=model, learning_rate=None)
     if stage.kind == "features":
         from edgekit.distill.mapping import FeatureMatch
@@ -226,6 +226,7 @@ def _taught(lesson: Lesson, stage: Stage, student: Any, windows: Windows, alignm
     if stage.cache == "online":
         return _Taught(objective=logits_objective(model, softly), extra=(beside,), teacher=model)
     started = time.monotonic()
+    model.to(sharding.here().device)
     cache = _cached(lesson, stage, model, windows, alignment, place)
     return _Taught(
         objective=logits_objective(cache, softly),
