@@ -118,6 +118,7 @@ def brought(report: Report) -> dict[str, Any]:
     return {
         "parameters": chain.student.parameters / chain.teacher.parameters,
         **{change.metric: figure_of(change.ratio) for change in lineage.changes},
+        **({"not_compared": lineage.not_compared} if lineage.not_compared else {}),
     }
 
 

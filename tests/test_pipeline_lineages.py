@@ -33,7 +33,9 @@ def test_runs_that_are_not_alike_have_no_changes() -> None:
     assert teacher.measurement.runtime is not None
     other = replace(teacher.measurement, runtime=replace(teacher.measurement.runtime, name="onnxruntime"))
     chain = lineage().distillation
-    assert lineage_of(mine(), chain, replace(teacher, measurement=other)).changes == ()
+    found = lineage_of(mine(), chain, replace(teacher, measurement=other))
+    assert found.changes == ()
+    assert "not alike" in found.not_compared
     assert lineage_of(mine(), chain, None).changes == ()
 
 

@@ -164,6 +164,10 @@ def test_a_change_that_could_not_be_said_is_unknown_and_no_quotient_of_two_runs(
     found = replace(base, changes=(open_change,))
     pairs = {one.label: one for one in pairs_of(distilled(found), found)}
     assert pairs["decode here, tg128"].ratio == Unknown(reason="drifted")
+    unlike = replace(base, changes=(), not_compared="the runs are not alike, runtime")
+    pairs = {one.label: one for one in pairs_of(distilled(unlike), unlike)}
+    assert pairs["decode here, tg128"].ratio == Unknown(reason="the runs are not alike, runtime")
+    assert isinstance(pairs["decode here, tg128"].artifact, Estimate)
 
 
 # ---- words ---------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from edgekit.errors import EdgekitError
-from edgekit.records import Case, Change, Distillation, Evidence, Header, Lineage
+from edgekit.records import Case, Distillation, Evidence, Header, Lineage
 
 CasesOf = Callable[[Header], tuple[Case, ...]]
 """What is known of a header on the devices judged, without running it there."""
@@ -14,7 +14,7 @@ CasesOf = Callable[[Header], tuple[Case, ...]]
 
 def lineage_of(mine: Evidence, chain: Distillation, teacher: Evidence | None) -> Lineage:
     """The lineage of the artifact of `mine`: `teacher` is the evidence of its teacher's own build, where it ran."""
-    return Lineage(distillation=chain, teacher=teacher, changes=_changes(mine, teacher))
+    return _compared(Lineage(distillation=chain, teacher=teacher), mine)
 
 
 def computed_anew(evidence: Evidence, cases_of: CasesOf) -> Lineage | None:
@@ -23,20 +23,20 @@ def computed_anew(evidence: Evidence, cases_of: CasesOf) -> Lineage | None:
     """
     lineage = evidence.lineage
     if lineage is None or lineage.teacher is None:
-        return lineage and replace(lineage, changes=())
+        return lineage and _compared(lineage, evidence)
     teacher = replace(lineage.teacher, cases=cases_of(lineage.teacher.artifact.header), quality=None, lineage=None)
-    return replace(lineage, teacher=teacher, changes=_changes(evidence, teacher))
+    return _compared(replace(lineage, teacher=teacher), evidence)
 
 
-def _changes(mine: Evidence, teacher: Evidence | None) -> tuple[Change, ...]:
-    """Artifact ÷ teacher of every metric, with the machine's drift in the ranges; none where the runs were not alike
-    (an ONNX graph and a GGUF do not run in one runtime) or one of them broke.
+def _compared(lineage: Lineage, mine: Evidence) -> Lineage:
+    """With artifact ÷ teacher of every metric, the machine's drift in the ranges; without, and why, where the runs were
+    not alike (an ONNX graph and a GGUF do not run in one runtime) or one of them broke.
     """
     from edgekit import bench
 
-    if teacher is None:
-        return ()
+    if lineage.teacher is None:
+        return replace(lineage, changes=(), not_compared="")
     try:
-        return bench.compare_recorded(teacher, mine, {}).changes
-    except EdgekitError:
-        return ()
+        return replace(lineage, changes=bench.compare_recorded(lineage.teacher, mine, {}).changes, not_compared="")
+    except EdgekitError as error:
+        return replace(lineage, changes=(), not_compared=error.message)

@@ -43,6 +43,8 @@ class Lineage:
     """`None` where the teacher was not run: its answers were saved elsewhere."""
     changes: tuple[Change, ...] = ()
     """The artifact ÷ the teacher, of what was measured of both on one machine."""
+    not_compared: str = ""
+    """Why there are no changes: the runs were not alike, or one of them broke."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

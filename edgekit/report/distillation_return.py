@@ -10,7 +10,6 @@ from edgekit.records import (
     Basis,
     Battery,
     Case,
-    Change,
     Estimate,
     Evidence,
     Figure,
@@ -110,7 +109,7 @@ def pairs_of(report: Report, lineage: Lineage) -> tuple[Pair, ...]:
     parameters = (exact(chain.teacher.parameters, "predicted"), exact(chain.student.parameters, "predicted"))
     pairs = [_pair("parameters", "", *parameters)]
     pairs.append(_pair("file", "bytes", _size(theirs), _size(mine)))
-    pairs += _measured(mine, theirs, lineage.changes)
+    pairs += _measured(mine, lineage)
     pairs += _on_devices(mine, theirs)
     return tuple(pairs)
 
@@ -162,19 +161,20 @@ _TESTS = {"prefill": ("pp512", "pp128"), "decode": ("tg128", "tg32")}
 """Of each metric the first that both ran, as a comparison of two recorded runs takes it."""
 
 
-def _measured(mine: Evidence, theirs: Evidence | None, changes: tuple[Change, ...]) -> Iterator[Pair]:
+def _measured(mine: Evidence, lineage: Lineage) -> Iterator[Pair]:
     """Prefill and decode, with the ratio that allows for the machine's drift between the two runs."""
     if mine.measurement is None:
         return
-    ratios = {change.metric: change.ratio for change in changes}
+    theirs = lineage.teacher
+    ratios = {change.metric: change.ratio for change in lineage.changes}
+    why = Unknown(reason=lineage.not_compared or "the two runs were not compared") if theirs else NO_TEACHER
     own, other = _speeds(mine), {} if theirs is None else _speeds(theirs)
     where = "on the device" if mine.measurement.on_device else "here"
     for metric, tests in _TESTS.items():
         test = next((one for one in tests if one in own and (theirs is None or one in other)), "")
         if test:
-            yield _pair(
-                f"{metric} {where}, {test}", "tok/s", other.get(test, NO_TEACHER), own[test], ratios.get(metric)
-            )
+            label, ratio = f"{metric} {where}, {test}", ratios.get(metric, why)
+            yield _pair(label, "tok/s", other.get(test, NO_TEACHER), own[test], ratio)
     yield from _metered(mine, theirs, where)
 
 
