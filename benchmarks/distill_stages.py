@@ -194,7 +194,7 @@ def logits(lesson: Lesson, seed: int) -> Any:
 def features(lesson: Lesson, seed: int) -> Any:
     student = kept("logits", lesson, seed)
     start = carve(lesson.folder, SPEC, lesson.work / "carved", windows=lesson.windows(lesson.known)).kept_layers
-    match = FeatureMatch(student.config, lesson.teacher.config, start=start)
+    match = FeatureMatch(student.config, lesson.teacher.config, "learned", start=start)
     objective = features_objective(lesson.teacher, match, softly(1.0))
     return taught(lesson, student, objective, seed, steps=STEPS["stage"], rate=1e-3, extra=match.groups(1e-3))
 

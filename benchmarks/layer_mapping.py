@@ -5,8 +5,8 @@
 A teacher of six layers, students of two layers and half its hidden size. Of every seed students with the same start and
 the same batches in the same order learn its logits (forward KL at temperature 1) and, beside them, its hidden states
 through each map; `none` learns the logits alone. What counts is the divergence from the teacher on text that neither
-saw. The learned map is the default of `FeatureMatch` while it is at least as good as the even one in four seeds of
-five. Writes `results/layer_mapping.json`; exits 1 where that does not hold.
+saw. The learned map may be the default of `FeatureMatch` when it is at least as good as the even one in four seeds
+of five. Writes `results/layer_mapping.json`; exits 1 where that does not hold.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def test_the_loss_is_the_weighted_mean_over_tokens_of_the_mean_over_layers(mappi
 def test_parts_of_a_batch_add_up_and_the_teacher_gets_no_gradient() -> None:
     own, theirs = states(2, 8, seed=1), states(4, 8)
     own, theirs = ([state.requires_grad_() for state in group] for group in (own, theirs))
-    match = FeatureMatch(config(2, 8), config(4, 8))
+    match = FeatureMatch(config(2, 8), config(4, 8), "learned")
     weights = torch.rand(2, 6)
     whole = match.match(own, theirs, weights, 12)
     parts = [
@@ -87,7 +87,7 @@ def test_parts_of_a_batch_add_up_and_the_teacher_gets_no_gradient() -> None:
 
 
 def test_where_nothing_counts_there_is_no_distance() -> None:
-    found = FeatureMatch(config(2, 8), config(4, 8)).match(states(2, 8), states(4, 8), torch.zeros(2, 6), 5)
+    found = FeatureMatch(config(2, 8), config(4, 8), "learned").match(states(2, 8), states(4, 8), torch.zeros(2, 6), 5)
     assert found.item() == 0
     found.backward()
 
@@ -98,7 +98,7 @@ def test_a_learned_map_finds_the_layers_that_the_student_has() -> None:
     theirs = states(4, 8, tokens=200)
     turned = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(3))).Q
     own = [theirs[0], theirs[1] @ turned, theirs[3] @ turned]
-    match = FeatureMatch(config(2, 8), config(4, 8))
+    match = FeatureMatch(config(2, 8), config(4, 8), "learned")
     assert [row.index(max(row)) for row in match.layer_map().weights] == [1, 3]
     groups = match.groups(1e-2)
     assert [group.name for group in groups] == ["projection", "layer_map"]
@@ -119,7 +119,7 @@ def test_a_learned_map_finds_the_layers_that_the_student_has() -> None:
 
 
 def test_a_map_starts_at_the_layers_that_the_student_was_carved_of() -> None:
-    found = FeatureMatch(config(2, 8), config(6, 8), start=(1, 2)).layer_map()
+    found = FeatureMatch(config(2, 8), config(6, 8), "learned", start=(1, 2)).layer_map()
     assert (found.student_layers, found.teacher_layers, found.mapping) == (2, 6, "learned")
     assert [row.index(max(row)) for row in found.weights] == [1, 2]
     assert 0.5 < found.weights[0][1] < 0.9
@@ -145,6 +145,6 @@ def test_what_does_not_fit_is_refused(given: dict[str, Any], message: str, hint:
 
 
 def test_states_of_another_model_are_refused() -> None:
-    match = FeatureMatch(config(2, 8), config(4, 8))
+    match = FeatureMatch(config(2, 8), config(4, 8), "learned")
     with pytest.raises(EdgekitError, match=r"teacher has 4 layers, and with its embedding 5 hidden states, not `4`"):
         match.match(states(2, 8), states(4, 8)[1:], torch.ones(2, 6), 1)

@@ -1,8 +1,9 @@
 """Feature matching: hidden states of a student, projected, held against mixes of its teacher's layers.
 
-A softmax over teacher layers for each student layer is learned together with the student and discarded after; fixed
-mappings stand beside it for comparison. Every teacher layer is brought to the same size first: the residual stream
-grows with depth, and a mix would else be its last layer.
+A softmax over teacher layers for each student layer is learned together with the student and discarded after, or the
+map is fixed: the even one is the default, since the learned one was not better (`benchmarks/layer_mapping.py`). Every
+teacher layer is brought to the same size first: the residual stream grows with depth, and a mix would else be its last
+layer.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class FeatureMatch(torch.nn.Module):
         self,
         student_config: Any,
         teacher_config: Any,
-        mapping: str = "learned",
+        mapping: str = "uniform",
         loss: str = "cosine",
         start: Sequence[int] | None = None,
     ) -> None:
