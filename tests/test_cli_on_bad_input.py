@@ -225,3 +225,16 @@ def test_a_phone_that_restarts_keeps_what_came(
     script(adb_shim, f'case "$1" in devices) ;; *) [ -e "{gone}" ] && {{ {lost}; }};; esac\n{shell}')
     runner = bench_shim(tmp_path / "far/runner", artifact, f"[ -e '{mark}' ] && touch '{gone}'; touch '{mark}'")
     assert 0 in broken(edgekit, artifact, runner, "target-lost", on="adb")
+
+
+def test_a_model_beyond_its_limit_of_memory_is_a_report_and_no_bad_input(
+    edgekit: Callable[..., Said], tiny_gguf: Path
+) -> None:
+    limit = ["--limit-memory", "40MB", "--context", 65536, "--threads", 1]
+    code, said = edgekit("bench", tiny_gguf, "-d", "raspberry-pi-5", "--quick", *limit, "-q", "--out", "held")
+    assert code == 4, said
+    (report,) = Path("held").rglob("report.json")
+    found = json.loads(report.read_text())["evidence"]["measurement"]
+    assert "memory-limit" in {finding["code"] for finding in found["findings"] if finding["level"] == "fault"}
+    assert found["memory_limit"]["limit_bytes"] == 40_000_000
+    assert "the model does not fit into 40 MB" in (report.parent / "report.md").read_text()

@@ -95,7 +95,7 @@ def limit_notes(limit: MemoryLimit | None, peaks: Sequence[MemoryPeak], header: 
     """What held the memory down, and a warning where the model lived on the disk instead."""
     if limit is None:
         return ()
-    held = Finding(level="note", code="memory-limit-held", message=f"the workers were {limit.words}")
+    held = Finding(level="note", code="memory-limit-held", message=f"the memory of the run was limited: {limit.words}")
     reads = disk_reads(peaks, header)
     if not reads:
         return (held,)

@@ -207,7 +207,7 @@ def _start(child: Child, start: dict[str, Any], files: Sequence[Path], limit: Me
     ready = child.expect(Ready, doing="starting")
     assert isinstance(ready, Ready)
     child.sampler.take_baseline()
-    left = cached_warning(limit, put_out(files)) if limit is not None else None
+    left = cached_warning(limit, put_out(files)) if limit is not None and limit.means == "scope" else None
     child.command({"op": "load"})
     loaded = child.expect(Loaded, doing="loading the model")
     assert isinstance(loaded, Loaded)
