@@ -482,14 +482,14 @@ def test_out_of_memory_names_a_micro_batch_that_fits() -> None:
     used = int(next(line for line in status.splitlines() if line.startswith("VmData")).split()[1]) * 1024
     limits = resource.getrlimit(resource.RLIMIT_DATA)
     settings: dict[str, Any] = {"steps": 2, "batch": 64}
-    resource.setrlimit(resource.RLIMIT_DATA, (used + 11 * 2**24, limits[1]))
+    resource.setrlimit(resource.RLIMIT_DATA, (used + 22 * 2**24, limits[1]))
     try:
         with pytest.raises(EdgekitError, match="cpu memory does not suffice for a micro-batch of `64`") as whole:
             given.train(None, objective, **settings)
-        with pytest.raises(EdgekitError, match="cpu memory does not suffice for a micro-batch of `16`"):
-            given.train(None, objective, micro_batch=16, **settings)
-        assert whole.value.hint == "set `micro_batch` to 8, which fits: the result is the same"
-        assert given.train(None, objective, micro_batch=8, **settings).steps == 2
+        with pytest.raises(EdgekitError, match="cpu memory does not suffice for a micro-batch of `32`"):
+            given.train(None, objective, micro_batch=32, **settings)
+        assert whole.value.hint == "set `micro_batch` to 16, which fits: the result is the same"
+        assert given.train(None, objective, micro_batch=16, **settings).steps == 2
         resource.setrlimit(resource.RLIMIT_DATA, (used + 2**23, limits[1]))
         with pytest.raises(EdgekitError) as none:
             given.train(None, objective, **settings)
