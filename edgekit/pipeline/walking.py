@@ -68,8 +68,10 @@ def run(
             taught = _teacher(job, chain, progress)
         with clock.step("artifacts"):
             found = _artifacts(job, chain, taught, progress)
+            # after them: what quantized kernels find out of this machine (AMX that dies) is known for this run by then
+            theirs = _teacher_run(job, taught, progress)
         with clock.step("report"):
-            report = _report(job, chain, taught, found.rows[0])
+            report = _report(job, chain, theirs, found.rows[0])
         return _leave(job, found, report, clock.steps)
 
 
@@ -108,15 +110,15 @@ class _Clock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Taught:
-    """What the teacher answered, the file that holds it, and its own build's run, where it was run here."""
+    """What the teacher answered, the file that holds it, and its own build, where it is run here."""
 
     answers: Answers
     file: Path
-    evidence: Evidence | None = None
+    artifact: Artifact | None = None
 
 
 def _teacher(job: Job, chain: Distillation, progress: Progress) -> _Taught:
-    """Its full-precision build asked and benched like the artifacts; or its answers, where the recipe brings them."""
+    """What its full-precision build answers; or its answers, where the recipe brings them."""
     if job.gating.answers:
         place = Path(beside(job.recipe, job.gating.answers))
         return _Taught(answers=load_record(place, Answers), file=place)
@@ -134,9 +136,17 @@ def _teacher(job: Job, chain: Distillation, progress: Progress) -> _Taught:
         lambda old: (old.artifact_sha256, old.bank_sha256, old.edgekit_version) == wanted,
         lambda: _answers(job, artifact, prepared, told),
     )
-    run = sweeping.benched(artifact, job.judging, told).evidence.measurement
-    # gathered as the artifacts are: under the device's own settings, whatever this machine ran with
-    return _Taught(answers=answers, file=place, evidence=gather(artifact, job.judging.device, measurement=run))
+    return _Taught(answers=answers, file=place, artifact=artifact)
+
+
+def _teacher_run(job: Job, taught: _Taught, progress: Progress) -> Evidence | None:
+    """Its build benched like the artifacts, and gathered as they are: under the device's own settings, whatever this
+    machine ran with.
+    """
+    if taught.artifact is None:
+        return None
+    run = sweeping.benched(taught.artifact, job.judging, _named("teacher", progress)).evidence.measurement
+    return gather(taught.artifact, job.judging.device, measurement=run)
 
 
 def _answers(job: Job, artifact: Artifact, prepared: Prepared, progress: Progress) -> Answers:
@@ -216,12 +226,12 @@ def _still_holds(job: Job, old: Quality, base: Artifact, taught: _Taught) -> boo
 # ---- the report -----------------------------------------------------------------------------------------------------
 
 
-def _report(job: Job, chain: Distillation, taught: _Taught, row: SweepRow) -> Report | None:
+def _report(job: Job, chain: Distillation, teacher: Evidence | None, row: SweepRow) -> Report | None:
     """On what ships, with how it came to be."""
     if row.report is None:
         return None
     mine = row.report.evidence
-    evidence = replace(mine, lineage=lineage_of(mine, chain, taught.evidence))
+    evidence = replace(mine, lineage=lineage_of(mine, chain, teacher))
     return conclude(evidence, job.judging.device, job.judging.gates)
 
 
