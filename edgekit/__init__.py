@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from edgekit.bench import measure
     from edgekit.devices import load_device
     from edgekit.errors import EdgekitError
-    from edgekit.gate import judge
+    from edgekit.gate.judging import judge
     from edgekit.header import read_header
     from edgekit.memory import predict_memory
     from edgekit.pipeline import conclude, gather, open_artifact

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgekit.gate.judge import exit_code, faults, judge, judge_figure
+from edgekit.gate.judging import exit_code, faults, judge, judge_figure
 from edgekit.gate.metrics import METRICS
 from edgekit.gate.recommending import recommend
 

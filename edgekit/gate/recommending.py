@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
 from edgekit.gate.figures import quality_of
-from edgekit.gate.judge import holds
+from edgekit.gate.judging import holds
 from edgekit.intervals import mean_interval
 from edgekit.records import Check, Estimate, Figure, Quality, Report, SweepRow, Unknown, Verdict, exact
 from edgekit.units import format_bytes, format_number
