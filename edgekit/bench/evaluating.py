@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +19,7 @@ from edgekit.intervals import ENOUGH
 from edgekit.progress import Progress, silent
 from edgekit.records import Artifact, Finding, Parity, Quality, ReferenceFile, ScoredChunk, Settings
 from edgekit.runtimes import Scorer
+from edgekit.runtimes.scoring import scoring_settings
 
 STAGE = "scoring"
 
@@ -65,7 +65,7 @@ def evaluate(
     raises WorkerDied (exit code 4).
     """
     text_sha256 = hash_text(text)
-    settings = _settings(settings or Settings(), context_tokens, threads)
+    settings = scoring_settings(settings or Settings(), context_tokens, threads)
     chunks = _check_asked(artifact, reference, text_sha256, context_tokens, chunks)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     progress(STAGE, 0, 0, "loading")
@@ -135,16 +135,6 @@ def _check_context(model: Artifact, context_tokens: int) -> None:
             f"`{context_tokens}`",
             hint=f"`--context {most}` or less",
         )
-
-
-def _settings(settings: Settings, context_tokens: int, threads: int) -> Settings:
-    return replace(
-        settings,
-        context_tokens=context_tokens,
-        batch_tokens=context_tokens,
-        ubatch_tokens=min(settings.ubatch_tokens, context_tokens),
-        threads=threads or settings.threads,
-    )
 
 
 def _named(reference: Artifact | ReferenceFile | None) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from edgekit.runtimes.compact import file as container
 from edgekit.runtimes.compact.chunks import Damaged, largest_chunk, parts_of
 from edgekit.runtimes.compact.keeping import MOST_ROW_BYTES, Keeper, open_keeper, row_bytes_for
 from edgekit.runtimes.protocol import MAX_TEXT, printable
-from edgekit.runtimes.scoring import MAX_CONTEXT, MIN_CONTEXT
+from edgekit.runtimes.scoring import MAX_CONTEXT, MIN_CONTEXT, scoring_settings
 from edgekit.storage import from_json, to_json
 
 STAGE = "keeping"
@@ -56,7 +56,8 @@ def save_reference(
     """
     _check_asked(out, chunks, force=force)
     text_sha256 = hash_text(text)
-    settings = _settings(settings or Settings(), context_tokens, threads)
+    # as `evaluate` runs a reference
+    settings = replace(scoring_settings(settings or Settings(), context_tokens, threads), kv_type="f16")
     progress(STAGE, 0, 0, "loading")
     unfinished = out.with_name(f"{out.name}.unfinished")
     with _writing(unfinished) as stream:
@@ -174,18 +175,6 @@ def seat(reference: ReferenceFile) -> dict[str, str | int]:
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
-
-
-def _settings(settings: Settings, context_tokens: int, threads: int) -> Settings:
-    """As `evaluate` runs a reference: one batch for a chunk, and keys and values in f16."""
-    return replace(
-        settings,
-        context_tokens=context_tokens,
-        batch_tokens=context_tokens,
-        ubatch_tokens=min(settings.ubatch_tokens, context_tokens),
-        kv_type="f16",
-        threads=threads or settings.threads,
-    )
 
 
 def _header(artifact: Artifact, text_sha256: str, origin: str, settings: Settings, keeper: Keeper) -> ReferenceFile:

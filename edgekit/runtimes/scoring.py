@@ -43,6 +43,17 @@ precision.
 """
 
 
+def scoring_settings(settings: Settings, context_tokens: int, threads: int) -> Settings:
+    """`settings` for chunks of `context_tokens`: one batch for a chunk; `threads` of 0 leaves their threads."""
+    return replace(
+        settings,
+        context_tokens=context_tokens,
+        batch_tokens=context_tokens,
+        ubatch_tokens=min(settings.ubatch_tokens, context_tokens),
+        threads=threads or settings.threads,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
     """How one of the models came up."""
