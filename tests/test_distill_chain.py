@@ -42,7 +42,7 @@ SMALL: Recipe = replace(
 STAGE = Stage(kind="logits", steps=6, batch=4, length=48, learning_rate=1e-3, checkpoint_every=2, precision="float32")
 STAGES = (
     replace(STAGE, cache="offline"),
-    replace(STAGE, kind="features", feature_weight=2.0, gradient_checkpointing=True, micro_batch=2),
+    replace(STAGE, kind="features", mapping="learned", feature_weight=2.0, gradient_checkpointing=True, micro_batch=2),
 )
 DATA = Data(questions=4, templates=("capital", "continent"), held_out_questions=10)
 
