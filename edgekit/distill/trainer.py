@@ -112,9 +112,12 @@ def _prepared(
     trained = [model, *(group.module for group in extra if group.learning_rate is not None)]
     frozen = [group.module for group in extra if group.learning_rate is None]
     for module in frozen:
-        module.requires_grad_(False).eval().to(place.device)
+        module.requires_grad_(False).eval()
     for module in trained:
-        module.float().train().to(place.device)  # steps of half precision would be rounded away
+        module.float().train()  # steps of half precision would be rounded away
+    if place.processes == 1:  # else sharding takes them there block by block: whole, the largest would not fit
+        for module in (*trained, *frozen):
+            module.to(place.device)
     if settings.gradient_checkpointing:
         _checkpointing(model, "enable")({"use_reentrant": False})
     if settings.compile:
