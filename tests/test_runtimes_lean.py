@@ -60,6 +60,37 @@ def test_logits_computed_apart_are_the_graph_s_own(tiny_gguf: Path, flash: str) 
 
 
 @linux
+def test_a_block_beyond_a_small_ubatch_has_room_of_its_own(tiny_gguf: Path) -> None:
+    """llama.cpp sees a ubatch of logits at a time and has room for no more. Its kernels for a few rows round otherwise
+    than those for many.
+    """
+    settings = dataclasses.replace(SETTINGS, ubatch_tokens=16)
+    plain, session = llamacpp.open_session(tiny_gguf, settings), lean.open_session(tiny_gguf, settings)
+    try:
+        rows = chunk_rows.chunk_rows(session, BLOCK)
+        assert isinstance(rows, RowsAhead)
+        for chunk in CHUNKS:
+            np.testing.assert_allclose(taken(rows, chunk), told(plain, chunk), rtol=1e-5, atol=1e-5)
+    finally:
+        plain.close()
+        session.close()
+
+
+@linux
+def test_a_last_token_that_tells_nothing_is_not_kept(tiny_gguf: Path) -> None:
+    """After the last block that is scored nothing is left, whose memory would stay beside the other model's."""
+    session = lean.open_session(tiny_gguf, SETTINGS)
+    try:
+        rows = RowsAhead(session, BLOCK)
+        rows.begin(CHUNKS[0][: 2 * BLOCK + 1])
+        rows.take(CHUNKS[0][BLOCK : 2 * BLOCK])
+        with pytest.raises(IndexError):
+            rows.take(CHUNKS[0][2 * BLOCK : 2 * BLOCK + 1])
+    finally:
+        session.close()
+
+
+@linux
 def test_another_token_s_row_is_another(tiny_gguf: Path) -> None:
     """What the comparison above would see."""
     session = lean.open_session(tiny_gguf, SETTINGS)

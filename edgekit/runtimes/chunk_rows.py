@@ -81,7 +81,7 @@ class RowsAhead:
         half = len(chunk) // 2
         self._session.reset()
         self._rows = []
-        for begin in range(half, len(chunk), self._block_rows):
+        for begin in range(half, len(chunk) - 1, self._block_rows):  # nothing follows the last token
             block = chunk[begin : begin + self._block_rows]
             parts = self._session.hidden_rows([*chunk[:half], *block] if begin == half else block, len(block))
             self._rows.append(np.concatenate(parts))

@@ -58,12 +58,16 @@ class LeanSession(llamacpp.Session):
         return found
 
     def logits_of(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The logits of hidden rows, no more than `hidden_rows` was asked for at once, in llama.cpp's own memory, which
-        the next call or evaluation overwrites.
+        """The logits of hidden rows, good until the next call or evaluation: in llama.cpp's own memory, where it has
+        room for so many. It has it for the most that one evaluation gave, and a small ubatch gives few.
         """
         import numpy as np
 
         assert self._product is not None
+        if len(hidden) > self._outputs:
+            found = np.empty((len(hidden), self.vocabulary), np.float32)
+            self._product.into(found.ctypes.data, hidden)
+            return found
         pointer = self._c.llama_get_logits(self._context)
         self._product.into(ctypes.addressof(pointer.contents), hidden)
         return np.ctypeslib.as_array(pointer, shape=(len(hidden), self.vocabulary))
