@@ -17,7 +17,7 @@ from edgekit import in_turn
 from edgekit.bench import compare, compare_recorded
 from edgekit.bench.comparing import BETTER
 from edgekit.errors import EdgekitError
-from edgekit.records import Artifact, Comparison, Estimate, Evidence, Finding
+from edgekit.records import Artifact, Comparison, Estimate, Evidence, Finding, MemoryLimit
 from edgekit.report import render_comparison
 from edgekit.runtimes import Step
 from edgekit.storage import from_json, to_json
@@ -230,6 +230,7 @@ def unlike(name: str) -> Evidence:
         "runtime": replace(ours.runtime, threads=7),
         "workload": replace(ours.workload, settings=replace(ours.workload.settings, kv_type="q8_0")),
         "on_device": "pi-5",
+        "memory_limit": MemoryLimit(limit_bytes=10**9, means="scope", mapped=True, words="held"),
     }
     return recorded(**{name: changed[name]})
 
@@ -241,6 +242,7 @@ def unlike(name: str) -> Evidence:
         ("runtime", "`threads`"),
         ("workload", "`kv_type`"),
         ("on_device", "different devices"),
+        ("memory_limit", "memory limit: none, 1.00 GB"),
     ],
 )
 def test_unlike_records_are_refused_with_the_field(name: str, said: str) -> None:

@@ -16,7 +16,7 @@ from edgekit.devices.anchors import is_usable
 from edgekit.errors import EdgekitError
 from edgekit.memory import streamed_bytes
 from edgekit.pipeline.elsewhere import measure_there
-from edgekit.records import Artifact, Evidence, Measurement, Runtime
+from edgekit.records import Artifact, Evidence, Measurement, MemoryLimit, Runtime
 from edgekit.storage import write_record
 
 PHONE = """
@@ -73,6 +73,7 @@ def test_depths_are_anchors_of_their_own(tmp_path: Path) -> None:
     assert deep.decode_tokens_per_s == pytest.approx(20, rel=0.01)
 
 
+HELD = MemoryLimit(limit_bytes=10**9, means="rlimit", mapped=False, words="held")
 NOWHERE = made.measurement()
 ELSEWHERE = made.on_phone(on_device="tablet")
 LAPTOP = made.on_phone(host=made.host())
@@ -92,6 +93,7 @@ ONNX = made.on_phone(
         (ONNX, "this run was of `onnxruntime`"),
         (made.on_phone(samples=made.samples("pp512", 512, 250)), "decoded nothing"),
         (made.on_phone(samples=()), "decoded nothing"),
+        (made.on_phone(memory_limit=HELD), "held to less memory"),
     ],
 )
 def test_runs_refused(tmp_path: Path, run: Measurement | None, message: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from gate_records import DECODE, HOST_ISA, ISA, case, evidence, gates, host, measurement, on_phone, peak, phone
 
 from edgekit.gate import judge
-from edgekit.records import Check, Gate, Measurement, MemoryLimit, Settings, Workload
+from edgekit.records import Check, Finding, Gate, Measurement, MemoryLimit, Settings, Workload
 
 STREAMED = 144_000
 """Bytes of weights a token of the test's student reads."""
@@ -31,6 +31,10 @@ def limited_here(read: float, isa: str = HOST_ISA, limit: MemoryLimit = SCOPE, *
     return measurement(**{"host": host(isa), "peaks": peaks, "memory_limit": limit, "workload": settings, **changes})
 
 
+def leak(code: str) -> Finding:
+    return Finding(level="warning", code=code, message="nobody saw")
+
+
 def test_what_stays_in_memory_passes_and_what_is_read_again_fails() -> None:
     assert check(limited_here(0.0, ISA), READS).status == "pass"
     assert check(limited_here(70_000.0, ISA), READS).status == "fail"
@@ -49,6 +53,8 @@ def test_what_stays_in_memory_passes_and_what_is_read_again_fails() -> None:
         (limited_here(0.0, ISA, artifact_sha256="00" * 32), "another file"),
         (limited_here(0.0, ISA, workload=Workload(settings=Settings(context_tokens=512))), "other settings"),
         (limited_here(0.0, ISA, memory_limit=None), "no run was held"),
+        (limited_here(0.0, ISA, findings=(leak("limit-leaves-cache"),)), "nobody saw"),
+        (limited_here(0.0, ISA, findings=(leak("limit-reads-uncounted"),)), "nobody saw"),
         (on_phone(), "not recorded"),
     ],
 )
@@ -77,6 +83,13 @@ def test_thrashing_under_the_limit_does_not_fit_though_nothing_was_killed(limit:
     assert check(replace(run, memory_limit=None), gate).status == "unknown"
     only_private = replace(SCOPE, limit_bytes=limit, means="rlimit", mapped=False)
     assert check(replace(run, memory_limit=only_private), gate).status == "unknown"
+
+
+def test_weights_read_again_say_nothing_of_what_cannot_be_evicted() -> None:
+    run = on_phone(peaks=(replace(peak(0.9e9), read_bytes_per_token=0.5 * STREAMED),), memory_limit=SCOPE)
+    assert check(run, Gate(metric="unevictable_bytes", max=1.2e9)).status == "unknown"
+    device = replace(phone(gates=gates(MEMORY, DECODE)), memory_metric="unevictable")
+    assert judge(evidence(case(device), measurement=run), device, members=()).checks[0].status == "unknown"
 
 
 def test_an_expert_read_for_the_first_time_is_no_thrashing() -> None:

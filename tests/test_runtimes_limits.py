@@ -18,9 +18,10 @@ import pytest
 from bench_fakes import Fakes, artifact, died
 
 from edgekit.bench import PRESETS, measure
+from edgekit.gate import figures
 from edgekit.pipeline import open_artifact
 from edgekit.records import Finding, MemoryLimit, MemoryPeak, Settings
-from edgekit.runtimes import Worker, WorkerDied, choose_limit, open_worker
+from edgekit.runtimes import Worker, WorkerDied, choose_limit, limits, open_worker
 from edgekit.runtimes.limits import cached_warning, explain_limited, group_limit, put_out
 from edgekit.runtimes.protocol import Step
 
@@ -137,7 +138,32 @@ def test_cached_pages_are_put_out_or_told_of(tmp_path: Path) -> None:
     warned = cached_warning(SCOPE, 0.4)
     assert warned is not None
     assert "40 %" in warned.message
-    assert cached_warning(replace(SCOPE, means="rlimit"), 0.4) is None, "that limit never counted them"
+    assert cached_warning(replace(SCOPE, means="rlimit", mapped=False), 0.4) is None, "that limit never counted them"
+
+
+def test_a_disk_whose_reads_do_not_count_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "weights"
+    with file.open("wb") as opened:
+        opened.write(os.urandom(4_000_000))
+        opened.flush()
+        os.fsync(opened.fileno())
+    if put_out([file]) > 0.5:
+        pytest.skip("this file system keeps what it was asked to forget (a memory file system?)")
+    assert limits.watch_cache(SCOPE, [file]) is None
+    assert put_out([file]) < 0.05, "the look itself leaves nothing in the cache"
+    monkeypatch.setattr(limits, "_fetched", lambda: 4096)
+    for means in ("scope", "group"):
+        told = limits.watch_cache(replace(SCOPE, means=means), [file])
+        assert told is not None
+        assert told.code == "limit-reads-uncounted"
+    assert limits.watch_cache(replace(SCOPE, means="rlimit", mapped=False), [file]) is None
+
+
+def test_the_gate_knows_what_a_limit_missed() -> None:
+    left, uncounted = cached_warning(SCOPE, 0.4), limits.uncounted_warning([Path("/proc/self/status")])
+    assert left is not None
+    assert uncounted is not None
+    assert {left.code, uncounted.code} == set(figures._LEAKS)
 
 
 # ---- what the bench makes of it -----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from edgekit.bench.noise import not_quiet
 from edgekit.errors import EdgekitError
 from edgekit.records import Change, Comparison, Estimate, Evidence, Figure, Finding, Measurement, Unknown
 from edgekit.summary import timed
+from edgekit.units import format_bytes
 
 DRIFT = 1.10
 """How far a machine drifts between two windows of time (up to 10 % on the machines tried); nothing in two records can
@@ -78,6 +79,10 @@ def _refuse_unlike(ours: Measurement, theirs: Measurement) -> None:
             raise EdgekitError(
                 f"the runs are not alike, {name}: {unlike}", hint="run both in turn: give the model files"
             )
+    held = [one.memory_limit and (one.memory_limit.limit_bytes, one.memory_limit.means) for one in (ours, theirs)]
+    if held[0] != held[1]:
+        words = ", ".join(format_bytes(one[0]) if one else "none" for one in held)
+        raise EdgekitError(f"the runs are not alike, memory limit: {words}", hint="hold both to it, or neither")
     if ours.on_device != theirs.on_device:
         raise EdgekitError(f"the runs are of different devices: `{ours.on_device}`, `{theirs.on_device}`")
 

@@ -54,6 +54,10 @@ def _refuse(run: Measurement, evidence: Evidence, device: Device, path: Path) ->
             f"this run was on `{run.on_device or 'the machine of who ran it'}` and not on `{device.name}`: `{path}`",
             hint=f"run it there: `edgekit bench MODEL --device {device.name} --on ssh:user@host`",
         )
+    if run.memory_limit is not None:
+        raise EdgekitError(
+            f"this run was held to less memory than the device has: `{path}`", hint="run it without `--limit-memory`"
+        )
     doubt = _doubt(run.host, device)
     if doubt:
         raise EdgekitError(f"{doubt}: `{path}`", hint="an anchor of another machine would mislead every projection")

@@ -125,6 +125,10 @@ def disk_reads_per_token(subject: Subject) -> Figure:
     return Estimate(value=median(reads), low=min(reads), high=max(reads), basis=basis)
 
 
+_LEAKS = ("limit-leaves-cache", "limit-reads-uncounted")
+"""Findings of `edgekit.runtimes.limits`: the limit did not count the weights, or reading them again did not show."""
+
+
 def _other_share(run: Measurement, subject: Subject) -> str:
     """Why a limited run here says nothing of the device's disk reads; empty where it does."""
     limit, device = run.memory_limit, subject.device
@@ -133,6 +137,9 @@ def _other_share(run: Measurement, subject: Subject) -> str:
         return "the measurement is of another file than the one judged"
     if not limit.mapped:
         return f"the limit here did not count mapped weights ({limit.means}), so it made none of them be read again"
+    leak = next((finding.message for finding in run.findings if finding.code in _LEAKS), "")
+    if leak:
+        return leak
     if limit.limit_bytes > process_budget(device).value:
         return "the run here had more memory than the device gives a process"
     if run.host.isa != device.isa:

@@ -279,10 +279,14 @@ def _from_disk(ruling: _Ruling, thrashing: str, run: Measurement, gate: Gate, su
 
 
 def _allowed_bytes(gate: Gate, subject: Subject) -> float:
-    """The memory that a gate on a size allows at most; infinite for any other gate."""
-    if gate.max is not None and gate.metric in ("memory_bytes", "unevictable_bytes"):
+    """The memory that a gate on the working set allows at most; infinite for any other gate: weights that are read
+    again say nothing of what cannot be evicted.
+    """
+    if gate.max is None or subject.device.memory_metric != "working_set":
+        return math.inf
+    if gate.metric == "memory_bytes":
         return gate.max
-    if gate.max is not None and gate.metric == "memory_share_of_budget":
+    if gate.metric == "memory_share_of_budget":
         return gate.max * process_budget(subject.device).high
     return math.inf
 

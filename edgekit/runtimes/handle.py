@@ -18,7 +18,7 @@ from edgekit.runtimes.amx import amx_state as amx_state
 from edgekit.runtimes.amx import deny_amx, note_broken_amx
 from edgekit.runtimes.cores import check_threads
 from edgekit.runtimes.death import WorkerDied
-from edgekit.runtimes.limits import cached_warning, explain_limited, in_scope, put_out, session_environment
+from edgekit.runtimes.limits import explain_limited, in_scope, session_environment, watch_cache
 from edgekit.runtimes.process import Child, spawn, worker_command
 from edgekit.runtimes.protocol import (
     Done,
@@ -207,7 +207,7 @@ def _start(child: Child, start: dict[str, Any], files: Sequence[Path], limit: Me
     ready = child.expect(Ready, doing="starting")
     assert isinstance(ready, Ready)
     child.sampler.take_baseline()
-    left = cached_warning(limit, put_out(files)) if limit is not None and limit.means == "scope" else None
+    left = watch_cache(limit, files) if limit is not None else None
     child.command({"op": "load"})
     loaded = child.expect(Loaded, doing="loading the model")
     assert isinstance(loaded, Loaded)

@@ -29,6 +29,8 @@ _ROUNDING_BYTES = 2**16
 _SESSION = ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
 """Where `systemd-run --user` finds the user's manager; the worker itself is not told."""
 
+_PROBED_BYTES = 2**20
+
 STILL_CACHED = 0.05
 """Part of the model that may stay in the page cache before the group cannot be said to count the weights."""
 
@@ -129,6 +131,13 @@ def _limits_upwards(mount: Path, path: str, name: str) -> list[int]:
 # ---- the page cache -----------------------------------------------------------------------------------------------
 
 
+def watch_cache(limit: MemoryLimit, files: Sequence[Path]) -> Finding | None:
+    """Make the limit count the weights, and reading them again show; why it does not, where that cannot be had."""
+    if not limit.mapped:
+        return None
+    return cached_warning(limit, put_out(files)) or uncounted_warning(files)
+
+
 def put_out(files: Sequence[Path]) -> float:
     """Have the kernel forget the cached pages of `files`; the part of them that is cached nevertheless."""
     total = cached = 0.0
@@ -161,9 +170,45 @@ def _cached_part(descriptor: int, size: int) -> float:
     return 1.0 if failed else sum(byte & 1 for byte in seen.raw) / pages
 
 
+def reads_count(file: Path) -> bool:
+    """Whether what is fetched of `file` shows in /proc/PID/io: over some network and user-space file systems it does
+    not. Reads the beginning, which was put out, and puts it out again.
+    """
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        before = _fetched()
+        got = len(os.pread(descriptor, _PROBED_BYTES, 0))
+        after = _fetched()
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+    return before is not None and after is not None and after - before >= got / 10  # a disk may hold it compressed
+
+
+def _fetched(io: Path = Path("/proc/self/io")) -> int | None:
+    try:
+        found = re.search(r"^read_bytes: (\d+)$", io.read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) if found else None
+
+
+def uncounted_warning(files: Sequence[Path]) -> Finding | None:
+    """That weights which are read again would not be seen to be."""
+    if all(map(reads_count, files)):
+        return None
+    return Finding(
+        level="warning",
+        code="limit-reads-uncounted",
+        message="what is fetched of the model from its disk is not counted here: whether it was read again under the "
+        "limit is not known",
+        hint="copy the model to a local disk, and run again",
+    )
+
+
 def cached_warning(limit: MemoryLimit, part: float) -> Finding | None:
     """That weights already in the page cache escaped the limit."""
-    if limit.means != "scope" or part <= STILL_CACHED:
+    if not limit.mapped or part <= STILL_CACHED:
         return None
     return Finding(
         level="warning",
