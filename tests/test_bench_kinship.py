@@ -78,3 +78,5 @@ def test_little_says_nothing() -> None:
     flat = replace(few, answers=tuple(replace(one, margin_nats=1.0) for one in answers("x", 0.0).answers))
     assert kin_finding(flat, replace(flat, artifact_sha256="e" * 64)) is None
     assert kin_finding(replace(answers("s", 0.0), stand_in=True), answers("t", 0.01)) is None
+    huge = replace(few, answers=tuple(replace(one, margin_nats=1e300) for one in answers("x", 0.0).answers))
+    assert kin_finding(huge, answers("s", 0.0)) is None, "a record of a stranger's overflows nothing"

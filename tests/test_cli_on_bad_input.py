@@ -116,6 +116,7 @@ def test_a_runner_for_another_machine(
     ("flags", "words"),
     [
         (["--limit-memory", "much"], "not a size for `--limit-memory`: `much`"),
+        (["--limit-memory", "9" * 400 + "GB"], "not a size for `--limit-memory`"),
         (["--limit-memory", "12"], "a size needs its unit"),
         (["--limit-memory", "1MB"], "no runtime starts in so little memory"),
         (["--limit-memory", "device", "--on", "adb"], "`--limit-memory` holds a run here"),

@@ -52,8 +52,16 @@ def _margins(student: Answers, teacher: Answers) -> list[tuple[float, float]]:
     found = []
     for own, theirs in zip(student.answers, teacher.answers, strict=False):
         if own.item == theirs.item and own.margin_nats is not None and theirs.margin_nats is not None:
-            found.append((own.margin_nats, theirs.margin_nats))
+            found.append((_within(own.margin_nats), _within(theirs.margin_nats)))
     return found
+
+
+_MOST_NATS = 1e6
+"""Beyond any margin that a model can have, and still to be squared: records come from strangers."""
+
+
+def _within(margin_nats: float) -> float:
+    return max(-_MOST_NATS, min(margin_nats, _MOST_NATS))
 
 
 def _correlation(pairs: list[tuple[float, float]]) -> float:

@@ -12,8 +12,8 @@ from edgekit.gate.gates import load_gates
 from edgekit.pipeline import Overrides
 from edgekit.records import Evidence, Gates, Quality, Report, Workload
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|MB|GB|KiB|MiB|GiB)?", re.IGNORECASE)
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d+)?)\s*(s|m|min|h)?")
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d+)?)\s*(B|kB|MB|GB|KiB|MiB|GiB)?", re.IGNORECASE)
 _BYTES = {"": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
 _SECONDS = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
