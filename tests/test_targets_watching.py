@@ -24,8 +24,11 @@ from edgekit.pipeline import open_artifact
 from edgekit.pipeline.elsewhere import in_a_row, measure_there
 from edgekit.records import Artifact, Battery, EnergyReading, Gauge, Sample, Unknown
 from edgekit.summary import sustained_speed
+from edgekit.targets.facts import fetch_facts
 from edgekit.targets.once import key_of, run_once
-from edgekit.targets.remote import Remote, TargetLost, clean_up
+from edgekit.targets.readiness import judge_readiness
+from edgekit.targets.remote import Ran, Remote, TargetLost, clean_up
+from edgekit.targets.running import run_process
 from edgekit.targets.state import FAKED
 from edgekit.targets.watching import Watched, doubts_of, metered, read_watch
 from edgekit.targets.where import Where, open_remote
@@ -324,3 +327,35 @@ def test_the_evidence_of_an_edgekit_there_is_taken_up(shims: Path, artifact: Art
         measure_there(SSH, artifact, PRESETS["quick"], on_device="galaxy-s25")
     assert count.read_text() == "x\n"
     assert left_there(tmp_path) == []
+
+
+# ---- devices that answer nonsense -----------------------------------------------------------------------------------
+
+
+def answering(out: str, err: str = "") -> Remote:
+    ran = Ran(returncode=0, out=out, err=err)
+    return Remote(name="ssh:x", folder="/f", execute=lambda *_: ran, push=lambda *_: ran)
+
+
+def test_files_that_cannot_be_and_numbers_that_are_none(tmp_path: Path) -> None:
+    said = {"/proc/stat": "cpu ² 1 2 3 4", "/proc/stat/x": "1", "/proc/stat.later": "cpu 1 2 3 4 5", "/proc//": "x"}
+    said["/sys/class/thermal/thermal_zone0/temp"] = "9" * 5000
+    listing = "=edgekit= uname\nLinux\n6\naarch64\n" + "".join(f"=edgekit= {k}\n{v}\n" for k, v in said.items())
+    assert fetch_facts(answering(listing), tmp_path) == ("Linux", "6", "aarch64")
+    assert judge_readiness(tmp_path).obstacles == ()
+
+
+def test_an_exit_code_that_is_none(shims: Path) -> None:
+    found = run_process(answering(f"=edgekit= code {'9' * 5000}\n"), ["x"], 0, sha256="", timeout_s=1)
+    assert found.fault is not None
+    assert found.fault.code == "target-shell"
+    listed = "case \"$1\" in devices) printf 'List of devices attached\\nSER1\\tdevice\\n'; exit 0;; esac\n"
+    script(shims / "adb", listed + "printf '\\n=edgekit-end= ²'")
+    with open_remote(ADB, "label") as remote, pytest.raises(TargetLost):
+        remote.run(["true"])
+
+
+def test_a_word_of_ssh_hides_no_run_that_was_taken_up() -> None:
+    once = run_once(answering("", "Warning: a new key\n=edgekit= found\nits own words\n"), "key", ["x"], timeout_s=1)
+    assert (once.found, once.ran.err) == (True, "Warning: a new key\nits own words\n")
+    assert not run_once(answering("", "its own words"), "key", ["x"], timeout_s=1).found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def open_adb(serial: str, label: str) -> Remote:
         assert stdin is None, "old adb shells alter what comes in: files are pushed"
         ran = call(["shell", "-T", f"{line}\nprintf '{_END}%d' $?"], timeout_s)
         out, mark, code = ran.out.rpartition(_END)
-        if not mark or not code.isdigit():
+        if not mark or not re.fullmatch(r"[0-9]{1,3}", code):
             raise TargetLost(name, ran.said if ran.returncode else "it closed in the middle of a command")
         return Ran(returncode=int(code), out=out, err=ran.err)
 

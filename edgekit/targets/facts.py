@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from edgekit.errors import EdgekitError
@@ -57,6 +58,7 @@ def fetch_facts(remote: Remote, root: Path, *, load: bool = False) -> tuple[str,
     for path, text in list(named.items())[:MAX_FILES]:
         if _PATH.fullmatch(path) and ".." not in path:
             target = root / path.lstrip("/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text.strip() + "\n", encoding="utf-8")
+            with suppress(FileExistsError, IsADirectoryError, NotADirectoryError):  # it is a folder of another answer
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(text.strip() + "\n", encoding="utf-8")
     return ("Android" if len(known) > 3 else known[0]), known[1], known[2].lower()

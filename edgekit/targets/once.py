@@ -46,5 +46,5 @@ def run_once(remote: Remote, key: str, command: Sequence[str], *, timeout_s: flo
     command goes on there, and the next call takes it up.
     """
     ran = remote.script(_ONCE, remote.folder, key, *command, timeout_s=timeout_s)
-    found = ran.err.startswith(_FOUND)
-    return Once(ran=replace(ran, err=ran.err.removeprefix(_FOUND).lstrip()), found=found)
+    before, found, after = ran.err.partition(f"{_FOUND}\n")  # ssh may have had its own word first
+    return Once(ran=replace(ran, err=before + after), found=bool(found))

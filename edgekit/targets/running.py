@@ -65,9 +65,7 @@ def command_of(program: str, model: str, workload: Workload, repetitions: int) -
     """
     settings = workload.settings
     command = [program, "-m", model, "-o", "json", "-r", str(repetitions)]
-    prompts, generated = (
-        ",".join(map(str, each)) or "0" for each in (workload.prompt_tokens, workload.generated_tokens)
-    )
+    prompts, generated = map(_counts, (workload.prompt_tokens, workload.generated_tokens))
     command += ["-p", prompts, "-n", generated]
     command += ["-b", str(settings.batch_tokens), "-ub", str(settings.ubatch_tokens), "-ngl", "0"]
     if settings.threads:
@@ -103,7 +101,7 @@ def run_process(remote: Remote, command: list[str], index: int, *, sha256: str, 
 
 def _ended(ran: Ran, program: str, index: int) -> Process:
     parts = dict(re.findall(_PARTS, ran.out, _LINES))
-    code = re.search(r"^=edgekit= code (\d+)$", ran.out, re.MULTILINE)
+    code = re.search(r"^=edgekit= code (\d{1,3})$", ran.out, re.MULTILINE)
     if code is None:
         words = f"the device's shell ended early ({ran.said})"
         return Process(run=None, fault=Finding(level="fault", code="target-shell", message=words))

@@ -76,7 +76,7 @@ def busy_share(files: Mapping[str, str]) -> float | None:
 
 def _ticks(text: str) -> tuple[int, int] | None:
     fields = text.split("\n", 1)[0].split()[1:9]
-    if len(fields) < 5 or not all(field.isdigit() for field in fields):
+    if len(fields) < 5 or not all(re.fullmatch(r"[0-9]{1,18}", field) for field in fields):
         return None
     numbers = [int(field) for field in fields]
     return sum(numbers), numbers[3] + numbers[4]
