@@ -180,10 +180,6 @@ def circumstances(peer: Path | None) -> dict[str, Any]:
         "torch": version("torch"),
         "peer": dict(zip(("trl", "torch"), words.split(), strict=False)),
         "host": asdict(probe_host()),
-        "student_hidden": STUDENT,
-        "teacher_hidden": TEACHER,
-        "temperature": TEMPERATURE,
-        "alpha": ALPHA,
     }
 
 
@@ -220,7 +216,8 @@ def main() -> None:
     if given.long:
         long = {"tokens": given.long, "chunk": 64, "dtype": "float32", **sizes}
         runs.append(compare(long, {"edgekit": Path(sys.executable)}, min(3, given.rounds)))
-    write_result(given.out, {**circumstances(given.peer_python), "runs": runs})
+    shape = {"student_hidden": STUDENT, "teacher_hidden": TEACHER, "temperature": TEMPERATURE, "alpha": ALPHA}
+    write_result(given.out, {**circumstances(given.peer_python), **shape, "runs": runs})
 
 
 if __name__ == "__main__":

@@ -259,7 +259,9 @@ def main() -> int:
                 verdict = "meets" if speed >= FASTER and memory <= LEANER else "misses"
                 print(f"{shape}, {dtype}: {speed:.2f} × TRL's tokens/s, {memory:.2f} × its memory: {verdict} the goal")
     if not given.smoke:
-        write_result(given.out, {**circumstances(given.peer_python), "length": LENGTH, "shapes": SHAPES, "runs": runs})
+        asked = {"temperature": TEMPERATURE, "alpha": 1.0, "length": LENGTH}
+        shapes = {name: SHAPES[name] for name in given.shapes}
+        write_result(given.out, {**circumstances(given.peer_python), **asked, "shapes": shapes, "runs": runs})
     return 0 if "trl" not in methods or all(agree(run) for run in runs) else 1
 
 
