@@ -23,7 +23,7 @@ def read_file(path: Path, *, what: str, max_bytes: int) -> bytes:
     """The bytes of a small file. Raises EdgekitError when it is missing, not a plain file, or too large."""
     try:
         if path.is_dir():
-            raise EdgekitError(f"{what} is a directory: `{path}`", hint="name the TOML file itself")
+            raise EdgekitError(f"{what} is a directory: `{path}`", hint="name the file itself")
         if not path.is_file():
             state = "is not a plain file" if path.exists() else "does not exist"
             raise EdgekitError(f"{what} {state}: `{path}`")

@@ -149,6 +149,14 @@ def test_bare_call_shows_help_and_is_no_pass(cli: Cli) -> None:
     assert "Exit codes: 0 pass" in done.stdout
 
 
+def test_a_usage_error_names_the_help_of_its_verb(cli: Cli) -> None:
+    for arguments, verb in ((("runner",), "runner"), (("runner", "build"), "runner build"), (("distill",), "distill")):
+        done = cli(*arguments)
+        assert done.returncode == 2
+        assert done.stderr.endswith(f"\n\nhint: see `edgekit {verb} --help`\n")
+        assert len(done.stderr) < 120
+
+
 def test_help_loads_neither_numpy_nor_rich() -> None:
     heavy = "{'numpy', 'rich', 'pydantic', 'torch', 'llama_cpp'}"
     code = f"import sys; from edgekit.cli import main; main(['--help']); print(sorted({heavy} & set(sys.modules)))"

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 
+from edgekit.distill.recipe import SHIPPED
+
 
 def test_a_dry_run_says_what_it_costs_and_whether_it_fits(cli: Cli) -> None:
     done = cli("distill", "zip-0428", "--dry-run")
@@ -34,6 +36,32 @@ def test_mistakes_end_with_one_line_and_a_hint(cli: Cli, arguments: tuple[str, .
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_a_students_configuration_lies_where_the_user_is(cli: Cli, tmp_path: Path) -> None:
+    config = {"model_type": "qwen3", "num_hidden_layers": 1, "hidden_size": 128, "intermediate_size": 256}
+    mine = json.dumps(config | {"num_attention_heads": 2, "head_dim": 64})
+    (tmp_path / "cwd" / "mine.json").write_text(mine, encoding="utf-8")
+    done = cli("distill", "tiny", "--student", "config:mine.json", "--dry-run", "--json")
+    assert done.returncode == 3, done.stderr
+    assert json.loads(done.stdout)["students"][0]["hidden"] == 128
+    done = cli("distill", "tiny", "--student", "config:none.json", "--dry-run")
+    assert done.stderr.startswith("error: the student's configuration does not exist: `")
+
+
+@pytest.mark.parametrize("how", [("--dry-run",), ()])
+def test_a_bad_line_of_ones_own_is_found_before_a_teacher_is_trained(
+    cli: Cli, tmp_path: Path, how: tuple[str, ...]
+) -> None:
+    tiny = (SHIPPED / "tiny.toml").read_text(encoding="utf-8")
+    mine = tmp_path / "mine.toml"
+    mine.write_text(tiny.replace("[data]\n", '[data]\nfiles = ["own.jsonl"]\n'), encoding="utf-8")
+    (tmp_path / "own.jsonl").write_text('{"text": "good"}\n{"text": \n', encoding="utf-8")
+    done = cli("distill", mine, "--out", tmp_path / "out", *how, XDG_CACHE_HOME=str(tmp_path / "cache"))
+    assert done.returncode == 2
+    assert "own.jsonl:2" in done.stderr
+    assert "error: " in done.stderr.splitlines()[0]
+    assert not list(tmp_path.glob("cache/**/*.safetensors"))
 
 
 @pytest.mark.slow

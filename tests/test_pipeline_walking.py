@@ -38,12 +38,13 @@ def smoke(**gate: object) -> DistillRecipe:
     [
         (smoke(device="smartfone"), "smartfone"),
         (smoke(gates="none.toml"), "none.toml"),
+        (smoke(answers="none.json"), "none.json"),
         (smoke(items=5000, templates=("capital",)), "give only"),
         (smoke(items=900_000, templates=()), "can be drawn"),
         (replace(smoke(), export=Exporting(to=())), "makes nothing"),
         (replace(smoke(), export=Exporting(to=("gguf:q4_k_n",))), "q4_k_n"),
     ],
-    ids=["device", "gates", "items", "bank", "nothing", "target"],
+    ids=["device", "gates", "answers", "items", "bank", "nothing", "target"],
 )
 def test_what_cannot_end_well_is_refused_before_training(
     recipe: DistillRecipe, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -51,6 +52,8 @@ def test_what_cannot_end_well_is_refused_before_training(
     monkeypatch.setattr(walking, "distill", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(EdgekitError, match=said):
         walking.run(recipe, tmp_path / "out")
+    with pytest.raises(EdgekitError, match=said):
+        foresee(recipe, tmp_path / "out")
 
 
 def test_a_teachers_answers_to_other_items_are_refused_before_training(

@@ -52,7 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     except EdgekitError as error:
         return _say(error.message, error.hint, error.code)
     except typer.TyperException as error:
-        return _say(_one_line(error.format_message()), "", ExitCode.USAGE)
+        context = getattr(error, "ctx", None)
+        verb = context.command_path if context else "edgekit"
+        return _say(_one_line(error.format_message()), f"see `{verb} --help`", ExitCode.USAGE)
     except BrokenPipeError:  # `edgekit … | head` closed our stdout; nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.BROKE

@@ -10,7 +10,9 @@ import typer
 from edgekit.cli.options import JsonOption
 from edgekit.errors import ExitCode
 
-devices_app = typer.Typer(help="List, show, check and anchor device profiles.", rich_markup_mode=None)
+devices_app = typer.Typer(
+    help="List, show, check and anchor device profiles.", rich_markup_mode=None, add_completion=False
+)
 
 
 @devices_app.callback(invoke_without_command=True)
@@ -44,7 +46,7 @@ def devices_check(file: Annotated[Path, typer.Argument(help="Your profile, a .to
     return ExitCode.PASS
 
 
-@devices_app.command("anchor")
+@devices_app.command("anchor", short_help="Turn real runs into anchors of a profile.")
 def devices_anchor(
     name: Annotated[str, typer.Argument(help="Profile name or path the runs belong to.")],
     results: Annotated[

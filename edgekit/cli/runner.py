@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from edgekit.pipeline.runners import Built
 
 runner_app = typer.Typer(
-    help="Build a llama-bench for a device without Python.", rich_markup_mode=None, no_args_is_help=True
+    help="Build a llama-bench for a device without Python.", rich_markup_mode=None, add_completion=False
 )
 
 
-@runner_app.command("build")
+@runner_app.command("build", short_help="Cross-compile a static llama-bench, once.")
 def runner_build(
     target: Annotated[str, typer.Option("--target", help="linux-arm64, android-arm64 or linux-x86_64.")],
     variant: Annotated[

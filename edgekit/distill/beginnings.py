@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgekit.checkpoint import MAX_CONFIG_BYTES, Checkpoint, hash_checkpoint, open_checkpoint, parse_json, read_small
+from edgekit.checkpoint import MAX_CONFIG_BYTES, Checkpoint, hash_checkpoint, open_checkpoint, parse_json
 from edgekit.distill.pruning import CARVED, Carved, carve, copy_tokenizer
 from edgekit.distill.students import CLASSES, save_model
 from edgekit.distill.windows import Windows
@@ -18,7 +18,7 @@ from edgekit.files import replacing_folder
 from edgekit.progress import Progress, silent
 from edgekit.shapes import Shape, load_shape
 from edgekit.storage import load_record, write_record
-from edgekit.tables import nearest, whole_at
+from edgekit.tables import nearest, read_file, whole_at
 
 FORMAT_VERSION = 1
 """Raised when the same configuration and seed begin another student."""
@@ -61,8 +61,7 @@ def student_of(
         return carve(teacher, spec, out, text=text, windows=windows, seed=seed, progress=progress)
     if kind == "config" and rest:
         path = Path(rest)
-        config = parse_json(path, read_small(path, MAX_CONFIG_BYTES))
-        return new_student(config, teacher, out, spec=spec, seed=seed, where=f"`{path}`", progress=progress)
+        return new_student(read_config(path), teacher, out, spec=spec, seed=seed, where=f"`{path}`", progress=progress)
     if kind == "shape" and rest:
         made = config_of(shape or load_shape(rest))
         return new_student(made, teacher, out, spec=spec, seed=seed, where=f"`{spec}`", progress=progress)
@@ -70,6 +69,11 @@ def student_of(
         f"a student cannot be made of `{spec[:60]}`",
         hint="write `prune:depth=0.5`, `config:FILE.json` or `shape:nano-0.6b`",
     )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A config.json of one's own. Raises EdgekitError where there is none, or it is no JSON."""
+    return parse_json(path, read_file(path, what="the student's configuration", max_bytes=MAX_CONFIG_BYTES))
 
 
 def config_of(shape: Shape) -> dict[str, Any]:

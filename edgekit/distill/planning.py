@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from edgekit import __version__
-from edgekit.checkpoint import MAX_CONFIG_BYTES, parse_json, read_small
 from edgekit.distill import costs
 from edgekit.distill.accelerators import Accelerator, accelerator
+from edgekit.distill.beginnings import read_config
 from edgekit.distill.model_facts import check_smaller, facts_of, facts_of_config, facts_of_shape, shape_of_recipe
 from edgekit.distill.prune_spec import parse_prune
 from edgekit.distill.recipe_parts import DistillRecipe, Machines, Stage, Student
@@ -115,9 +115,7 @@ def _student(student: Student, before: ModelFacts, folder: Path) -> ModelFacts:
         return _pruned(student, before)
     if kind == "config":
         path = folder / rest
-        return facts_of_config(
-            parse_json(path, read_small(path, MAX_CONFIG_BYTES)), student.name, path, vocabulary=before.vocabulary
-        )
+        return facts_of_config(read_config(path), student.name, path, vocabulary=before.vocabulary)
     assert student.shape is not None
     made = facts_of_shape(student.shape, made=student.source)
     return made if made.name == student.name else _named(made, student.name)

@@ -46,17 +46,17 @@ def load_recipe(name_or_path: str | Path) -> DistillRecipe:
     text = str(name_or_path)
     path = SHIPPED / f"{text}.toml" if text in shipped() else Path(name_or_path)
     if path.suffix != ".toml" and not path.is_file():
-        known = ", ".join(f"`{name}`" for name in shipped())
         raise EdgekitError(
-            f"unknown recipe: `{text[:80]}`",
-            hint=f"{nearest(text, shipped())}; shipped: {known}; or a path to a TOML file",
+            f"unknown recipe: `{text[:80]}`", hint=f"{nearest(text, shipped())} (your own is a path that ends in .toml)"
         )
     table = parse_toml(read_file(path, what="recipe", max_bytes=MAX_RECIPE_BYTES), what="recipe", origin=str(path))
     return _recipe(table, where=f"recipe `{path.name}`", stem=path.stem, folder=path.parent)
 
 
 def with_student(recipe: DistillRecipe, source: str) -> DistillRecipe:
-    """The same recipe with its student made of `source`. Raises EdgekitError where it has several."""
+    """The same recipe with its student made of `source`, whose file lies where the caller is. Raises EdgekitError where
+    it has several students.
+    """
     if len(recipe.students) != 1:
         names = ", ".join(student.name for student in recipe.students)
         raise EdgekitError(
@@ -64,7 +64,10 @@ def with_student(recipe: DistillRecipe, source: str) -> DistillRecipe:
             hint="write a recipe of your own with `from = …` under each `[[student]]`",
         )
     _check_source(source, "`--student`")
-    shape = load_shape(source.removeprefix("shape:")) if source.startswith("shape:") else None
+    kind, _, rest = source.partition(":")
+    shape = load_shape(rest) if kind == "shape" else None
+    if kind == "config":
+        source = f"config:{Path(rest).absolute()}"
     return replace(recipe, students=(replace(recipe.students[0], source=source, shape=shape),))
 
 
@@ -212,7 +215,7 @@ def _check_source(source: str, where: str) -> None:
     kind, _, rest = source.partition(":")
     if kind not in ("prune", "config", "shape") or not rest:
         raise EdgekitError(
-            f"a student of {where} cannot be made of `{source[:60]}`",
+            f"{where}: a student cannot be made of `{source[:60]}`",
             hint="write `prune:depth=0.5`, `config:FILE.json` or `shape:nano-0.6b`",
         )
     if kind == "prune":

@@ -20,19 +20,24 @@ def distill(
     recipe: DistillRecipe, out: Path, *, teacher: Path | None = None, progress: Progress = silent
 ) -> Distillation:
     """Train the recipe's students in the folder `out`, going on where an earlier run of it stopped. Raises EdgekitError
-    as `distill.chain.distill_student` does.
+    as `distill.chain.distill_student` does, and before anything is trained where `foresee_distillation` does.
     """
     from edgekit.bench import probe_host
 
     for library in ("torch", "transformers", "accelerate", "safetensors", "tokenizers"):  # missed now, not in an hour
         import_extra(library, extra="distill")
+    foresee_distillation(recipe, teacher=teacher)
     from edgekit.distill.chain import distill_student
 
     return distill_student(recipe, out, teacher=teacher, host=probe_host(), progress=progress)
 
 
 def foresee_distillation(recipe: DistillRecipe, *, teacher: Path | None = None) -> DistillPlan:
-    """What the same would cost and whether it fits; nothing is trained. Raises EdgekitError."""
+    """What the same would cost and whether it fits; nothing is trained. Raises EdgekitError, for a bad line of the
+    recipe's own files too.
+    """
+    from edgekit.distill.material import own_texts
     from edgekit.distill.planning import plan_distillation
 
+    own_texts(recipe.data, recipe.folder)
     return plan_distillation(recipe, teacher=teacher)

@@ -20,7 +20,8 @@ from edgekit.pipeline.asking import DEFAULT_ITEMS, Tasks, Text, text_of
 from edgekit.pipeline.gating import Overrides, settings_here
 from edgekit.quantize.targets import Target, parse_target
 from edgekit.quantize.workshop import Making
-from edgekit.records import Settings
+from edgekit.records import Answers, Settings
+from edgekit.storage import load_record
 
 REPORT_FILES = {"html": "report.html", "markdown": "report.md", "junit": "junit.xml"}
 
@@ -64,6 +65,8 @@ def prepare_job(recipe: DistillRecipe, out: Path, threads: int, *, write: bool =
         )
     if any(target.format == "onnx" for target in targets):
         import_extra("onnxruntime_genai", extra="onnx")
+    if gating.answers:
+        load_record(Path(beside(recipe, gating.answers)), Answers)  # there, and answers?
     name = beside(recipe, gating.device) if gating.device.endswith(".toml") else gating.device
     return Job(
         recipe=recipe,
