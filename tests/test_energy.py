@@ -128,6 +128,7 @@ def test_a_charger_that_is_online_is_believed_over_the_gauge(tmp_path: Path) -> 
 
 def test_a_gauge_at_zero_is_not_a_free_lunch(tmp_path: Path) -> None:
     assert isinstance(battery(tmp_path, power_now=0).read(), Unknown)
+    assert isinstance(battery(tmp_path, power_now=7400).read(), Unknown), "in mW it would last a thousand times as long"
 
 
 def test_a_gauge_that_tells_nothing_has_a_reason(tmp_path: Path) -> None:

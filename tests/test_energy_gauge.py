@@ -92,6 +92,10 @@ def test_count_and_current_check_each_other() -> None:
         (lambda s: replace(PHONE, charge_counter=left(s) - (500_000 if s > 300 else 0)), "at once"),
         (lambda s: replace(PHONE, charge_counter=left(s, step=50_000)), "moved 4 times"),
         (lambda s: replace(PHONE, charge_counter=START), "moved 0 times"),
+        (lambda s: replace(PHONE, power_now=4000), "0.004 W by `power_now` is no device's draw"),
+        (lambda s: replace(PHONE, power_now=4_000_000_000), "no device's draw"),
+        (lambda s: replace(PHONE, charge_counter=left(s, step=1000) // 1000), "0.00401 W by `charge_counter`"),
+        (lambda s: replace(PHONE, energy_now=50_000 - round(s * WATTS / 3.6)), "0.004 W by `energy_now`"),
     ],
 )
 def test_what_a_gauge_cannot_say_is_unknown(of: Callable[[float], Gauge], words: str) -> None:
@@ -205,6 +209,14 @@ def test_a_long_step_here_is_checked_by_the_count() -> None:
     wrong = metered(lambda s: START - round(2 * (START - left(s, step=100))))
     assert isinstance(wrong, Unknown)
     assert "contradicts itself" in wrong.reason
+
+
+def test_a_count_since_a_pause_is_of_the_tokens_since() -> None:
+    reading = metered(lambda s: left(s, step=100), seconds=250, pause=(100, 130))
+    assert isinstance(reading, EnergyReading)
+    assert reading.how == "charge_counter and current_now"
+    assert reading.joules / reading.tokens == pytest.approx(WATTS * 220 / 1000, rel=0.02)
+    assert reading.tokens / reading.elapsed_s == pytest.approx(1000 / 220, rel=0.02)
 
 
 def test_what_is_drawn_in_a_pause_does_not_count() -> None:

@@ -112,6 +112,7 @@ class Meter:
             if isinstance(checked, Unknown):
                 return checked
             found = checked
+            tokens = max(1, round(tokens * min(1.0, found.elapsed_s / self.elapsed_s)))  # the looks are fewer
         return energy_reading(self.counter.scope, self.counter.name, found, test, tokens)
 
 

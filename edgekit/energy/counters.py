@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit.energy.gauge import current_unit, volts_of
+from edgekit.energy.gauge import current_unit, may_be_drawn, volts_of
 from edgekit.records import Gauge, Unknown
 
 Scope = Literal["package", "rail", "board", "wall", "device"]
@@ -152,17 +152,20 @@ def _discharge(supply: Path, supplies: Path) -> Callable[[], float | Unknown]:
             return Unknown(reason=f"the battery says `{status}`, not `discharging`", settle="unplug the charger")
         watts = _battery_w(supply)
         if not watts:
-            return Unknown(reason="the battery gauge reads zero while discharging")
+            return Unknown(reason="the battery gauge reads zero while discharging, or what no device draws")
         return watts
 
     return read
 
 
 def _battery_w(supply: Path) -> float | None:
-    """Power in W without its sign, which vendors set either way. power_now is in µW, or current_now × voltage_now."""
+    """Power in W without its sign, which vendors set either way: power_now is in µW, or current_now × voltage_now; 0
+    for what no device draws.
+    """
     power_uw = _number(supply / "power_now")
     if power_uw:
-        return abs(power_uw) / 1e6
+        watts = abs(power_uw) / 1e6
+        return watts if may_be_drawn(watts, None) else 0.0
     current, voltage = _number(supply / "current_now"), _number(supply / "voltage_now")
     if current is None or voltage is None:
         return None if power_uw is None else 0.0

@@ -27,6 +27,9 @@ LAPTOP_W, LAPTOP_A = 1.0, 25.0
 µA and mA apart, so that at most one unit fits.
 """
 
+MOST_V = 30.0
+"""No laptop's battery has more."""
+
 LONGEST_GAP_S = 30.0
 """Without a look for longer the device slept, or its clock jumped."""
 
@@ -68,9 +71,29 @@ def drawn(looks: Sequence[Look]) -> Drawn | Unknown:
     counted, flowed = _counted(looks), _flowed(looks)
     if isinstance(counted, Drawn) and isinstance(flowed, Drawn):
         return _agreed(counted, flowed)
+    volts = _volts(looks)
+    counted, flowed = _believable(counted, volts), _believable(flowed, volts)
     if isinstance(counted, Drawn):
         return counted
     return flowed if isinstance(flowed, Drawn) else Unknown(reason=f"{flowed.reason}; {counted.reason}")
+
+
+def _believable(found: Drawn | Unknown, volts: float | None) -> Drawn | Unknown:
+    """`found`, unless no device draws so little or so much: a count in mAh, a power in mW. Nothing else checks it."""
+    if isinstance(found, Unknown):
+        return found
+    watts = found.joules / found.elapsed_s
+    if may_be_drawn(watts, volts):
+        return found
+    return Unknown(reason=f"{watts:.3g} W by `{found.how}` is no device's draw: of its unit or its gauge nobody knows")
+
+
+def may_be_drawn(watts: float, volts: float | None) -> bool:
+    """Whether a device that computes may draw so much from a battery of `volts`, as far as that is known."""
+    if volts is None:
+        return PHONE_W <= watts <= LAPTOP_A * MOST_V
+    least_w, most_a = _bounds(volts)
+    return least_w <= watts <= most_a * volts
 
 
 def _charged(looks: Sequence[Look]) -> Unknown | None:
@@ -174,8 +197,13 @@ def current_unit(count: float, volts: float) -> float | None:
     """Amperes per count of `current_now`: µA as sysfs says, mA as several vendors write, whichever gives a power that a
     device may draw.
     """
-    least_w, most_a = (PHONE_W, PHONE_A) if volts < ONE_CELL_V else (LAPTOP_W, LAPTOP_A)
+    least_w, most_a = _bounds(volts)
     return next((unit for unit in (1e-6, 1e-3) if count * unit * volts >= least_w and count * unit <= most_a), None)
+
+
+def _bounds(volts: float) -> tuple[float, float]:
+    """The least watts and the most amperes."""
+    return (PHONE_W, PHONE_A) if volts < ONE_CELL_V else (LAPTOP_W, LAPTOP_A)
 
 
 def volts_of(count: float) -> float:
