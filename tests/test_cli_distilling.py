@@ -12,8 +12,9 @@ from edgekit.distill.recipe import SHIPPED
 
 
 def test_a_dry_run_says_what_it_costs_and_whether_it_fits(cli: Cli) -> None:
-    done = cli("distill", "zip-0428", "--dry-run")
+    done = cli("distill", "zip-0428", "--dry-run", COLUMNS="80")
     assert done.returncode == 0, done.stderr
+    assert " 13,847–31,635 " in done.stdout, "a number is broken over two lines"
     assert "FITS  zip-0428 on 512 × NVIDIA H100 SXM5 80 GB" in done.stdout
     assert "72.7 B parameters" in done.stdout
     done = cli("distill", "tiny", "--dry-run", "--json")

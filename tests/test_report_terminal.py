@@ -11,6 +11,7 @@ from rich.console import Console
 
 from edgekit.records import Report
 from edgekit.report import facts, print_terminal, render
+from edgekit.report.terminal import print_page
 
 
 @pytest.mark.parametrize("name", REPORTS)
@@ -131,3 +132,18 @@ def test_hostile_text_reaches_no_terminal_as_control_or_markup(kind: str) -> Non
 def test_findings_are_ordered_by_weight() -> None:
     levels = [found.level for found in facts.findings(REPORTS["broken"]())]
     assert levels == sorted(levels, key=("fault", "warning", "note").index)
+
+
+@pytest.mark.parametrize("width", [44, 45, 60, 200])
+def test_no_word_of_a_table_is_broken_where_it_need_not_be(width: int) -> None:
+    out = StringIO()
+    rows = [("progressive-student, features", "13,847–31,635", "a reason that takes more than one line of its column")]
+    cells = [[(cell, "") for cell in row] for row in rows]
+    console = Console(file=out, width=width, color_system=None)
+    print_page(console, lambda page: page.table(("stage", "GPU-hours", "why"), cells))
+    lines = out.getvalue().splitlines()
+    assert all(len(line) <= width for line in lines)
+    words = {word for line in lines for word in line.split()}
+    if width > 44:  # one column less than the longest words, their gaps and the indent take
+        assert {"13,847–31,635", "progressive-student,", "features"} <= words
+    assert len(lines) == 2 if width == 200 else len(lines) > 2

@@ -39,7 +39,8 @@ def list_devices(*, as_json: bool) -> int:
         return ExitCode.PASS
     table = Table(box=None, pad_edge=False)
     for name in ("name", "device", "class", "RAM", "ISA", "anchors"):
-        table.add_column(name, overflow="fold", justify="right" if name in ("RAM", "anchors") else "left")
+        right, whole = name in ("RAM", "anchors"), name == "name"  # names are there to be copied
+        table.add_column(name, overflow="fold", justify="right" if right else "left", no_wrap=whole)
     for device in found:
         anchors = f"{len(device.members)} devices" if device.tier == "class" else str(len(device.anchors))
         ram = format_bytes(device.ram_bytes.value)

@@ -67,7 +67,7 @@ def _print_plan(page: Page, plan: DistillPlan) -> None:
         *(("student", f"{name(one)}: {count_text(one.parameters)} parameters") for one in plan.students),
         ("tokens", count_text(plan.tokens)),
         ("FLOP", f"{flops_text(plan.flops)}, predicted from the shapes"),
-        ("GPU-hours", _hours(plan.accelerator_hours)),
+        *((("GPU-hours", _hours(plan.accelerator_hours)),) if plan.accelerator else ()),
         ("hours", _hours(plan.hours)),
     ]
     if plan.accelerator:
@@ -75,12 +75,12 @@ def _print_plan(page: Page, plan: DistillPlan) -> None:
     page.rows("", facts)
     page.heading("stages")
     head = ("stage", "tokens", "FLOP, student", "FLOP, teacher", "GPU-hours", "GB of each", "")
-    page.table(head, (tuple((cell, "") for cell in _stage_row(stage)) for stage in plan.stages))
+    page.table(head, (tuple((cell, "") for cell in _stage_row(plan, stage)) for stage in plan.stages))
     page.heading("memory of each process at its fullest, GB")
-    page.table(("stage", *_PARTS), (tuple((cell, "") for cell in _memory_row(stage)) for stage in plan.stages))
+    page.table(("stage", *_PARTS), (tuple((cell, "") for cell in _memory_row(plan, stage)) for stage in plan.stages))
     for stage in plan.stages:
-        for words in (stage.reason, *stage.notes):
-            page.labelled("note", words and f"{clean(stage.student, 60)}, {stage.kind}: {words}", indent=2)
+        for words in (stage.reason if plan.accelerator else "", *stage.notes):  # else `hours` says it
+            page.labelled("note", words and f"{_stage_name(plan, stage)}: {words}", indent=2)
     for note in plan.notes:
         page.labelled("note", note, indent=2)
 
@@ -95,24 +95,28 @@ def _digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _stage_row(stage: PlannedStage) -> tuple[str, ...]:
+def _stage_name(plan: DistillPlan, stage: PlannedStage) -> str:
+    return stage.kind if len(plan.students) == 1 else f"{clean(stage.student, 60)}, {stage.kind}"
+
+
+def _stage_row(plan: DistillPlan, stage: PlannedStage) -> tuple[str, ...]:
     hours = stage.accelerator_hours
     total = stage.memory.total
     return (
-        f"{clean(stage.student, 60)}, {stage.kind}",
+        _stage_name(plan, stage),
         count_text(stage.tokens),
         flops_text(stage.student_flops),
         flops_text(stage.teacher_flops) if stage.teacher_tokens else "0",
         "unknown" if isinstance(hours, Unknown) else f"{_digits(hours.low)}–{_digits(hours.high)}",
         f"{total.low / 1e9:.3g}–{total.high / 1e9:.3g}",
-        _FITS[stage.fits],
+        _FITS[stage.fits] if stage.fits != "unknown" else "unknown",
     )
 
 
-def _memory_row(stage: PlannedStage) -> tuple[str, ...]:
+def _memory_row(plan: DistillPlan, stage: PlannedStage) -> tuple[str, ...]:
     memory = stage.memory
     fixed = (memory.weights + memory.gradients + memory.optimizer, memory.teacher, memory.gathered)
     guessed = (memory.activations, memory.logits, memory.runtime)
     sizes = [f"{one / 1e9:.3g}" for one in fixed]
-    sizes += [f"{one.value / 1e9:.3g} ({one.low / 1e9:.3g}–{one.high / 1e9:.3g})" for one in guessed]
-    return (f"{clean(stage.student, 60)}, {stage.kind}", *sizes)
+    sizes += [f"{one.value / 1e9:.2g} ({one.low / 1e9:.2g}–{one.high / 1e9:.2g})" for one in guessed]
+    return (_stage_name(plan, stage), *sizes)

@@ -44,6 +44,7 @@ _ASCII = str.maketrans(
     | {"Δ": "delta ", "“": '"', "”": '"', "→": "->"}
 )
 _INDENT = 10
+_GAP = 2
 
 
 def render_terminal(report: Report) -> str:
@@ -137,12 +138,32 @@ class Page:
         self.console.print(Padding(grid, (0, 0, 0, indent), expand=False))
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[tuple[str, str]]]) -> None:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        for name in header:
-            table.add_column(self.text(name), overflow="fold")
-        for row in rows:
-            table.add_row(*(self.text(text, style) for text, style in row))
+        table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
+        head, body = [self.text(name) for name in header], [[self.text(*cell) for cell in row] for row in rows]
+        room = self.console.width - 2 - _GAP * (len(head) - 1)
+        for name, width in zip(head, column_widths([head, *body], room), strict=True):
+            table.add_column(name, overflow="fold", width=width)
+        for row in body:
+            table.add_row(*row)
         self.console.print(Padding(table, (0, 0, 0, 2), expand=False))
+
+
+def column_widths(rows: Sequence[Sequence[Text]], room: int) -> list[int | None]:
+    """Widths with which no word is broken, narrow columns first to be given all they want; `None` each where all fits
+    anyway, or not even single words do.
+    """
+    least, whole = [], []
+    for column in zip(*rows, strict=True):
+        spans = [cell.__rich_measure__(None, None) for cell in column]  # type: ignore[arg-type]
+        least.append(max(span.minimum for span in spans))
+        whole.append(max(span.maximum for span in spans))
+    spare = room - sum(least)
+    if sum(whole) <= room or spare < 0:
+        return [None] * len(least)
+    for place in sorted(range(len(least)), key=lambda at: whole[at] - least[at]):
+        more = min(whole[place] - least[place], spare)
+        least[place], spare = least[place] + more, spare - more
+    return list(least)
 
 
 def _status(status: Status) -> tuple[str, str]:
