@@ -300,6 +300,36 @@ def test_a_real_connection_that_drops_ends_nothing_there(behind: str, request: p
     assert (once.found, once.ran.returncode, once.ran.out.split()) == (True, 7, ["over", "1"])
 
 
+def is_over(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system has no /proc to see processes in")
+@pytest.mark.parametrize("beside", [False, True], ids=["edgekit", "llama-bench"])
+def test_what_was_given_up_does_not_go_on_there(near: Remote, tmp_path: Path, beside: bool) -> None:
+    """Ctrl-C here ends ssh and nothing there; our folder goes, and with it what was at work in it."""
+    program = script(tmp_path / "far/long", f'echo $$ > "{tmp_path}/pid"; exec sleep 60')
+    hasty = replace(near, execute=lambda line, stdin, _: near.execute(line, stdin, 1.0))
+    if beside:
+        process = run_process(hasty, [str(program)], 0, sha256="", timeout_s=60)
+        assert process.fault is not None
+        assert process.fault.code == "target-lost"
+    else:
+        with pytest.raises(TargetLost):
+            run_once(hasty, key_of("g"), [str(program)], timeout_s=60)
+    pid = int((tmp_path / "pid").read_text())
+    assert not is_over(pid)
+    assert clean_up(near) == ""
+    until = time.monotonic() + 10
+    while not is_over(pid) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert is_over(pid)
+    assert left_there(tmp_path) == []
+
+
 def test_one_that_died_with_its_shell_is_run_anew(near: Remote, tmp_path: Path) -> None:
     Path(near.folder, f"{key_of('b')}.pid").write_text("1\n")  # a number that went to somebody else
     begun = time.monotonic()

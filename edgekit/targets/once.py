@@ -13,7 +13,7 @@ from edgekit.targets.remote import Ran, Remote
 _FOUND = "=edgekit= found"
 
 # $1 folder, $2 key, then the command. A shell that is still at it has the key in its command line; a process number
-# may have gone to somebody else since.
+# may have gone to somebody else since. Once our folder is removed, nobody waits for what is at work in it.
 _ONCE = f"""
 cd -- "$1" || exit 45; key=$2; shift 2
 trap '' HUP PIPE
@@ -22,7 +22,9 @@ while [ ! -e "$key.code" ] && at_it 2>/dev/null; do sleep 1; done
 if [ -e "$key.code" ]; then echo '{_FOUND}' >&2
 else
   echo $$ > "$key.pid"
-  "$@" > "$key.out" 2> "$key.err" < /dev/null; echo $? > "$key.part"; mv "$key.part" "$key.code"
+  "$@" > "$key.out" 2> "$key.err" < /dev/null & job=$!
+  (while [ -e "$key.pid" ]; do sleep 1; done; kill "$job") < /dev/null > /dev/null 2>&1 & guard=$!
+  wait "$job"; echo $? > "$key.part"; mv "$key.part" "$key.code"; kill "$guard" 2>/dev/null
 fi
 cat "$key.out"; tail -c 4000 "$key.err" >&2; read -r code < "$key.code"; exit "$code"
 """

@@ -137,7 +137,7 @@ def hash_there(remote: Remote, path: str) -> str:
 
 
 def clean_up(remote: Remote) -> str:
-    """Remove our folder there; says what was left where that failed."""
+    """Remove our folder there, and with it what `run_once` has at work; says what was left where that failed."""
     try:
         ran = remote.script('rm -rf -- "$1"', remote.folder)
     except EdgekitError as error:

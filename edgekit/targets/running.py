@@ -28,6 +28,7 @@ _BESIDE = (
     + """
 cd -- "$1" || exit 45; left=$2; late=; round=0; shift 2
 "$@" > out.json 2> err.txt & pid=$!
+trap 'kill -9 "$pid"; exit 143' TERM
 : > memory.txt; look > watch.txt 2>/dev/null
 while grep -E '^(VmHWM|RssAnon|VmSwap):' "/proc/$pid/status" >> memory.txt 2>/dev/null; do
   sleep 0.1; left=$((left - 1)); round=$((round + 1))
