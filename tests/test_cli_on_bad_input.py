@@ -48,6 +48,25 @@ def refused(said: Said, words: str, code: int = 2) -> None:
 
 # ---- nothing was run ----------------------------------------------------------------------------------------------
 
+
+def test_a_dry_run_foresees_no_time_of_a_machine_it_does_not_know(
+    tiny_gguf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned = ["bench", str(tiny_gguf), "--dry-run", "-d", PHONE]
+    for where, told in (((), False), (("--on", "adb"), True)):
+        assert main([*planned, *where]) == 0
+        assert ("expected: unknown" in capsys.readouterr().out) == told
+        assert main([*planned, *where, "--json"]) == 0
+        assert (json.loads(capsys.readouterr().out)["low_s"] is None) == told
+
+
+def test_one_machine_is_no_class(edgekit: Callable[..., Said], tiny_gguf: Path) -> None:
+    for how in (("--on", "ssh:pi"), ("--on-device", "smartphone")):
+        refused(
+            edgekit("bench", tiny_gguf, "-d", "smartphone", *how), "one machine is no class of devices: `smartphone`"
+        )
+
+
 LISTED = "List of devices attached\\n"
 
 

@@ -60,9 +60,14 @@ def show(reports: Sequence[Report], written: Sequence[Path], *, as_json: bool) -
         print(f"report: {path}", file=sys.stderr)  # noqa: T201
 
 
-def show_plan(intents: Sequence[Intent]) -> int:
-    """What would run and for how long, on stdout."""
+def show_plan(intents: Sequence[Intent], *, as_json: bool) -> int:
+    """What would run and for how long, on stdout; as JSON a line a device."""
+    from edgekit.storage import to_json
+
     for intent in intents:
+        if as_json:
+            print(to_json(intent, indent=None))  # noqa: T201
+            continue
         lines = [f"{intent.artifact} for {intent.device}: {len(intent.processes)} worker processes"]
         if intent.to_write_bytes:
             lines.append(f"write the stand-in first unless it is cached: {format_bytes(intent.to_write_bytes)}")
@@ -70,7 +75,13 @@ def show_plan(intents: Sequence[Intent]) -> int:
         lines += [f"quality: {part}" for part in intent.quality]
         lines += [f"settings: {', '.join(f'{k}={getattr(intent.settings, k)}' for k in intent.settings.__slots__)}"]
         lines += [f"note: {note}" for note in intent.notes]
-        low, high = format_duration(intent.low_s), format_duration(intent.high_s)
-        lines.append(f"expected: {low} to {high}, and up to 50 more repetitions a test while its median is unsettled")
+        lines.append(_expected(intent.low_s, intent.high_s))
         print("\n  ".join(lines))  # noqa: T201
     return ExitCode.PASS
+
+
+def _expected(low_s: float | None, high_s: float | None) -> str:
+    if low_s is None or high_s is None:
+        return "expected: unknown, for another machine runs it"
+    span = f"{format_duration(low_s)} to {format_duration(high_s)}"
+    return f"expected: {span}, and up to 50 more repetitions a test while its median is unsettled"

@@ -93,7 +93,8 @@ def host_device(on_device: str, names: Sequence[str]) -> str:
         if on_device in (written, device.name):
             if device.tier == "class":
                 raise EdgekitError(
-                    f"`--on-device` names a class of devices: `{on_device}`", hint="name the profile of this machine"
+                    f"one machine is no class of devices: `{on_device}`",
+                    hint="name the profile of that machine; `edgekit devices` lists them",
                 )
             return device.name
     raise EdgekitError(
@@ -179,7 +180,9 @@ class Fit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """What `bench` would run for one device, and for how long (low and high, adaptive repetitions not counted)."""
+    """What `bench` would run for one device, and for how long (low and high, adaptive repetitions not counted; `None`
+    where another machine runs it: how fast that one is, this one does not know).
+    """
 
     device: str
     artifact: str
@@ -189,8 +192,8 @@ class Intent:
     """The tests of each fresh worker process, in order."""
     settings: Settings
     notes: tuple[str, ...]
-    low_s: float
-    high_s: float
+    low_s: float | None
+    high_s: float | None
     quality: tuple[str, ...] = ()
     """What is done about quality, a line a part; empty where another device's is taken."""
 
@@ -208,10 +211,12 @@ def plan(
     workload: Workload,
     overrides: Overrides | None = None,
     on_device: str = "",
+    elsewhere: bool = False,
     prepared: Prepared | None = None,
 ) -> list[Intent]:
     """What `bench` with the same arguments would do; nothing is written or run but a tenth of a second of probing.
-    `prepared` is what is asked about the model's quality, under every configuration that is judged.
+    `prepared` is what is asked about the model's quality, under every configuration that is judged; with `elsewhere`
+    the rest is run on another machine.
     """
     from edgekit.bench import plan_run
     from edgekit.bench.duration import expected_duration_s, read_bandwidth_bytes_per_s
@@ -240,8 +245,8 @@ def plan(
                 ),
                 settings=settings,
                 notes=tuple(note.message for note in runs.notes),
-                low_s=low_s + (found.low_s if found else 0.0),
-                high_s=high_s + (found.high_s if found else 0.0),
+                low_s=None if elsewhere else low_s + (found.low_s if found else 0.0),
+                high_s=None if elsewhere else high_s + (found.high_s if found else 0.0),
                 quality=found.lines if found else (),
             )
         )
