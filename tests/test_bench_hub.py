@@ -21,7 +21,8 @@ def test_a_server_is_there_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
         port = server.getsockname()[1]
         assert hub.reachable(f"http://127.0.0.1:{port}/api")
     assert not hub.reachable(f"http://127.0.0.1:{port}/api")
-    assert not hub.reachable("https://")
+    for nowhere in ("https://", "https://hub.example:port", "https://hub.example:99999", f"https://{'x' * 70}.example"):
+        assert not hub.reachable(nowhere)
     monkeypatch.setattr(hub, "getproxies", lambda: {"http": "http://proxy"})
     assert hub.reachable(f"http://127.0.0.1:{port}/api")  # the proxy's to say
     assert not hub.reachable(f"https://127.0.0.1:{port}/api")

@@ -21,13 +21,13 @@ def reachable(url: str, *, patience_s: float = PATIENCE_S) -> bool:
     place = urlsplit(url)
     if place.scheme in (proxies := getproxies()) or "all" in proxies:
         return True
-    port = place.port or (80 if place.scheme == "http" else 443)
     met = threading.Event()
 
     def knock() -> None:
         try:
+            port = place.port or (80 if place.scheme == "http" else 443)
             socket.create_connection((place.hostname or "", port), timeout=patience_s).close()
-        except OSError:
+        except (OSError, ValueError):  # a port or a name that none can be
             return
         met.set()
 
