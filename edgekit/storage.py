@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,10 @@ T = TypeVar("T")
 
 MAX_RECORD_BYTES = 256 * 2**20
 """Records come from strangers; the largest honest one (a thorough run with per-token times) is under 20 MB."""
+
+MAX_INTEGER = 2**63
+"""What no honest count exceeds; larger ones divide by no float."""
+_LONG = re.compile(r"(?<![.\d])\d{19}")
 
 
 # records stay plain dataclasses; at this boundary an unknown field is an error and not ignored
@@ -53,7 +58,23 @@ def from_json(text: str | bytes, record_type: type[T], *, origin: str) -> T:
             f"not a valid {record_type.__name__.lower()} record at `{where}` ({first['msg'].lower()}): `{origin}`",
             hint="edgekit writes these files itself: `edgekit schema` prints what it reads and writes",
         ) from None
+    _refuse_long_integers(text, record_type, origin)
     return record
+
+
+def _refuse_long_integers(text: str | bytes, record_type: type, origin: str) -> None:
+    """Raise EdgekitError for an integer that no float holds; the second reading is only of files that look so."""
+
+    def whole(digits: str) -> int:
+        if abs(found := int(digits)) > MAX_INTEGER:
+            raise EdgekitError(
+                f"not a valid {record_type.__name__.lower()} record, it has an integer beyond 2^63: `{origin}`"
+            )
+        return found
+
+    plain = text.decode() if isinstance(text, bytes) else text
+    if _LONG.search(plain):
+        json.loads(plain, parse_int=whole)
 
 
 def load_record(path: Path, record_type: type[T]) -> T:

@@ -163,6 +163,43 @@ def test_a_finished_chain_is_taken_as_it_stands_and_another_is_refused(tmp_path:
         distill_student(one, tmp_path)
 
 
+def test_a_chain_that_was_moved_is_found_where_it_is(tmp_path: Path) -> None:
+    first = distill_student(recipe(), tmp_path / "old")
+    (tmp_path / "old").rename(tmp_path / "new")
+    moved = distill_student(recipe(), tmp_path / "new")
+    assert moved.student.sha256 == first.student.sha256
+    assert Path(moved.student.path).is_relative_to(tmp_path / "new")
+    assert all(Path(stage.path).is_relative_to(tmp_path / "new") for stage in moved.links[0].stages)
+
+
+def test_a_stage_is_scored_anew_on_another_text_and_against_another_teacher(tmp_path: Path) -> None:
+    """Neither changes what the stage learned from: its labels."""
+    config = json.loads((make_random(SMALL) / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "small.json").write_text(
+        json.dumps(config | {"num_hidden_layers": 1, "layer_types": None}), encoding="utf-8"
+    )
+    small = Student(name="small", source=f"config:{tmp_path / 'small.json'}", stages=(replace(STAGE, alpha=0.0),))
+    first = distill_student(recipe(small), tmp_path / "out").links[0].stages[0].held_out
+    longer = distill_student(recipe(small, data=replace(DATA, held_out_questions=20)), tmp_path / "out")
+    (stage,) = longer.links[0].stages
+    assert stage.held_out.tokens > first.tokens
+    assert stage.held_out.text_sha256 == longer.links[0].start.text_sha256 == longer.teacher_held_out.text_sha256
+    other = tmp_path / "teacher"
+    shutil.copytree(make_random(SMALL), other)
+    torch.manual_seed(9)
+    model = load_model(other)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(other)
+    shutil.rmtree(tmp_path / "out" / "1-small" / "start")  # it knows its teacher, and begins alike
+    again = distill_student(recipe(small), tmp_path / "out", teacher=other).links[0]
+    assert again.stages[0].training == stage.training, "nothing is trained again"
+    assert isinstance(again.stages[0].held_out.kld, Estimate)
+    assert isinstance(first.kld, Estimate)
+    assert again.stages[0].held_out.loss == first.loss
+    assert again.stages[0].held_out.kld.value != pytest.approx(first.kld.value, rel=1e-3)
+
+
 def test_a_diverged_stage_says_so_and_keeps_the_rest(tmp_path: Path) -> None:
     wild = replace(STAGE, steps=60, learning_rate=1e30, warmup=0.0, gradient_norm=1e6, weight_decay=0.0)
     student = Student(name="half", source="prune:depth=0.5", stages=(STAGES[0], wild))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 
 import pytest
 from lineage_records import STUDENT_SHA, distilled, lineage, softly
 
-from edgekit.records import Change, Estimate, Lineage, Provenance, Report, Unknown, exact
+from edgekit.errors import EdgekitError
+from edgekit.records import Change, Distillation, Estimate, Lineage, Provenance, Report, Unknown, exact
 from edgekit.report import render
 from edgekit.report.distillation import chain_part, cost_part, parts_of
 from edgekit.report.distillation_charts import loss_series, map_chart, training_chart
 from edgekit.report.distillation_return import divided, pairs_of
 from edgekit.report.distillation_words import count_text, flops_text
+from edgekit.storage import from_json, to_json
 
 
 def part(report: Report, key: str) -> object:
@@ -192,3 +195,10 @@ def test_operations_have_their_range_and_one_letter() -> None:
     assert flops_text(around(4.2e22, 4.0e22, 4.7e22)) == "42 Z (40–47)"
     assert flops_text(exact(12.0, "predicted")) == "12"
     assert flops_text(Unknown(reason="no shape")) == "unknown"
+
+
+def test_a_record_without_a_student_is_refused() -> None:
+    text = to_json(replace(lineage().distillation, links=lineage().distillation.links[:1]))
+    told = json.loads(text) | {"links": []}
+    with pytest.raises(EdgekitError, match="a distillation has a student"):
+        from_json(json.dumps(told), Distillation, origin="distillation.json")

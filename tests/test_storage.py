@@ -110,3 +110,13 @@ def test_no_infinity_from_a_file(number: str) -> None:
     text = to_json(Workload()).replace('"timeout_s": 1800.0', f'"timeout_s": {number}')
     with pytest.raises(EdgekitError, match="timeout_s"):
         from_json(text, Workload, origin="x.json")
+
+
+def test_an_integer_that_no_float_holds_is_refused() -> None:
+    text = to_json(Settings())
+    assert '"ubatch_tokens": 512' in text
+    for digits in ("9" * 400, "1" + "0" * 19):
+        with pytest.raises(EdgekitError, match="integer beyond"):
+            from_json(text.replace('"ubatch_tokens": 512', f'"ubatch_tokens": {digits}'), Settings, origin="x.json")
+    said = Unknown(reason="12345678901234567890 is a name")
+    assert from_json(to_json(said), Unknown, origin="x.json") == said

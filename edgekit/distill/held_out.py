@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgekit.distill.heads import Head, head_of
@@ -25,6 +26,7 @@ def held_out(
     *,
     teacher: Any | None = None,
     teacher_name: str = "",
+    teacher_sha256: str = "",
     vocabulary: int | None = None,
     batch: int = 8,
     origin: str = "",
@@ -51,7 +53,8 @@ def held_out(
     finally:
         for one, training in modes:
             one.train(training)
-    return summed(found, int((windows.weights[:, 1:] > 0).sum()), teacher_name, origin, text_sha256)
+    scored = summed(found, int((windows.weights[:, 1:] > 0).sum()), teacher_name, origin, text_sha256)
+    return replace(scored, teacher_sha256=teacher_sha256) if scored.teacher else scored
 
 
 def summed(
@@ -64,7 +67,9 @@ def summed(
     return HeldOut(
         loss=_mean([one.nll for one in counted], weights),
         top1=_mean([one.top1 for one in counted], weights, most=1.0),
-        **({"kld": _mean([one.kld or 0.0 for one in counted], weights)} if compared else {}),
+        kld=_mean([one.kld or 0.0 for one in counted], weights)
+        if compared
+        else Unknown(reason="not compared with a teacher"),
         teacher=teacher_name if compared else "",
         tokens=tokens,
         windows=counted,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +81,7 @@ def run_stage(lesson: Lesson, stage: Stage, student: Path, place: Path) -> Stage
     key = _key(lesson, stage, student, material)
     found = made_before(place, key)
     if found is not None:
-        return found
+        return _scored_anew(lesson, found, place)
     import_extra("torch", extra="distill").manual_seed(lesson.seed)  # the projection's start
     model = load_model(student)
     alignment = align(open_checkpoint(Path(lesson.teacher.path)), open_checkpoint(student))
@@ -100,7 +100,7 @@ def run_stage(lesson: Lesson, stage: Stage, student: Path, place: Path) -> Stage
     if training.stopped is not None:
         raise EdgekitError(
             f"the {stage.kind} stage stopped: {training.stopped}: `{place}`",
-            hint="lower its `learning_rate`, or lengthen its `warmup`; earlier stages are kept",
+            hint="lower its `learning_rate` or lengthen its `warmup`, and remove this folder; earlier stages are kept",
             code=ExitCode.BROKE,
         )
     return _finish(lesson, stage, place, key, model, alignment, taught, training, material)
@@ -119,7 +119,25 @@ def made_before(place: Path, key: str) -> StageResult | None:
     standing = hash_checkpoint(open_checkpoint(place / MODEL))
     if standing != found.student_sha256:
         raise EdgekitError(f"the student is not the one of its record: `{place / MODEL}`", hint="remove this folder")
-    return found
+    return replace(found, path=str(place / MODEL))  # the folder may have been moved
+
+
+def _scored_anew(lesson: Lesson, found: StageResult, place: Path) -> StageResult:
+    """The same stage, its student held against the text and the teacher of this chain: both may have changed since
+    without changing what it learned from.
+    """
+    same = (lesson.held_out.sha256, lesson.first.sha256)
+    if (found.held_out.text_sha256, found.held_out.teacher_sha256) == same:
+        return found
+    student = Path(found.path)
+    alignment = align(open_checkpoint(Path(lesson.first.path)), open_checkpoint(student))
+    model = load_model(student, frozen=True).to(sharding.here().device)
+    result = replace(found, held_out=_scored(lesson, model, None, alignment))
+    all_here()  # nobody reads the old record after this
+    if sharding.here().index == 0:
+        write_record(place / RECORD, result)
+    all_here()
+    return result
 
 
 def _finish(
@@ -167,6 +185,7 @@ def _scored(lesson: Lesson, model: Any, teacher: Any, alignment: Alignment) -> A
         teacher_name=lesson.first.name,
         vocabulary=alignment.vocabulary,
         origin=lesson.held_out.origin,
+        teacher_sha256=lesson.first.sha256,
         text_sha256=lesson.held_out.sha256,
         progress=lesson.progress,
     )

@@ -89,6 +89,7 @@ class HeldOut:
     origin: str = ""
     """Of the text."""
     text_sha256: str = ""
+    teacher_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +173,10 @@ class Distillation:
     started_at: str = ""
     finished_at: str = ""
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.links:
+            raise ValueError("a distillation has a student")
 
     @property
     def student(self) -> ModelFacts:
