@@ -137,6 +137,19 @@ def test_a_carved_student_is_foreseen_as_it_becomes(tmp_path: Path, architecture
     assert told[0] == told[1]
 
 
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("prune:heads=0.1", "none would be left"),
+        ("prune:depth=0.1", "none would be left"),
+        ("prune:depth=0.9", "nothing"),
+    ],
+)
+def test_a_student_that_cannot_be_carved_is_refused_before_it_is_tried(spec: str, said: str) -> None:
+    with pytest.raises(EdgekitError, match=said):
+        plan_distillation(with_student(load_recipe("smoke"), spec))
+
+
 def test_a_configuration_is_foreseen_too(tmp_path: Path) -> None:
     recipe = load_recipe("tiny")
     config = {

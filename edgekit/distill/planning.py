@@ -12,7 +12,7 @@ from edgekit.distill import costs
 from edgekit.distill.accelerators import Accelerator, accelerator
 from edgekit.distill.beginnings import read_config
 from edgekit.distill.model_facts import check_smaller, facts_of, facts_of_config, facts_of_shape, shape_of_recipe
-from edgekit.distill.prune_spec import parse_prune
+from edgekit.distill.prune_spec import Sizes, parse_prune, sizes_left
 from edgekit.distill.recipe_parts import DistillRecipe, Machines, Stage, Student
 from edgekit.distill.training_memory import training_memory
 from edgekit.records import DistillPlan, Estimate, Figure, ModelFacts, PlannedStage, TrainingMemory, Unknown, weakest
@@ -27,8 +27,6 @@ _NO_MACHINES = Unknown(
 _TOKEN_BYTES = 12
 """An id and a weight (`windows.Windows`)."""
 _NOTED_BYTES = 16e9
-_STEPS = (256, 128, 64, 32)
-"""As `choosing` rounds channels."""
 
 
 def plan_distillation(recipe: DistillRecipe, *, teacher: Path | None = None) -> DistillPlan:
@@ -122,29 +120,19 @@ def _student(student: Student, before: ModelFacts, folder: Path) -> ModelFacts:
 
 
 def _pruned(student: Student, before: ModelFacts) -> ModelFacts:
-    """Rounded as `choosing` rounds; a test holds the two together."""
-    prune = parse_prune(student.source)
-    ffn_share = prune.width if prune.ffn is None else prune.ffn
-    heads_share = prune.width if prune.heads is None else prune.heads
-    heads, kv_heads, ffn = before.heads, before.kv_heads, before.ffn
-    if heads_share is not None and before.architecture != "qwen2":
-        kv_heads = max(1, round(before.kv_heads * heads_share))
-        heads = before.heads // before.kv_heads * kv_heads
-        if before.kv_heads == 1:
-            heads = max(1, round(before.heads * heads_share))
-    if ffn_share is not None:
-        step = next((step for step in _STEPS if ffn % step == 0 and ffn * ffn_share >= step), 1)
-        ffn = max(1, round(ffn * ffn_share / step) * step)
+    """What `pruning.carve` would make."""
+    whole = Sizes(layers=before.layers, ffn=before.ffn, heads=before.heads, kv_heads=before.kv_heads)
+    left = sizes_left(parse_prune(student.source), whole, before.architecture)
     shape = Shape(
         name=student.name,
         title=student.name,
         architecture=before.architecture,
-        layers=max(1, round(before.layers * (prune.depth or 1.0))),
+        layers=left.layers,
         hidden=before.hidden,
-        heads=heads,
-        kv_heads=kv_heads,
+        heads=left.heads,
+        kv_heads=left.kv_heads,
         head_dim=before.head_dim,
-        ffn=ffn,
+        ffn=left.ffn,
         vocabulary=before.vocabulary,
         tied_embedding=before.tied_embedding,
     )

@@ -11,6 +11,8 @@ from edgekit.errors import EdgekitError
 from edgekit.tables import nearest
 
 KEYS = ("depth", "width", "ffn", "heads")
+_STEPS = (256, 128, 64, 32)
+"""K-quants want rows of whole blocks of 256 values, the others of 32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,58 @@ def parse_prune(spec: str) -> Prune:
             _refuse(f"pruning is told twice what stays of `{key}`", spec)
         found[key] = _share(key, value)
     return Prune(**found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What a model has of each: `layers`, channels of the feed-forward, heads that ask, and heads that are asked."""
+
+    layers: int
+    ffn: int
+    heads: int
+    kv_heads: int
+
+
+def sizes_left(prune: Prune, model: Sizes, architecture: str) -> Sizes:
+    """What stays of `model`: channels a multiple of 32 to 256 where they were. Queries that share keys and values go
+    together with them, so that the cache shrinks too; where all heads share one, single ones go.
+
+    Raises EdgekitError where nothing would be left, nothing would go, or the architecture cannot do without.
+    """
+    if architecture == "qwen2" and prune.heads is not None:
+        raise EdgekitError(
+            f"qwen2 has heads for its whole hidden size, in llama.cpp at least: `heads={prune.heads:g}`",
+            hint="cut the feed-forward alone: `prune:ffn=0.5`",
+        )
+    ffn_share = prune.width if prune.ffn is None else prune.ffn
+    heads_share = prune.width if prune.heads is None else prune.heads
+    heads, kv_heads, ffn = model.heads, model.kv_heads, model.ffn
+    if heads_share is not None and architecture != "qwen2":
+        if kv_heads == 1:
+            heads = _left("heads", heads, heads_share)
+        else:
+            kv_heads = _left("key-value heads", kv_heads, heads_share)
+            heads = model.heads // model.kv_heads * kv_heads
+    if ffn_share is not None:
+        step = next((step for step in _STEPS if ffn % step == 0 and ffn * ffn_share >= step), 1)
+        ffn = _left("channels", ffn, ffn_share, step)
+    left = Sizes(layers=_left("layers", model.layers, prune.depth), ffn=ffn, heads=heads, kv_heads=kv_heads)
+    if left == model:
+        said = ((key, getattr(prune, key)) for key in KEYS)
+        raise EdgekitError(
+            f"of {model.layers} layers and {model.ffn} channels nothing would go with "
+            f"`{', '.join(f'{key}={share:g}' for key, share in said if share is not None)}`",
+            hint="ask for a smaller share",
+        )
+    return left
+
+
+def _left(what: str, count: int, share: float | None, step: int = 1) -> int:
+    """How many stay, a multiple of `step`."""
+    left = count if share is None else round(count * share / step) * step
+    if left < 1:
+        raise EdgekitError(f"of {count} {what} none would be left at `{share:g}`", hint="ask for a larger share")
+    return left
 
 
 def _share(key: str, value: str) -> float:
