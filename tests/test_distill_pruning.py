@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -264,6 +265,27 @@ def test_a_student_of_a_configuration(tmp_path: Path) -> None:
     assert (tmp_path / "other" / "model.safetensors").read_bytes() != weights
 
 
+@pytest.mark.parametrize("change", [{"num_labels": 10**9}, {"attn_implementation": "somebody/kernel"}])
+def test_a_checkpoint_fills_no_memory_and_fetches_nothing(change: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(random_student("qwen3"), tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
+    with pytest.raises(EdgekitError, match=f"`{next(iter(change))}`"):
+        load_model(tmp_path / "model")
+
+
+def test_a_configuration_fills_no_memory_and_fetches_nothing(tmp_path: Path) -> None:
+    strange = {
+        "num_labels": 200_000,
+        "_attn_implementation": "somebody/kernel",
+        "attn_implementation": "somebody/kernel",
+    }
+    for name, config in (("plain", SMALL), ("strange", SMALL | strange)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(config), encoding="utf-8")
+        student_of(f"config:{tmp_path / name}.json", random_student("qwen3"), tmp_path / name)
+    assert (tmp_path / "plain" / "config.json").read_bytes() == (tmp_path / "strange" / "config.json").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -274,6 +296,9 @@ def test_a_student_of_a_configuration(tmp_path: Path) -> None:
         ({"hidden_size": "64"}, "hidden_size"),
         ({"num_hidden_layers": None}, "lacks a key: `num_hidden_layers`"),
         ({"hidden_act": "nonsense"}, "transformers makes no model"),
+        ({"num_attention_heads": 3, "num_key_value_heads": 2}, "must divide 3 heads evenly: `2`"),
+        ({"layer_types": ["full_attention"] * 4}, "must be equal to the number"),
+        ({"rope_parameters": {"rope_type": "sideways"}}, "transformers makes no model"),
     ],
 )
 def test_a_configuration_that_makes_no_student_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgekit.checkpoint import MAX_CONFIG_BYTES, Checkpoint, hash_checkpoint, open_checkpoint, parse_json
+from edgekit.checkpoint import MAX_CONFIG_BYTES, Checkpoint, hash_checkpoint, open_checkpoint, parse_json, shown
 from edgekit.distill.pruning import CARVED, Carved, carve, copy_tokenizer
 from edgekit.distill.students import CLASSES, save_model
 from edgekit.distill.windows import Windows
@@ -35,6 +35,8 @@ _LIMITS = {
 }
 """Above these a configuration is a mistake, and a stranger's would have us allocate it."""
 _OF_TEACHER = ("bos_token_id", "eos_token_id", "pad_token_id", "vocab_size")
+_LEFT_OUT = ("auto_map", "quantization_config", "num_labels", "id2label", "label2id", "attn_implementation")
+"""What would run a stranger's code, fetch a kernel, or fill memory with names, and is nothing of a decoder's."""
 
 
 def student_of(
@@ -155,6 +157,11 @@ def _checked(config: Mapping[str, Any], teacher: Checkpoint, where: str) -> dict
     for name in ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads"):
         if config.get(name) is None:
             raise EdgekitError(f"{where} lacks a key: `{name}`", hint=nearest(name, map(str, config)))
+    heads = config["num_attention_heads"]
+    if heads % (config.get("num_key_value_heads") or heads):
+        raise EdgekitError(
+            f"in {where} the key-value heads must divide {heads} heads evenly: `{config['num_key_value_heads']}`"
+        )
     theirs = teacher.config
     own = {name: theirs[name] for name in _OF_TEACHER if theirs.get(name) is not None}
     given = {**own, **config}
@@ -163,7 +170,7 @@ def _checked(config: Mapping[str, Any], teacher: Checkpoint, where: str) -> dict
             f"{where} has {given.get('vocab_size')} tokens, the teacher's tokenizer `{_tokens(teacher)}`",
             hint="leave `vocab_size` out: it is the teacher's then",
         )
-    return {name: value for name, value in given.items() if name not in ("auto_map", "quantization_config")}
+    return {name: value for name, value in given.items() if name.lstrip("_") not in _LEFT_OUT}
 
 
 def _tokens(teacher: Checkpoint) -> int:
@@ -177,7 +184,7 @@ def _config(given: dict[str, Any], where: str) -> Any:
     transformers = import_extra("transformers", extra="distill")
     try:
         return getattr(transformers, CLASSES[given["model_type"]]).from_dict(given)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except Exception as error:  # transformers raises whatever a configuration's own checks do
         raise _impossible(error, where) from None
 
 
@@ -185,10 +192,10 @@ def _model(config: Any, where: str) -> Any:
     transformers = import_extra("transformers", extra="distill")
     try:
         return transformers.AutoModelForCausalLM.from_config(config, dtype="float32")
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
+    except Exception as error:
         raise _impossible(error, where) from None
 
 
 def _impossible(error: Exception, where: str) -> EdgekitError:
-    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return EdgekitError(f"transformers makes no model of {where}: `{reason[:160]}`")
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return EdgekitError(f"transformers makes no model of {where}: `{shown(reason, 200)}`")

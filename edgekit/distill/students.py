@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import corpus
-from edgekit.checkpoint import shown
+from edgekit.checkpoint import open_checkpoint, shown
 from edgekit.distill.questions import packed, questions
 from edgekit.distill.tokenizing import write_tokenizer
 from edgekit.distill.training import next_token, train_causal, unigram_entropy
@@ -40,6 +40,7 @@ LEARNED = 0.75
 """A student must bring its held-out loss below this share of the unigram entropy."""
 
 RECORD = "edgekit-student.json"
+_MOST_LABELS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,13 +142,16 @@ def load_model(folder: Path) -> Any:
     Raises EdgekitError where transformers cannot load it, or would invent weights that are not there.
     """
     transformers = import_extra("transformers", extra="distill")
+    _check_config(folder)
     try:
         with _quiet():
             model, found = transformers.AutoModelForCausalLM.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, dtype="auto", output_loading_info=True
             )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
-        reason = shown(next(iter(str(error).splitlines()), "") or type(error).__name__, 160)
+    except MemoryError:
+        raise
+    except Exception as error:  # transformers raises whatever a configuration's own checks do
+        reason = shown(" ".join(str(error).split()) or type(error).__name__, 200)
         raise EdgekitError(f"transformers cannot load the model ({reason}): `{folder}`") from None
     lacking = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
     if lacking:
@@ -157,6 +161,17 @@ def load_model(folder: Path) -> Any:
             hint="download or save the checkpoint again, whole",
         )
     return model
+
+
+def _check_config(folder: Path) -> None:
+    """Refuse what makes transformers fetch a kernel from the hub (which is code), or fill memory with names."""
+    config = open_checkpoint(folder).config
+    for name in ("attn_implementation", "_attn_implementation"):
+        if "/" in str(config.get(name, "")):
+            raise EdgekitError(f"the configuration asks for a kernel from elsewhere by `{name}`: `{folder}`")
+    labels = config.get("num_labels")
+    if isinstance(labels, int) and labels > _MOST_LABELS:
+        raise EdgekitError(f"the configuration names {labels} labels by `num_labels`: `{folder}`")
 
 
 @contextmanager
