@@ -247,6 +247,12 @@ def test_other_windows_are_not_written_under_this_key(tmp_path: Path) -> None:
         write_cache(speak, windows() + 0 * 1 - (windows() > 0).long(), tmp_path / "cache", key_of())
 
 
+def test_a_writer_that_was_killed_before_its_record_stood_is_gone_on_with(tmp_path: Path) -> None:
+    (tmp_path / ".cache.json.abc.partial").write_text("{")
+    written(tmp_path)
+    assert open_cache(tmp_path, key_of()).key == key_of()
+
+
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(EdgekitError, match="holds other things"):

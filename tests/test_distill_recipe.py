@@ -125,3 +125,12 @@ def test_a_student_of_ones_own(tmp_path: Path) -> None:
     two = replace(recipe, students=(*recipe.students, replace(recipe.students[0], name="other")))
     with pytest.raises(EdgekitError, match=r"the recipe has 2 students \(half, other\)"):
         with_student(two, "prune:depth=0.25")
+
+
+def test_a_configuration_on_the_command_line_lies_where_the_user_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = with_student(load_recipe("smoke"), "config:mine.json")
+    assert recipe.students[0].source == f"config:{tmp_path / 'mine.json'}"
+    assert recipe.folder / recipe.students[0].source.removeprefix("config:") == tmp_path / "mine.json"

@@ -278,10 +278,15 @@ def _claim(out: Path, key: CacheKey) -> None:
         found = _load(out)
         if found != key:
             raise _other(out, found, key)
-    elif out.is_dir() and any(out.iterdir()):
+    elif out.is_dir() and not all(_is_left(path) for path in out.iterdir()):
         raise EdgekitError(f"the folder holds other things than a teacher's cache: `{out}`", hint="name a new folder")
     else:
         write_record(out / RECORD, key)
+
+
+def _is_left(path: Path) -> bool:
+    """What a writer leaves that was killed before the record had its name."""
+    return path.name.startswith(f".{RECORD}.") and path.suffix == ".partial"
 
 
 def _load(path: Path) -> CacheKey:
