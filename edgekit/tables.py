@@ -119,14 +119,14 @@ def number(value: object, *, where: str, low: float = 0.0, high: float = 1e18) -
     if isinstance(value, float) and not math.isfinite(value):
         raise EdgekitError(f"{where} must be finite, not `{value}`")
     if value < low:
-        raise EdgekitError(f"{where} must be at least {low:g}, not `{_short(value)}`")
+        raise EdgekitError(f"{where} must be at least {low:.15g}, not `{_short(value)}`")
     if value > high:
-        raise EdgekitError(f"{where} must be at most {high:g}, not `{_short(value)}`")
+        raise EdgekitError(f"{where} must be at most {high:.15g}, not `{_short(value)}`")
     return float(value)
 
 
 def _short(value: int | float) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) or abs(value) < 10**15 else "a far larger number"
+    text = f"{value:.15g}" if isinstance(value, float) or abs(value) < 10**15 else "a far larger number"
     return text if value >= 0 or abs(value) < 10**15 else "a far smaller number"
 
 

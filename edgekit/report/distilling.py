@@ -76,8 +76,10 @@ def _print_plan(page: Page, plan: DistillPlan) -> None:
     page.heading("stages")
     head = ("stage", "tokens", "FLOP, student", "FLOP, teacher", "GPU-hours", "GB of each", "")
     page.table(head, (tuple((cell, "") for cell in _stage_row(plan, stage)) for stage in plan.stages))
-    page.heading("memory of each process at its fullest, GB")
-    page.table(("stage", *_PARTS), (tuple((cell, "") for cell in _memory_row(plan, stage)) for stage in plan.stages))
+    unit, size = ("MB", 1e6) if max(stage.memory.total.high for stage in plan.stages) < 1e10 else ("GB", 1e9)
+    page.heading(f"memory of each process at its fullest, {unit}")
+    parts = (_memory_row(plan, stage, size) for stage in plan.stages)
+    page.table(("stage", *_PARTS), (tuple((cell, "") for cell in row) for row in parts))
     for stage in plan.stages:
         for words in (stage.reason if plan.accelerator else "", *stage.notes):  # else `hours` says it
             page.labelled("note", words and f"{_stage_name(plan, stage)}: {words}", indent=2)
@@ -113,10 +115,10 @@ def _stage_row(plan: DistillPlan, stage: PlannedStage) -> tuple[str, ...]:
     )
 
 
-def _memory_row(plan: DistillPlan, stage: PlannedStage) -> tuple[str, ...]:
+def _memory_row(plan: DistillPlan, stage: PlannedStage, unit: float) -> tuple[str, ...]:
     memory = stage.memory
     fixed = (memory.weights + memory.gradients + memory.optimizer, memory.teacher, memory.gathered)
     guessed = (memory.activations, memory.logits, memory.runtime)
-    sizes = [f"{one / 1e9:.3g}" for one in fixed]
-    sizes += [f"{one.value / 1e9:.2g} ({one.low / 1e9:.2g}–{one.high / 1e9:.2g})" for one in guessed]
+    sizes = [_digits(one / unit) for one in fixed]
+    sizes += [f"{_digits(one.value / unit)} ({_digits(one.low / unit)}–{_digits(one.high / unit)})" for one in guessed]
     return (_stage_name(plan, stage), *sizes)
