@@ -407,6 +407,17 @@ def test_ten_seconds_are_no_sustained_draw() -> None:
     assert isinstance(measured_battery(SMARTPHONE, r.on_phone(energy=(metered("device"), short))), Unknown)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"joules": 2.4}, {"joules": 1e307}, {"joules": 1e307, "elapsed_s": 1e306}, {"error": 1.0}, {"error": 1e308}],
+)
+def test_a_record_that_cannot_be_makes_no_hours(changes: dict[str, float]) -> None:
+    """4 mW would last for months, and records come from strangers."""
+    found = measured_battery(SMARTPHONE, r.on_phone(energy=(metered("device", **changes),)))
+    assert isinstance(found, Unknown)
+    assert "no device's" in found.reason
+
+
 def test_the_batteries_of_one_device_add_up() -> None:
     two = (metered("device", joules=720.0), metered("device", joules=660.0, counter="BAT1"))
     found = measured_battery(SMARTPHONE, r.on_phone(energy=two))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekit.energy.counters import Counter, Scope, find_counters, why_none
-from edgekit.energy.gauge import GAUGE_ERROR, Drawn, Look, drawn
+from edgekit.energy.gauge import GAUGE_ERROR, Drawn, Look, drawn, may_be_drawn
 from edgekit.energy.model import estimate_battery, usable_wh
 from edgekit.records import Battery, Device, EnergyReading, Estimate, Measurement, Sample, Unknown, weakest
 from edgekit.summary import SUSTAINED, SUSTAINED_AFTER_S
@@ -32,6 +32,8 @@ __all__ = [
 INTERVAL_S = 0.1
 LOOK_S, LOOKS_OVER_S = 1.0, 60.0
 """A battery's count moves in steps of seconds and more: it is looked at once a second and used over a minute."""
+LONGEST_S = 7 * 86_400.0
+"""No run takes a week."""
 LONG_ENOUGH_S = 0.98 * SUSTAINED_AFTER_S
 """A draw metered for less is not sustained: hot devices throttle only after minutes."""
 
@@ -254,11 +256,20 @@ def _sustained_steps(run: Measurement) -> list[tuple[EnergyReading, ...]] | Unkn
         )
     if len({len(of_one) for of_one in by_counter.values()}) > 1:
         return Unknown(reason="one battery of several was not metered in every sustained step", settle=settle)
-    return list(zip(*by_counter.values(), strict=True))
+    steps = list(zip(*by_counter.values(), strict=True))
+    if any(map(_incredible, steps)):
+        return Unknown(reason="what was metered is no device's draw, or as good as unknown", settle=settle)
+    return steps
+
+
+def _incredible(step: Sequence[EnergyReading]) -> bool:
+    """Whether no device draws so in one step: records come from strangers."""
+    watts = sum(one.joules / one.elapsed_s for one in step)
+    vague = max(one.error for one in step) >= 1 or max(one.elapsed_s for one in step) > LONGEST_S
+    return vague or not may_be_drawn(watts, None)
 
 
 def _spread(values: list[float], error: float) -> Estimate:
-    """`error` may reach 1 for a broken record: a draw of nothing is then possible, and no hours follow from it."""
     middle = sorted(values)[len(values) // 2]
-    low, high = min(values) * max(1e-3, 1 - error), max(values) * (1 + error)
+    low, high = min(values) * (1 - error), max(values) * (1 + error)
     return Estimate(value=middle, low=low, high=high, basis="measured", note=f"fuel gauge, ± {format_percent(error)}")
