@@ -127,8 +127,18 @@ def test_the_exit_code_is_the_gates_unless_something_was_not_made(tmp_path: Path
 
 
 def test_one_walk_at_a_time_in_a_folder(tmp_path: Path) -> None:
-    with walking._alone(tmp_path), pytest.raises(EdgekitError, match="another walk"), walking._alone(tmp_path):
-        pass
+    (tmp_path / "tasks.jsonl").write_text("the items of the walk at work", encoding="utf-8")
+    with walking._alone(tmp_path), pytest.raises(EdgekitError, match="another walk"):
+        walking.run(smoke(), tmp_path)
+    assert (tmp_path / "tasks.jsonl").read_text(encoding="utf-8") == "the items of the walk at work"
+
+
+def test_a_report_of_an_earlier_walk_does_not_pass_for_this_ones(tmp_path: Path) -> None:
+    good = SweepRow(target="gguf:q4_k_m", report=distilled())
+    left(tmp_path, good, report=distilled())
+    assert (tmp_path / "report.html").exists()
+    left(tmp_path, SweepRow(target="gguf:q4_k_m", failed=Unknown(reason="no room")), report=None)
+    assert {path.name for path in tmp_path.iterdir()} == {"walk.json", "tasks.jsonl"}
 
 
 # ---- a walk --------------------------------------------------------------------------------------------------------

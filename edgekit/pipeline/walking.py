@@ -55,13 +55,15 @@ def run(
     runs here. What can be refused is refused before any training. Raises EdgekitError; a target that cannot be made or
     run is a row of the sweep with the reason.
     """
-    job = prepare_job(recipe, out, threads)
-    if recipe.gate.answers:
-        prepare(Asked(tasks=job.tasks, teacher=Path(beside(recipe, recipe.gate.answers))))  # are they to these items?
+    prepare_job(recipe, out, threads, write=False)  # refused before there is a folder
     if threads:
         import_extra("torch", extra="distill").set_num_threads(threads)
     clock = _Clock()
     with _alone(out):
+        job = prepare_job(recipe, out, threads)  # not before: its items would be asked by the walk at work there
+        if recipe.gate.answers:
+            answers = Path(beside(recipe, recipe.gate.answers))
+            prepare(Asked(tasks=job.tasks, teacher=answers))  # are they to these items?
         with clock.step("distill"):
             chain = distill(recipe, out / "distill", teacher=teacher, progress=progress)
         with clock.step("teacher"):
@@ -88,8 +90,7 @@ def _alone(out: Path) -> Iterator[None]:
     with stream as file:
         if not lock(file):
             raise EdgekitError(f"another walk is at work in `{out}`", hint="wait for it, or choose another `--out`")
-        yield
-    place.unlink(missing_ok=True)
+        yield  # the file stays: whoever waits for one that is gone would not be alone
 
 
 @dataclass(slots=True)
@@ -251,7 +252,10 @@ def _leave(job: Job, found: Sweep, report: Report | None, steps: Sequence[WalkSt
         steps=tuple(steps),
         exit_code=ExitCode.BROKE if unmade or report is None else report.exit_code,
     )
-    if report is not None:
+    if report is None:  # one of an earlier walk would pass for this one's
+        for name in ("evidence.json", "report.json", *REPORT_FILES.values()):
+            (job.out / name).unlink(missing_ok=True)
+    else:
         write_record(job.out / "evidence.json", report.evidence)
         write_record(job.out / "report.json", report)
         for kind, name in REPORT_FILES.items():
