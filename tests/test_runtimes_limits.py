@@ -18,6 +18,7 @@ import pytest
 from bench_fakes import Fakes, artifact, died
 
 from edgekit.bench import PRESETS, measure
+from edgekit.bench.checks import limit_notes
 from edgekit.gate import figures
 from edgekit.pipeline import open_artifact
 from edgekit.records import Finding, MemoryLimit, MemoryPeak, Settings
@@ -185,6 +186,12 @@ def test_a_model_that_lives_on_the_disk_is_called_thrashing() -> None:
     assert "memory-limit-held" in limited(1000.0)
     assert "thrashing" not in limited(1000.0)
     assert "the model thrashes, so it does not fit" in limited(80_000_000.0)["thrashing"]
+    private = replace(SCOPE, means="rlimit", mapped=False)
+    assert "does not fit" not in limited(80_000_000.0, private)["thrashing"], "that limit took no weights away"
+    peak = MemoryPeak(process=0, baseline_bytes=0, unevictable_bytes=1, working_set_bytes=1, read_bytes_per_token=8e7)
+    routed = replace(artifact().header, experts=8, experts_used=2)
+    assert [note.code for note in limit_notes(SCOPE, [peak], artifact().header)] == ["memory-limit-held", "thrashing"]
+    assert [note.code for note in limit_notes(SCOPE, [peak], routed)] == ["memory-limit-held"]
 
 
 # ---- pages taken away for real ------------------------------------------------------------------------------------

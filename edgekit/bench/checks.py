@@ -97,10 +97,13 @@ def limit_notes(limit: MemoryLimit | None, peaks: Sequence[MemoryPeak], header: 
         return ()
     held = Finding(level="note", code="memory-limit-held", message=f"the memory of the run was limited: {limit.words}")
     reads = disk_reads(peaks, header)
-    if not reads:
+    if not reads or header.experts:  # an expert is read when a token first comes to it
         return (held,)
     message = f"{reads}: under {format_bytes(limit.limit_bytes)} the model thrashes, so it does not fit"
     hint = "a smaller context, ubatch, KV type or quant needs less memory"
+    if not limit.mapped:
+        message = f"{reads}: the model thrashes, and not for the limit, which leaves mapped weights"
+        hint = "close other programs, and run again"
     return held, Finding(level="warning", code="thrashing", message=message, hint=hint)
 
 
