@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ for module in ("accelerate", "safetensors", "transformers"):
 from students import RECIPES, random_student, task_teacher  # noqa: E402
 
 from edgekit.checkpoint import open_checkpoint  # noqa: E402
+from edgekit.corpus import task_bank, templates  # noqa: E402
 from edgekit.distill import Recipe  # noqa: E402
 from edgekit.distill import random_student as make_random  # noqa: E402
 from edgekit.distill.chain import distill_student  # noqa: E402
@@ -252,6 +254,24 @@ def test_own_files_are_read_line_by_line_and_some_are_held_out(tmp_path: Path) -
         (tmp_path / "bad.jsonl").write_text("\n".join([*lines[:number], bad]), encoding="utf-8")
         with pytest.raises(EdgekitError, match=f"{said}.*bad.jsonl:{number + 1}`"):
             training_material(Data(files=("bad.jsonl",)), tmp_path, tokenizer, length=48, prompt_weight=0, seed=1)
+
+
+def test_what_a_gate_asks_is_not_learned_from_own_files(tmp_path: Path) -> None:
+    tokenizer = tokenizer_of(open_checkpoint(make_random(SMALL)))
+    evaluated = [*task_bank(items=6).items, *islice(templates("evaluation", "factual")["capital"], 9)]
+    asked = [{"prompt": one.prompt.upper(), "answer": one.answer} for one in evaluated]
+    said = [{"text": f"Before.\n{one.line}\nAfter."} for one in evaluated[:2]]
+    own = [{"prompt": f"Who sleeps in tent {n}? Answer:", "answer": f"guest {n}"} for n in range(40)]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, [*asked, *said, *own])), encoding="utf-8")
+    data = Data(files=("own.jsonl",))
+    learned = training_material(data, tmp_path, tokenizer, length=48, prompt_weight=0.1, seed=1)
+    (tmp_path / "own.jsonl").write_text(
+        "\n".join(map(json.dumps, [*([{"text": "Before.\nAfter."}] * 2), *own])), encoding="utf-8"
+    )
+    clean = training_material(data, tmp_path, tokenizer, length=48, prompt_weight=0.1, seed=1)
+    assert learned.sha256 == clean.sha256
+    assert learned.notes == ("17 questions of the recipe's files are asked in evaluations and were left out",)
+    assert clean.notes == ()
 
 
 @pytest.mark.slow

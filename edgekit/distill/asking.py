@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -22,6 +23,10 @@ from edgekit.tables import nearest
 
 _ASKED = re.compile(r"\bAnswer\b[^:]*:$", re.IGNORECASE)
 """How the corpus' questions end: `Answer:`, `Answer with the number only:`."""
+
+_UP_TO_ANSWER = re.compile(r".*?\bAnswer\b[^:\n]*:", re.IGNORECASE)
+_MOST_ASKED = 200
+"""Of one template of a recipe's gate; 200 items are its default, over all that it names. (2000 take half a minute.)"""
 
 REASONS = "Reason step by step, then end with `Answer:` and the answer alone."
 _FINAL = re.compile(r"\bAnswer:", re.IGNORECASE)
@@ -137,6 +142,22 @@ def evaluated(banks: Iterable[corpus.Bank] = ()) -> frozenset[str]:
     """The questions that models are judged by, bare: those of the default bank, and of `banks`."""
     items = (item for bank in (corpus.task_bank(), *banks) for item in bank.items)
     return frozenset(bare(item.prompt) for item in items)
+
+
+@cache
+def may_be_evaluated() -> frozenset[str]:
+    """The same, and the first of every template of the evaluation split: a recipe's gate draws from templates of its
+    own.
+    """
+    streams = (stream for domain in corpus.DOMAINS for stream in corpus.templates("evaluation", domain).values())
+    drawn = (bare(item.prompt) for stream in streams for item in islice(stream, _MOST_ASKED))
+    return evaluated() | frozenset(drawn)
+
+
+def is_evaluated(text: str) -> bool:
+    """Whether a line of somebody's text is a question that models are judged by, with or without its answer."""
+    asked = _UP_TO_ANSWER.match(text)
+    return bare(asked[0] if asked else text) in may_be_evaluated()
 
 
 def bare(prompt: str) -> str:

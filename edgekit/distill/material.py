@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgekit import corpus
 from edgekit.corpus.item import share_of
+from edgekit.distill.asking import is_evaluated
 from edgekit.distill.questions import packed, questions
 from edgekit.distill.recipe_parts import Data
 from edgekit.distill.windows import Windows, windows_of
@@ -52,8 +53,11 @@ def training_material(
     """
     items = _items(data, "train", data.questions, seed)
     text = corpus.text("train", seed=seed, characters=data.characters, **_domains(data)) if data.characters else ""
-    own = [one for one in own_texts(data, folder) if not _is_held_out(one)]
-    return _material(tokenizer, items, [text] if text else [], own, length, prompt_weight)
+    own, left_out = _without_evaluated(own_texts(data, folder))
+    mine = [one for one in own if not _is_held_out(one)]
+    found = _material(tokenizer, items, [text] if text else [], mine, length, prompt_weight)
+    note = f"{left_out} questions of the recipe's files are asked in evaluations and were left out"
+    return replace(found, notes=(note,)) if left_out else found
 
 
 def held_out_material(data: Data, folder: Path, tokenizer: Any, *, length: int, seed: int) -> Material:
@@ -63,7 +67,7 @@ def held_out_material(data: Data, folder: Path, tokenizer: Any, *, length: int, 
     items = _items(data, "evaluation", data.held_out_questions, seed) if data.questions else []
     size = data.held_out_characters
     text = corpus.text("evaluation", seed=seed, characters=size, **_domains(data)) if data.characters else ""
-    own = [one for one in own_texts(data, folder) if _is_held_out(one)]
+    own = [one for one in _without_evaluated(own_texts(data, folder))[0] if _is_held_out(one)]
     if data.files and not own and not (items or text):
         raise EdgekitError(
             f"the recipe's files are too few to hold any out: `{', '.join(data.files)[:200]}`",
@@ -121,6 +125,25 @@ def _lines(path: Path) -> Iterator[Text]:
 def _passages(text: str) -> list[Text]:
     """Blocks between blank lines."""
     return [block for block in text.split("\n\n") if block.strip()]
+
+
+def _without_evaluated(own: Sequence[Text]) -> tuple[list[Text], int]:
+    """(the texts without questions that a gate may ask, how many those were): a student that has seen them would pass
+    for what it does not know.
+    """
+    kept: list[Text] = []
+    left_out = 0
+    for one in own:
+        if not isinstance(one, str):
+            known = is_evaluated(one.prompt)
+            kept += [] if known else [one]
+            left_out += known
+            continue
+        lines = one.split("\n")
+        rest = [line for line in lines if not is_evaluated(line)]
+        left_out += len(lines) - len(rest)
+        kept += [one if len(rest) == len(lines) else "\n".join(rest)] if any(map(str.strip, rest)) else []
+    return kept, left_out
 
 
 def _is_held_out(one: Text) -> bool:
