@@ -12,7 +12,7 @@ from lineage_records import STUDENT_SHA, distilled, lineage, softly
 from edgekit.errors import EdgekitError
 from edgekit.records import Change, Distillation, Estimate, Lineage, Provenance, Report, Unknown, exact
 from edgekit.report import render
-from edgekit.report.distillation import chain_part, cost_part, parts_of
+from edgekit.report.distillation import CARVED_READING, chain_part, cost_part, map_parts, parts_of
 from edgekit.report.distillation_charts import loss_series, map_chart, training_chart
 from edgekit.report.distillation_return import divided, pairs_of
 from edgekit.report.distillation_words import count_text, flops_text
@@ -202,3 +202,14 @@ def test_a_record_without_a_student_is_refused() -> None:
     told = json.loads(text) | {"links": []}
     with pytest.raises(EdgekitError, match="a distillation has a student"):
         from_json(json.dumps(told), Distillation, origin="distillation.json")
+
+
+def test_a_carved_map_names_the_model_that_was_cut() -> None:
+    """Which need not be the one that taught."""
+    chain = lineage().distillation
+    first, second = chain.links
+    carved = replace(softly(3, 4), mapping="carved")
+    found = map_parts(replace(chain, links=(first, replace(second, layer_map=carved))))
+    assert [part.title for part in found] == ["layers of field-ranger and of field-middle"]
+    assert found[0].reading == CARVED_READING
+    assert [part.title for part in map_parts(chain)] == ["layers of field-ranger and of field-teacher"]

@@ -35,6 +35,7 @@ READING = (
     "that text."
 )
 MAP_READING = "The share of each teacher layer in what a student layer was taught to be like; a row sums to 100 %."
+CARVED_READING = "The layer that each student layer was cut out as, before it was trained."
 COST_READING = (
     "FLOPs are counted from the shapes: 6 for each weight and token that is trained, 2 for each that a teacher reads "
     "(Kaplan et al. 2020, §2.1); their range is without and with attention. The time is that of the clock here."
@@ -48,7 +49,7 @@ def parts_of(report: Report) -> tuple[Part, ...]:
     lineage = report.evidence.lineage
     if lineage is None:
         return ()
-    maps = tuple(map_part(link, layer_map) for link, layer_map in maps_of(lineage.distillation))
+    maps = map_parts(lineage.distillation)
     return (chain_part(report.evidence, lineage), *maps, cost_part(lineage.distillation), return_part(report, lineage))
 
 
@@ -148,16 +149,29 @@ def _shape(model: ModelFacts) -> str:
 # ---- layer maps -----------------------------------------------------------------------------------------------------
 
 
-def map_part(link: Link, layer_map: LayerMap) -> Part:
-    """Which teacher layers each student layer saw, the heaviest first."""
+def map_parts(chain: Distillation) -> tuple[Part, ...]:
+    """Of each layer map which layers every student layer saw: its teacher's, or (carved) of the model it is cut of."""
+    before = {id(link): name(model) for link, model in zip(chain.links, _models(chain), strict=False)}
+    return tuple(
+        _map_part(link, found, before[id(link)] if found.mapping == "carved" else clean(link.taught_by, 60))
+        for link, found in maps_of(chain)
+    )
+
+
+def _models(chain: Distillation) -> tuple[ModelFacts, ...]:
+    return (chain.teacher, *(link.student for link in chain.links))
+
+
+def _map_part(link: Link, layer_map: LayerMap, other: str) -> Part:
+    """The heaviest first."""
     rows = [
         (f"layer {layer}", ", ".join(f"{at} ({format_percent(share)})" for at, share in heaviest(weights)))
         for layer, weights in enumerate(layer_map.weights[:MAX_ROWS])
     ]
     return Part(
         key="map",
-        title=f"layers of {clean(link.student.name, 60)} and of {clean(link.taught_by, 60)}",
-        reading=MAP_READING,
+        title=f"layers of {clean(link.student.name, 60)} and of {other}",
+        reading=CARVED_READING if layer_map.mapping == "carved" else MAP_READING,
         table=Table(title="layer map", head=("student", "teacher layers"), rows=tuple(rows), prose=True),
         rows=(Fact(label="map", value=map_words(layer_map)),),
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from edgekit.records import Distillation, DistillPlan, Figure, HeldOut, PlannedStage, Unknown
-from edgekit.report.distillation import cost_part, map_part, maps_of, name
+from edgekit.report.distillation import cost_part, map_parts, name
 from edgekit.report.distillation_words import count_text, flops_text
 from edgekit.report.sweep_words import bare_text, short_text
 from edgekit.report.terminal import Page, print_page, print_part
@@ -39,7 +39,7 @@ def _print_chain(page: Page, chain: Distillation) -> None:
         for stage in link.stages:
             for note in stage.notes:
                 page.labelled("note", f"{name(link.student)}, {stage.kind}: {clean(note)}", indent=2)
-    parts = [map_part(link, found) for link, found in maps_of(chain)]
+    parts = map_parts(chain)
     for part in (*parts, cost_part(chain)):
         page.heading(part.title)
         print_part(page, part)
