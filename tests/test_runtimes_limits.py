@@ -136,6 +136,8 @@ def test_cached_pages_are_put_out_or_told_of(tmp_path: Path) -> None:
     if put_out([file]) > 0.5:
         pytest.skip("this file system keeps what it was asked to forget (a memory file system?)")
     assert cached_warning(SCOPE, put_out([file])) is None
+    file.write_bytes(os.urandom(4_000_000))
+    assert put_out([file]) < 0.05, "what was just written is on the disk before it is forgotten"
     warned = cached_warning(SCOPE, 0.4)
     assert warned is not None
     assert "40 %" in warned.message

@@ -2,7 +2,7 @@
 
 What holds is looked up in the kernel's files and not believed: systemd accepts `MemoryMax` and ignores it where the
 memory controller was not handed to the user. Pages of a file count against the group that first touched them, so the
-model is put out of the page cache before a worker in a group of its own starts.
+model is put out of the page cache before a worker in a group loads it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from edgekit.errors import EdgekitError
@@ -145,6 +146,8 @@ def put_out(files: Sequence[Path]) -> float:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         try:
             size = os.fstat(descriptor).st_size
+            with suppress(OSError):
+                os.fsync(descriptor)  # what is only in memory yet cannot be forgotten
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             total, cached = total + size, cached + size * _cached_part(descriptor, size)
         finally:
