@@ -31,6 +31,7 @@ from edgekit.distill.material import fingerprint, held_out_material, training_ma
 from edgekit.distill.model_facts import tokenizer_of  # noqa: E402
 from edgekit.distill.recipe import Data, DistillRecipe, Stage, Student, Synthesizing, Teacher  # noqa: E402
 from edgekit.distill.samples import golden, read_samples  # noqa: E402
+from edgekit.distill.stages import spent  # noqa: E402
 from edgekit.distill.task_material import task_material  # noqa: E402
 from edgekit.errors import EdgekitError, ExitCode  # noqa: E402
 from edgekit.progress import silent  # noqa: E402
@@ -163,6 +164,20 @@ def test_a_finished_chain_is_taken_as_it_stands_and_another_is_refused(tmp_path:
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"\0")
     with pytest.raises(EdgekitError, match="the student is not the one of its record"):
         distill_student(one, tmp_path)
+
+
+def test_what_the_teacher_took_before_a_kill_counts(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        distill_student(recipe(), tmp_path, progress=stopping(3, "1-logits"))
+    kept = tmp_path / "1-half" / "1-logits" / "teacher-seconds.json"
+    assert json.loads(kept.read_text(encoding="utf-8"))["cache"] > 0
+    kept.write_text('{"cache": 1000.0}', encoding="utf-8")
+    stage = distill_student(recipe(), tmp_path).links[0].stages[0]
+    assert stage.cost.seconds == pytest.approx(1000 + stage.training.seconds)
+    for damaged in ("{", "[]", '{"cache": "x"}', '{"cache": -5}', '{"cache": Infinity}'):
+        kept.write_text(damaged, encoding="utf-8")
+        assert spent(kept.parent, "cache", 2.0) == 2.0
+        assert spent(kept.parent, "cache", 1.0) == 2.0
 
 
 def test_a_chain_that_was_moved_is_found_where_it_is(tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ def test_every_answer_is_judged_as_the_gate_judges(written: SynthesisReport, tok
     assert written.samples + written.duplicates + written.wordless == 3 * 45
     assert len({(one.prompt, plain(one.completion)) for one in samples}) == len(samples)
     assert {domain.domain for domain in written.domains} == set(corpus.DOMAINS)
+    assert written.read_tokens == 3 * sum(len(tokenizer.encode(item.prompt).ids) for item in items.values())
     # of three samples, those that said the same were counted
     votes = Counter(one.agreement for one in samples)
     assert set(votes) <= {0.0, 0.3333, 0.6667, 1.0}

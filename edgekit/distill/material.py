@@ -33,7 +33,7 @@ Text = str | corpus.Item
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Material:
     """`windows` to learn from, and `sha256` of them; `notes` are what to say of them, `teacher_tokens` what the teacher
-    wrote for them, in so many `seconds`.
+    read and wrote for them, in so many `seconds`.
     """
 
     windows: Windows

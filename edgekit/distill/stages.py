@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -29,6 +30,7 @@ from edgekit.distill.speaking import cached_teacher
 from edgekit.distill.trainer import train
 from edgekit.distill.windows import Windows
 from edgekit.errors import EdgekitError, ExitCode, import_extra
+from edgekit.files import read_whole, replacing
 from edgekit.progress import Progress
 from edgekit.records import DistillCost, LayerMap, ModelFacts, StageResult, Training
 from edgekit.storage import load_record, write_record
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 """Raised when the same settings give another student."""
 RECORD, MODEL, TRAINING, CACHE, SAMPLES = "stage.json", "model", "training", "cache", "samples.jsonl"
+SECONDS = "teacher-seconds.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +207,7 @@ def _material(lesson: Lesson, stage: Stage, student: Path, place: Path) -> Mater
     from edgekit.distill.task_material import task_material
 
     with in_turn():
-        return task_material(
+        found = task_material(
             stage.synthesis,
             Path(lesson.teacher.path),
             student,
@@ -217,6 +220,24 @@ def _material(lesson: Lesson, stage: Stage, student: Path, place: Path) -> Mater
             seed=lesson.seed,
             progress=lesson.progress,
         )
+        return replace(found, seconds=spent(place, "samples", found.seconds))
+
+
+def spent(place: Path, what: str, seconds: float) -> float:
+    """Seconds that the teacher's part took, kept in `place`: a run that goes on finds it done, and takes none."""
+    path, known = place / SECONDS, 0.0
+    try:
+        found = json.loads(read_whole(path, 4096) or b"{}")
+        known = float(found[what])
+        known = known if 0 < known < math.inf else 0.0
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        found = {}
+    if not seconds > known:
+        return known
+    if sharding.here().index == 0:
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(found | {what: seconds}))
+    return seconds
 
 
 def _asks(stage: Stage) -> bool:
@@ -251,7 +272,7 @@ def _taught(lesson: Lesson, stage: Stage, student: Any, windows: Windows, alignm
         objective=logits_objective(cache, softly),
         teacher=model,
         asked_tokens=len(windows) * windows.length,
-        seconds=time.monotonic() - started,
+        seconds=spent(place, "cache", time.monotonic() - started),
     )
 
 

@@ -124,7 +124,9 @@ def synthesize(
             generated = journal.tokens - before
             write(place, *_judged(plan, mine, settings, journal, head))
     gather(out, key, shards[1])
-    return _report(out if out.exists() else place, key, generated, time.monotonic() - started)
+    here, batches = (out, range(len(plan.batches))) if out.exists() else (place, mine)
+    read = settings.samples * sum(len(ask.ids) for at in batches for ask in plan.batches[at])
+    return replace(_report(here, key, generated, time.monotonic() - started), read_tokens=read)
 
 
 def asked_of(settings: Synthesis) -> tuple[Item, ...]:

@@ -67,7 +67,7 @@ def task_material(
         origin="the teacher's samples",
         sha256=fingerprint(windows),
         notes=(note,),
-        teacher_tokens=report.tokens,
+        teacher_tokens=report.read_tokens + report.tokens,
         seconds=report.seconds,
     )
 

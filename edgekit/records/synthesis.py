@@ -25,8 +25,8 @@ class SynthesisReport:
     nothing: neither is kept. `unfinished` are samples that were cut at their most tokens; `too_long` questions that
     with their answer exceed the teacher's context, and `held_out` such as evaluations ask: neither was asked.
 
-    `tokens` counts all that the teacher wrote for this file; `seconds` is only what this call took, and `generated`
-    how many of the tokens were written by it (the others were there).
+    `tokens` counts all that the teacher wrote for this file, `read_tokens` its prompts, once for each sample; `seconds`
+    is only what this call took, and `generated` how many of the tokens were written by it (the others were there).
     """
 
     path: str
@@ -44,6 +44,7 @@ class SynthesisReport:
     tokens: int
     generated: int
     seconds: float
+    read_tokens: int = 0
 
     @property
     def usable(self) -> int:
