@@ -90,7 +90,6 @@ def bench(
     from edgekit.cli.places import Places
     from edgekit.cli.telling import progress
     from edgekit.pipeline.evaluating import appraise_or_tell
-    from edgekit.progress import silent
 
     overrides = reading.overrides(context, batch, ubatch, kv_type, flash_attention, mmap, repack, threads, output_rows)
     workload = reading.workload(
@@ -103,8 +102,7 @@ def bench(
     pipeline.host_device(on_device, device)
     if dry_run:
         foreseen = partial(pipeline.plan, overrides=overrides, on_device=on_device, prepared=prepared)
-        there = reading_on.elsewhere(on, device, runner, silent) is not None
-        return showing.show_plan(foreseen(model, device, workload=workload, elsewhere=there), as_json=json)
+        return showing.show_plan(foreseen(model, device, workload=workload, elsewhere=on != "local"), as_json=json)
     places = Places.prepare(out, junit=junit, markdown=markdown, html=html)
     reports, written = [], []
     with progress(quiet=quiet) as told:
