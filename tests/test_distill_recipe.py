@@ -80,6 +80,7 @@ STAGE = "steps = 10\n"
         (STAGE, "steps = 1.5\n", "must be a whole number", ""),
         ("batch = 4\n", "", "lacks a key: `batch`", ""),
         (STAGE, "steps = 10\nalpha = 1.5\n", "at most 1, not `1.5`", ""),
+        (STAGE, "steps = 10\nweight_decay = 2\n", "at most 1, not `2`", ""),
         (STAGE, "steps = 10\nalpha = nan\n", "must be finite", ""),
         (STAGE, "steps = 10\nmicro_batch = 8\n", "larger than its `batch`: `8`", ""),
         (STAGE, "steps = 10\nmix = 0.3\n", "not `forward_kl`", ""),

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ for module in ("accelerate", "safetensors", "transformers"):
 
 from trainings import exercise  # noqa: E402
 
+from edgekit.distill import sharding  # noqa: E402
 from edgekit.errors import EdgekitError  # noqa: E402
 
 CHILD = """
@@ -116,3 +118,12 @@ def test_what_does_not_go_with_two_processes_is_said(found: Any, two: Path) -> N
     assert sorted(path.name for path in (two / "checkpoint-00000012").iterdir()) == [
         f"rank-{rank}-of-2.{kind}" for rank in range(2) for kind in ("json", "safetensors")
     ]
+
+
+def test_processes_wait_long_for_what_one_does_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A teacher is asked for hours by the first of them."""
+    told: dict[str, Any] = {}
+    state = SimpleNamespace(device=torch.device("cpu"), process_index=0, num_processes=1)
+    monkeypatch.setattr("accelerate.PartialState", lambda **said: told.update(said) or state)
+    assert sharding.here().processes == 1
+    assert told["timeout"].total_seconds() >= 12 * 3600

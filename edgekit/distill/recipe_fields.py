@@ -174,7 +174,7 @@ _ANY_STAGE: dict[str, Reader] = {
     "learning_rate": real(1e-9, 1),
     "warmup": real(0, 1),
     "floor": real(0, 1),
-    "weight_decay": real(0, 10),
+    "weight_decay": real(0, 1),
     "gradient_norm": real(1e-6, 1e6),
     "precision": word("auto", "float32", "bfloat16"),
     "gradient_checkpointing": flag,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgekit.distill.settings import ParameterGroup
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+
+PATIENCE = timedelta(days=1)
+"""How long processes wait for what one of them does alone, as asking a teacher; torch gives up after ten minutes."""
 
 _ROOT = "_edgekit_root"
 
@@ -48,7 +52,7 @@ def here() -> Place:
     """Where this process is, as `accelerate launch` or `torchrun` started it: a CUDA device, else the CPU."""
     torch = import_extra("torch", extra="distill")
     accelerate = import_extra("accelerate", extra="distill")
-    state = accelerate.PartialState(cpu=not torch.cuda.is_available())
+    state = accelerate.PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     return Place(device=state.device, index=state.process_index, processes=state.num_processes)
 
 
