@@ -154,7 +154,7 @@ def column_widths(rows: Sequence[Sequence[Text]], room: int) -> list[int | None]
     """
     least, whole = [], []
     for column in zip(*rows, strict=True):
-        spans = [cell.__rich_measure__(None, None) for cell in column]  # type: ignore[arg-type]
+        spans = [cell.__rich_measure__(None, None) for cell in column]
         least.append(max(span.minimum for span in spans))
         whole.append(max(span.maximum for span in spans))
     spare = room - sum(least)
