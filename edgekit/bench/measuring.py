@@ -253,11 +253,14 @@ class _Run:
             self.findings.append(fault)
 
     def survive(self, died: WorkerDied, plan: ProcessPlan) -> bool:
-        """Whether the run goes on without this worker. A model or setting declined at the very start is bad input."""
+        """Whether the run goes on without this worker. A model or setting declined at the very start is bad input;
+        what a limit of memory leaves no room for beyond the judged settings is left out.
+        """
         declined = died.finding.code.endswith("-rejected")
         if declined and not self.samples:
             raise died
-        if declined and not plan.judged:
+        larger = plan.settings != self.workload.settings and died.finding.code == "memory-limit"
+        if (declined or larger) and not plan.judged:
             finding = died.finding
             self.findings.append(
                 Finding(level="warning", code=finding.code, message=f"left out: {finding.message}", hint=finding.hint)
