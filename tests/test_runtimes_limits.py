@@ -196,7 +196,8 @@ def test_a_model_that_lives_on_the_disk_is_called_thrashing() -> None:
     assert [note.code for note in limit_notes(SCOPE, [peak], routed)] == ["memory-limit-held"]
 
 
-def test_a_context_beyond_the_judged_one_that_does_not_fit_is_left_out() -> None:
+@pytest.mark.parametrize(("largest", "level"), [(4352, "warning"), (1024, "fault")])
+def test_a_context_beyond_the_judged_one_that_does_not_fit_is_left_out(largest: int, level: str) -> None:
     """What is judged ran; only the depths that need more room than it are missing."""
     workload = replace(PRESETS["quick"], depths=(4096,), settings=Settings(context_tokens=1024))
 
@@ -204,14 +205,13 @@ def test_a_context_beyond_the_judged_one_that_does_not_fit_is_left_out() -> None
         if fakes.opened[process].settings.context_tokens == largest:
             raise died("memory-limit")
 
-    for largest, level in ((4352, "warning"), (1024, "fault")):
-        fakes = Fakes(on_open=on_open)
-        run = measure(
-            artifact(), workload, open_worker=fakes.open_worker, clock=fakes.clock,  # type: ignore[arg-type]
-            sleep=fakes.clock.sleep, root=Path("/nonexistent-root"), memory_limit=SCOPE,
-        )  # fmt: skip
-        assert [finding.level for finding in run.findings if finding.code == "memory-limit"] == [level]
-        assert bool(run.samples) == (level == "warning")
+    fakes = Fakes(on_open=on_open)
+    run = measure(
+        artifact(), workload, open_worker=fakes.open_worker, clock=fakes.clock,  # type: ignore[arg-type]
+        sleep=fakes.clock.sleep, root=Path("/nonexistent-root"), memory_limit=SCOPE,
+    )  # fmt: skip
+    assert [finding.level for finding in run.findings if finding.code == "memory-limit"] == [level]
+    assert bool(run.samples) == (level == "warning")
 
 
 # ---- pages taken away for real ------------------------------------------------------------------------------------
