@@ -7,14 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report_records import header, quality
+from report_records import REPORTS, header, quality
 
+from edgekit.devices import load_device
 from edgekit.errors import EdgekitError
 from edgekit.pipeline import sweeping
 from edgekit.pipeline.asking import Text
 from edgekit.quantize import workshop
 from edgekit.quantize.targets import parse_target
 from edgekit.quantize.workshop import Making, Source
+from edgekit.storage import write_record
 
 TEXT = Text(content="the heron waits", origin="a test")
 OLD = replace(quality(0.01), text_sha256=hashlib.sha256(TEXT.content.encode()).hexdigest())
@@ -50,6 +52,22 @@ def test_quality_of_anything_else_is_measured_anew(changes: dict[str, object]) -
 
 def test_fewer_chunks_than_before_are_measured_anew() -> None:
     assert not kept(asked=FILLED - 1)
+
+
+def test_a_run_is_kept_for_the_threads_it_was_asked_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = REPORTS["pass"]()
+    run = old.evidence.measurement
+    assert run is not None
+    artifact = replace(old.evidence.artifact, path=str(tmp_path / "m.gguf"))
+    device = load_device("galaxy-s25")
+    monkeypatch.setattr(sweeping, "_profiles", lambda _: {case.device_sha256 for case in old.evidence.cases})
+    monkeypatch.setattr(sweeping, "__version__", old.evidence.edgekit_version)
+    monkeypatch.setattr(sweeping, "bench", lambda *_, **__: iter([replace(old, exit_code=4)]))
+    write_record(tmp_path / "m.gguf.galaxy-s25.report.json", old)
+    judging = sweeping.Judging(name="galaxy-s25", device=device, workload=run.workload)
+    asked = run.workload.settings.threads
+    assert sweeping.benched(artifact, replace(judging, threads=asked)).exit_code == old.exit_code
+    assert sweeping.benched(artifact, replace(judging, threads=asked + 1)).exit_code == 4
 
 
 def quantizing(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:

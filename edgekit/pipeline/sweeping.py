@@ -161,7 +161,7 @@ def benched(artifact: Artifact, judging: Judging, progress: Progress = silent) -
     return kept(
         place.with_name(f"{place.name}.{judging.device.name}.report.json"),
         Report,
-        lambda old: _same_run(old, artifact, judging.device, judging.workload),
+        lambda old: _same_run(old, artifact, judging),
         lambda: next(
             bench(
                 place,
@@ -220,15 +220,16 @@ def same_text(
     )
 
 
-def _same_run(old: Report, artifact: Artifact, device: Device, workload: Workload) -> bool:
-    measurement = old.evidence.measurement
+def _same_run(old: Report, artifact: Artifact, judging: Judging) -> bool:
+    measurement, workload = old.evidence.measurement, judging.workload
     return (
         old.evidence.artifact.sha256 == artifact.sha256
         and old.evidence.edgekit_version == __version__
         and measurement is not None
         and not any(finding.level == "fault" for finding in measurement.findings)
         and replace(measurement.workload, settings=workload.settings) == workload
-        and {case.device_sha256 for case in old.evidence.cases} <= _profiles(device)
+        and measurement.workload.settings.threads == judging.threads
+        and {case.device_sha256 for case in old.evidence.cases} <= _profiles(judging.device)
     )
 
 
