@@ -21,6 +21,7 @@ from edgekit.errors import EdgekitError
 from edgekit.pipeline import walking
 from edgekit.pipeline.walk_job import prepare_job
 from edgekit.pipeline.walk_plan import foresee
+from edgekit.quantize import workshop
 from edgekit.records import Answers, Report, Sweep, SweepRow, Unknown, Walk
 from edgekit.storage import load_record, write_record
 
@@ -139,6 +140,21 @@ def test_a_report_of_an_earlier_walk_does_not_pass_for_this_ones(tmp_path: Path)
     assert (tmp_path / "report.html").exists()
     left(tmp_path, SweepRow(target="gguf:q4_k_m", failed=Unknown(reason="no room")), report=None)
     assert {path.name for path in tmp_path.iterdir()} == {"walk.json", "tasks.jsonl"}
+
+
+def test_what_was_made_is_found_where_it_was_moved_to(tmp_path: Path) -> None:
+    source = workshop.Source(path=tmp_path / "student", name="m", sha256="5a" * 32)
+    (tmp_path / "old").mkdir()
+
+    def work() -> Path:
+        (tmp_path / "old" / "m.gguf").write_bytes(b"made")
+        return tmp_path / "old" / "m.gguf"
+
+    made = workshop.make(tmp_path / "old" / "m.gguf", source, "gguf:f16", (), work, resume=True)
+    (tmp_path / "old").rename(tmp_path / "new")
+    place = tmp_path / "new" / "m.gguf"
+    again = workshop.make(place, source, "gguf:f16", (), lambda: pytest.fail("made again"), resume=True)
+    assert again == replace(made, path=str(place))
 
 
 # ---- a walk --------------------------------------------------------------------------------------------------------

@@ -118,7 +118,9 @@ def made_before(place: Path, source: Source, options: Sequence[tuple[str, str]])
         return None
     size = sum(file.stat().st_size for file in _files(place))
     same = found.source_sha256 == source.sha256 and found.options == tuple(options)
-    return found if same and size == found.size_bytes and found.edgekit_version == __version__ else None
+    if not same or size != found.size_bytes or found.edgekit_version != __version__:
+        return None
+    return replace(found, path=str(place), source=str(source.path))  # both may have been moved
 
 
 def _left_by(source: Source, place: Path) -> bool:
