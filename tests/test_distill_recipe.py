@@ -135,3 +135,15 @@ def test_a_configuration_on_the_command_line_lies_where_the_user_is(
     recipe = with_student(load_recipe("smoke"), "config:mine.json")
     assert recipe.students[0].source == f"config:{tmp_path / 'mine.json'}"
     assert recipe.folder / recipe.students[0].source.removeprefix("config:") == tmp_path / "mine.json"
+
+
+@pytest.mark.parametrize("line", ['shape = "own.toml"', 'from = "shape:own.toml"'])
+def test_a_shape_lies_beside_its_recipe(tmp_path: Path, line: str) -> None:
+    (tmp_path / "own.toml").write_text(
+        'architecture = "qwen3"\nlayers = 2\nhidden = 64\nheads = 2\nkv_heads = 1\nhead_dim = 32\nffn = 128\n'
+        "vocabulary = 600\ntied_embedding = true\n",
+        encoding="utf-8",
+    )
+    recipe = load_recipe(written(tmp_path, BASE.replace('from = "prune:depth=0.5"', line)))
+    assert recipe.students[0].shape is not None
+    assert recipe.students[0].shape.hidden == 64

@@ -79,7 +79,7 @@ def _recipe(table: Mapping[str, Any], *, where: str, stem: str, folder: Path) ->
             f"{where} needs 1 to {MOST_STUDENTS} students, not `{len(rows)}`", hint="write `[[student]]`"
         )
     data = Data(**keys.read(table_at(table, "data", where=where), keys.DATA, f"`data` of {where}"))
-    students = tuple(_student(row, place, where) for place, row in enumerate(rows, 1))
+    students = tuple(_student(row, place, where, folder) for place, row in enumerate(rows, 1))
     names = [student.name for student in students]
     if len(set(names)) < len(names):
         raise EdgekitError(f"two students of {where} have one name: `{max(names, key=names.count)}`")
@@ -88,7 +88,7 @@ def _recipe(table: Mapping[str, Any], *, where: str, stem: str, folder: Path) ->
         name=_name(table, where, stem),
         title=text_at(table, "title", where=where, default=""),
         seed=keys.whole(0, 2**31)(table, "seed", where) if "seed" in table else 1,
-        teacher=_teacher(table_at(table, "teacher", where=where), f"`teacher` of {where}"),
+        teacher=_teacher(table_at(table, "teacher", where=where), f"`teacher` of {where}", folder),
         data=data,
         students=students,
         export=Exporting(**keys.read(table_at(table, "export", where=where), keys.EXPORT, f"`export` of {where}")),
@@ -98,7 +98,7 @@ def _recipe(table: Mapping[str, Any], *, where: str, stem: str, folder: Path) ->
     )
 
 
-def _teacher(table: Mapping[str, Any], where: str) -> Teacher:
+def _teacher(table: Mapping[str, Any], where: str, folder: Path) -> Teacher:
     refuse_unknown(table, ("path", "make", "shape"), where=where)
     if len(table) != 1:
         raise EdgekitError(
@@ -111,27 +111,31 @@ def _teacher(table: Mapping[str, Any], where: str) -> Teacher:
         recipe: Recipe = _made(Recipe, table_at(table, "make", where=where), keys.MAKE, f"`make` of {where}")
         _check_make(recipe, f"`make` of {where}")
         return Teacher(make=recipe)
-    return Teacher(shape=_shape(table, "teacher", where))
+    return Teacher(shape=_shape(table, "teacher", where, folder))
 
 
-def _shape(table: Mapping[str, Any], name: str, where: str) -> Shape:
-    """Of `shape = "base-7b"` or of a table of dimensions."""
+def _shape(table: Mapping[str, Any], name: str, where: str, folder: Path) -> Shape:
+    """Of `shape = "base-7b"`, of a file that lies beside the recipe, or of a table of dimensions."""
     if isinstance(table.get("shape"), str):
-        return load_shape(text_at(table, "shape", where=where))
+        return _named_shape(text_at(table, "shape", where=where), folder)
     return shape_of({"name": name, **table_at(table, "shape", where=where)}, where=f"`shape` of {where}")
 
 
-def _student(row: Mapping[str, Any], place: int, where: str) -> Student:
+def _named_shape(name: str, folder: Path) -> Shape:
+    return load_shape(folder / name if name.endswith(".toml") else name)
+
+
+def _student(row: Mapping[str, Any], place: int, where: str, folder: Path) -> Student:
     where = f"student {place} of {where}"
     refuse_unknown(row, ("name", "from", "shape", "taught_by", "stage"), where=where)
     if ("from" in row) == ("shape" in row):
         raise EdgekitError(f"{where} needs exactly one of its keys: `from` or `shape`")
     name = _name(row, where, f"student-{place}")
-    shape = _shape(row, name, where) if "shape" in row else None
+    shape = _shape(row, name, where, folder) if "shape" in row else None
     source = f"shape:{shape.name}" if shape else text_at(row, "from", where=where)
     _check_source(source, where)
     if source.startswith("shape:") and shape is None:
-        shape = load_shape(source.removeprefix("shape:"))
+        shape = _named_shape(source.removeprefix("shape:"), folder)
     stages = tables_at(row, "stage", where=where)
     if not 1 <= len(stages) <= MOST_STAGES:
         raise EdgekitError(
