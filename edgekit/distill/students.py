@@ -210,9 +210,9 @@ def _train(recipe: Recipe, model: Any, tokenizer: Any, text: str, progress: Prog
     score = next_token(model, held_out, length=recipe.length, weights=weights)
     if score.loss > LEARNED * entropy:
         raise EdgekitError(
-            f"the student did not learn: held-out loss {score.loss:.2f} nats against an entropy of {entropy:.2f}: "
+            f"the model did not learn: held-out loss {score.loss:.2f} nats against an entropy of {entropy:.2f}: "
             f"`{recipe.name}`",
-            hint="give the recipe more steps",
+            hint="give it more `steps`; where it saw little text, more `questions` and `characters`",
         )
     last = losses[-max(1, len(losses) // 20) :]
     return {
