@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.cli import main
 from edgekit.records import Evidence, Report
 from edgekit.storage import load_record, to_json
 
@@ -147,6 +148,23 @@ def test_bare_call_shows_help_and_is_no_pass(cli: Cli) -> None:
     assert done.returncode == 2
     assert "bench" in done.stdout
     assert "Exit codes: 0 pass" in done.stdout
+
+
+def test_ctrl_c_that_a_library_makes_an_error_of_is_no_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def importing(**_: object) -> int:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RecursionError("half imported") from None
+        return 0
+
+    monkeypatch.setattr("edgekit.cli.app", importing)
+    before = signal.getsignal(signal.SIGINT)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err.startswith("error: interrupted\n")
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_usage_error_names_the_help_of_its_verb(cli: Cli) -> None:

@@ -6,7 +6,12 @@ Nothing heavy is imported at the top: `edgekit --help` must answer at once, so e
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -42,6 +47,33 @@ def root(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code; every failure is one `error:` line with a hint."""
+    with _noticing_ctrl_c() as noticed:
+        return _called(arguments, noticed)
+
+
+@contextmanager
+def _noticing_ctrl_c() -> Iterator[list[int]]:
+    """Holds a signal number from the first Ctrl-C on: a library that is being imported may turn that into an error of
+    its own.
+    """
+    noticed: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield noticed
+        return
+
+    def notice(number: int, frame: FrameType | None) -> None:
+        noticed.append(number)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, notice)
+    try:
+        yield noticed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _called(arguments: list[str] | None, noticed: list[int]) -> int:
     bare = not (sys.argv[1:] if arguments is None else arguments)
     try:
         code = app(args=["--help"] if bare else arguments, prog_name="edgekit", standalone_mode=False)
@@ -59,6 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.BROKE
     except Exception as error:
+        if noticed:
+            return _interrupted()
         if os.environ.get("EDGEKIT_TRACEBACK"):
             raise
         message = f"edgekit itself failed ({type(error).__name__}: {_one_line(str(error))})"
