@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from typing import Any
 
@@ -30,10 +31,17 @@ def test_a_server_is_there_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_silent_resolver_costs_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looking a name up cannot be told to hurry."""
-    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(30))
+    found = threading.Event()
+
+    def resolve(*_: object, **__: object) -> None:
+        found.wait(30)
+        raise OSError
+
+    monkeypatch.setattr(socket, "create_connection", resolve)
     begun = time.monotonic()
     assert not hub.reachable("https://hub.example", patience_s=0.05)
     assert time.monotonic() - begun < 20
+    found.set()  # the thread ends with its test
 
 
 def test_out_of_reach_is_offline_for_a_while() -> None:

@@ -113,12 +113,17 @@ def test_a_token_costs_six_flops_a_weight() -> None:
     assert costs.forward_flops(facts, 10, 1024).value == pytest.approx(found.value / 3)
 
 
-@pytest.mark.parametrize("spec", ["prune:depth=0.5", "prune:depth=0.3,width=0.6", "prune:ffn=0.4", "prune:heads=0.5"])
-@pytest.mark.parametrize("architecture", ["llama", "qwen3", "qwen2", "gemma3"])
+@pytest.mark.parametrize(
+    ("architecture", "spec"),
+    [
+        (architecture, spec)
+        for architecture in ("llama", "qwen3", "qwen2", "gemma3")
+        for spec in ("prune:depth=0.5", "prune:depth=0.3,width=0.6", "prune:ffn=0.4", "prune:heads=0.5")
+        if (architecture, spec) != ("qwen2", "prune:heads=0.5")  # it keeps its heads
+    ],
+)
 def test_a_carved_student_is_foreseen_as_it_becomes(tmp_path: Path, architecture: str, spec: str) -> None:
     pytest.importorskip("transformers", reason="edgekit[distill] is not installed")
-    if architecture == "qwen2" and spec == "prune:heads=0.5":
-        pytest.skip("qwen2 keeps its heads")
     import torch
     from students import random_student
 

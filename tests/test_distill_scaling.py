@@ -103,6 +103,7 @@ def test_a_worker_reads_and_writes_rows_of_text() -> None:
     assert said == [echoed("a"), echoed("b", "c")]
 
 
+@pytest.mark.reference
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # its own deprecations
 def test_ray_data_gives_every_batch_to_an_engine() -> None:
