@@ -167,6 +167,19 @@ def test_ctrl_c_that_a_library_makes_an_error_of_is_no_bug(
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes break in another way there")
+@pytest.mark.parametrize("verb", ["devices", "run"])
+def test_a_reader_that_goes_away_is_no_failed_gate(verb: str, tmp_path: Path) -> None:
+    """1 is the gate's FAIL: a pipe that broke must not read as one."""
+    arguments = {"devices": ("devices", "--json"), "run": ("run", "tiny", "--dry-run")}[verb]
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "edgekit", *arguments]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, cwd=tmp_path, check=False, timeout=120)
+    os.close(write)
+    assert done.returncode == 4, done.stderr
+
+
 def test_a_usage_error_names_the_help_of_its_verb(cli: Cli) -> None:
     for arguments, verb in ((("runner",), "runner"), (("runner", "build"), "runner build"), (("distill",), "distill")):
         done = cli(*arguments)

@@ -87,7 +87,7 @@ def _called(arguments: list[str] | None, noticed: list[int]) -> int:
         context = getattr(error, "ctx", None)
         verb = context.command_path if context else "edgekit"
         return _say(_one_line(error.format_message()), f"see `{verb} --help`", ExitCode.USAGE)
-    except BrokenPipeError:  # `edgekit … | head` closed our stdout; nobody is left to tell
+    except (BrokenPipeError, SystemExit):  # `edgekit … | head` closed our stdout: typer and rich exit with 1, our FAIL
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.BROKE
     except Exception as error:
