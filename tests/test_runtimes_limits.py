@@ -122,6 +122,9 @@ def test_only_want_of_memory_is_blamed_on_the_limit() -> None:
     assert explain_limited(died("worker-out-of-memory"), SCOPE).finding.code == "memory-limit"
     refused = WorkerDied(Finding(level="fault", code="context-rejected", message="failed to allocate buffer"))
     assert explain_limited(refused, SCOPE).finding.code == "memory-limit"
+    no_more = "llama.cpp aborted (call; ggml.c:1644: GGML_ASSERT(ctx->mem_buffer != NULL) failed)"
+    aborted = WorkerDied(Finding(level="fault", code="worker-aborted", message=no_more))
+    assert explain_limited(aborted, SCOPE).finding.code == "memory-limit"
 
 
 # ---- the page cache -----------------------------------------------------------------------------------------------

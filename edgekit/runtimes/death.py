@@ -47,7 +47,7 @@ _SIGNALS = {
 _HINTS = (
     (r"quantized V cache", "use `flash_attention = \"auto\"` or an f16 KV cache"),
     (r"unknown model architecture", "this llama.cpp does not know the architecture: a newer one may"),
-    (r"unable to allocate|failed to allocate|Cannot allocate|bad_alloc|out of memory|mmap failed",
+    (r"unable to allocate|failed to allocate|Cannot allocate|bad_alloc|out of memory|mmap failed|mem_buffer != NULL",
      "not enough memory: a smaller context, ubatch, KV type or quant needs less"),
     (r"missing tensor|tensor '.*' not found", "the file lacks a tensor: was it converted completely?"),
     (r"the vocabularies differ first|the models read the text",

@@ -225,7 +225,9 @@ def cached_warning(limit: MemoryLimit, part: float) -> Finding | None:
 # ---- the end of a worker under a limit ----------------------------------------------------------------------------
 
 _WANT_OF_MEMORY = re.compile(
-    r"unable to allocate|failed to allocate|cannot allocate|bad_alloc|out of memory|memoryerror", re.IGNORECASE
+    r"unable to allocate|failed to allocate|cannot allocate|bad_alloc|out of memory|memoryerror"
+    r"|mem_buffer != NULL",  # what ggml_init asserts where malloc gave nothing
+    re.IGNORECASE,
 )
 
 
