@@ -12,7 +12,12 @@ from edgekit.cli.options import JsonOption, QuietOption
 
 def distill(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="tiny, smoke, zip-0428, or a path to a .toml.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; a second run goes on there.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Folder; a second run goes on there.  [default: edgekit-models/distilled-NAME]"
+        ),
+    ] = None,
     teacher: Annotated[Path | None, typer.Option("--teacher", help="Checkpoint folder in place of its own.")] = None,
     student: Annotated[
         str, typer.Option("--student", help="prune:depth=0.5, config:FILE.json or shape:nano-0.6b in place of its own.")

@@ -14,7 +14,7 @@ def run(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="tiny, smoke, zip-0428 or a path to your own .toml.")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder; a second run goes on there.  [default: ./edgekit-models]"),
+        typer.Option("--out", "-o", help="Folder; a second run goes on there.  [default: edgekit-models/walk-NAME]"),
     ] = None,
     teacher: Annotated[Path | None, typer.Option("--teacher", help="Checkpoint in place of the recipe's.")] = None,
     student: Annotated[
