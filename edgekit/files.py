@@ -151,6 +151,34 @@ def lock(stream: BinaryIO) -> bool:
     return True
 
 
+@contextmanager
+def appending(path: Path, holds: str) -> Iterator[BinaryIO]:
+    """The file at `path` to read and append to, this process's alone; `holds` names what it is of in messages. Raises
+    EdgekitError where it is no file, cannot be written, or another process has it.
+    """
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        raise EdgekitError(f"not a journal of {holds}: `{path}`", hint="name another file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b")
+    except OSError as error:
+        raise unwritable(path, error) from None
+    with file:
+        if not lock(file):
+            raise EdgekitError(
+                f"another run is keeping its {holds} there: `{path}`", hint="let it end, or choose another `--out`"
+            )
+        yield file
+
+
+def unwritable(path: Path, error: OSError) -> EdgekitError:
+    """What to raise where a journal cannot be written."""
+    return EdgekitError(
+        f"cannot write ({(error.strerror or 'failed').lower()}): `{path}`",
+        hint="make room and run the same command: what was written is kept",
+    )
+
+
 MAX_TEXT_BYTES = 256 * 2**20
 
 

@@ -413,7 +413,7 @@ def test_one_process_at_a_time_and_a_full_disk_say_so(
     out = tmp_path / "s.jsonl"
 
     def meanwhile(one: Request) -> str:
-        with pytest.raises(EdgekitError, match="another process is writing these samples"):
+        with pytest.raises(EdgekitError, match="another run is keeping its samples there"):
             scripts(tokenizer, SETTINGS, out, str)
         return "x"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edgekit.errors import EdgekitError
-from edgekit.files import lock
+from edgekit.files import appending, unwritable
 from edgekit.records import Answer, Response
 
 KIND = "answers-journal"
@@ -45,7 +45,7 @@ def open_journal(path: Path | None, key: str) -> Iterator[Journal]:
     if path is None:
         yield Journal({}, None)
         return
-    with _writing(path) as file:
+    with appending(path, "answers") as file:
         found, size = _read(file, path, key)
         try:
             file.truncate(size)
@@ -54,30 +54,8 @@ def open_journal(path: Path | None, key: str) -> Iterator[Journal]:
                 file.write(_head(key))
                 file.flush()
         except OSError as error:
-            raise _unwritable(path, error) from None
+            raise unwritable(path, error) from None
         yield Journal(found, file)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[BinaryIO]:
-    """The file at `path`, this process's alone."""
-    if path.exists() and not path.is_file():  # a pipe would be waited for without end
-        raise EdgekitError(f"not a journal of answers: `{path}`", hint="name another file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+b")
-    except OSError as error:
-        raise _unwritable(path, error) from None
-    with file:
-        if not lock(file):
-            raise EdgekitError(
-                f"another run is keeping its answers there: `{path}`", hint="let it end, or choose another `--out`"
-            )
-        yield file
-
-
-def _unwritable(path: Path, error: OSError) -> EdgekitError:
-    return EdgekitError(f"cannot write ({(error.strerror or 'failed').lower()}): `{path}`")
 
 
 def _head(key: str) -> bytes:

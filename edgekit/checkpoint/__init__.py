@@ -18,9 +18,7 @@ MAX_CONFIG_BYTES, MAX_INDEX_BYTES, MAX_SHARDS = 16 * 2**20, 64 * 2**20, 1024
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _HASH_STEP_BYTES = 2**20
-_HASHED = (
-    "config.json",
-    "generation_config.json",
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -29,8 +27,10 @@ _HASHED = (
     "vocab.json",
     "merges.txt",
     "chat_template.jinja",
-    INDEX,
 )
+"""What a tokenizer may lie in; of the older ones only some."""
+
+_HASHED = ("config.json", "generation_config.json", *TOKENIZER_FILES, INDEX)
 """Whatever besides the weights an artifact is made of."""
 
 TokenizerFiles = Literal["tokenizer.json", "tokenizer.model", "none"]
@@ -236,6 +236,7 @@ def _refuse(path: Path, reason: str) -> NoReturn:
 
 
 __all__ = [
+    "TOKENIZER_FILES",
     "Checkpoint",
     "StoredTensor",
     "float32",

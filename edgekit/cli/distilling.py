@@ -41,7 +41,7 @@ def distill(
     if dry_run:
         foreseen = distilling.foresee_distillation(opened, teacher=teacher)
         print_record(foreseen, print_distill_plan, as_json=json)
-        return {"yes": ExitCode.PASS, "no": ExitCode.FAIL, "unknown": ExitCode.UNKNOWN}[foreseen.fits]
+        return distilling.EXIT_CODES[foreseen.fits]
     place = folder(out, f"distilled-{opened.name}")
     with progress(quiet=quiet) as told:
         made = distilling.distill(opened, place, teacher=teacher, progress=told)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from edgekit.errors import ExitCode
+from edgekit.pipeline.distilling import EXIT_CODES
 from edgekit.pipeline.walk_job import REPORT_FILES
 from edgekit.pipeline.walk_plan import Foreseen
 from edgekit.records import Walk
@@ -37,12 +37,14 @@ def show_walk(walk: Walk, folder: Path, *, as_json: bool) -> int:
 
 
 def show_plan(plan: Foreseen, *, as_json: bool) -> int:
-    """The steps, what of them stands already, and what training costs, on stdout; 1 where that does not fit."""
+    """The steps, what of them stands already, and what training costs, on stdout; 1 where that does not fit, 3 where it
+    is not known.
+    """
     from rich.console import Console
 
     from edgekit.report import print_distill_plan
 
-    code = ExitCode.FAIL if plan.training.fits == "no" else ExitCode.PASS
+    code = EXIT_CODES[plan.training.fits]
     if as_json:
         print(to_json(plan))  # noqa: T201
         return code

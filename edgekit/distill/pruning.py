@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import corpus
-from edgekit.checkpoint import Checkpoint, hash_checkpoint, open_checkpoint
+from edgekit.checkpoint import TOKENIZER_FILES, Checkpoint, hash_checkpoint, open_checkpoint
 from edgekit.distill.prune_spec import Prune, parse_prune
 from edgekit.distill.students import CLASSES, load_model, save_model
 from edgekit.distill.windows import Windows, windows_of
@@ -28,16 +28,6 @@ FORMAT_VERSION = 1
 """Raised when the same spec carves another student."""
 
 CARVED = "edgekit-carved.json"
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
 CALIBRATION_TOKENS = 16_384
 """Enough that two halves of the text keep the same layers; ShortGPT takes some 10 000 too."""
 CALIBRATION_LENGTH = 256

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from edgekit.distill.generating import Completion
 from edgekit.distill.samples import KIND, LONGEST, MAX_BYTES, VERSION, Sample, head_of, read_samples, spread, to_line
 from edgekit.errors import EdgekitError
-from edgekit.files import lock, replacing
+from edgekit.files import appending, replacing, unwritable
 
 JOURNAL_KIND = "edgekit-samples-journal"
 MAX_HEAD_BYTES = 2**20
@@ -68,7 +68,7 @@ class Journal:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise _unwritable(self.path, error) from None
+            raise unwritable(self.path, error) from None
         self.found[batch] = tuple(said)
 
     def strange(self) -> EdgekitError:
@@ -82,7 +82,7 @@ def open_journal(place: Path, key: str) -> Iterator[Journal]:
     when it is of other samples, damaged, being written, or cannot be written.
     """
     path = place.with_name(f"{place.name}.journal")
-    with _writing(path) as file:
+    with appending(path, "samples") as file:
         found, size = _read(file, path, key)
         try:
             file.truncate(size)
@@ -91,7 +91,7 @@ def open_journal(place: Path, key: str) -> Iterator[Journal]:
                 file.write(json.dumps({"kind": JOURNAL_KIND, "version": 1, "key": key}).encode() + b"\n")
                 file.flush()
         except OSError as error:
-            raise _unwritable(path, error) from None
+            raise unwritable(path, error) from None
         yield Journal(path, found, file)
         path.unlink(missing_ok=True)
 
@@ -181,22 +181,6 @@ def _head(found: dict[str, Any]) -> Head | None:
     return Head(shard=(0, 1), **fields)
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[BinaryIO]:
-    """The file at `path`, this process's alone."""
-    if path.exists() and not path.is_file():  # a pipe would be waited for without end
-        raise EdgekitError(f"not a journal of samples: `{path}`", hint="name another output")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+b")
-    except OSError as error:
-        raise _unwritable(path, error) from None
-    with file:
-        if not lock(file):
-            raise EdgekitError(f"another process is writing these samples: `{path}`", hint="let it end")
-        yield file
-
-
 def _read(file: BinaryIO, path: Path, key: str) -> tuple[dict[int, tuple[Completion, ...]], int]:
     """(what the whole lines hold, their bytes); nothing of a file that a kill left within the first line."""
     file.seek(0)
@@ -244,10 +228,3 @@ def _parsed(line: bytes) -> Any:
 
 def _damaged(path: Path) -> EdgekitError:
     return EdgekitError(f"the journal of samples is damaged: `{path}`", hint="remove it to begin anew")
-
-
-def _unwritable(path: Path, error: OSError) -> EdgekitError:
-    return EdgekitError(
-        f"cannot write ({(error.strerror or 'failed').lower()}): `{path}`",
-        hint="make room and run the same command: what was written is kept",
-    )

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgekit.distill.recipe import DistillRecipe, load_recipe, with_student
-from edgekit.errors import import_extra
+from edgekit.errors import ExitCode, import_extra
 from edgekit.progress import Progress, silent
 from edgekit.records import Distillation, DistillPlan
+
+EXIT_CODES = {"yes": ExitCode.PASS, "no": ExitCode.FAIL, "unknown": ExitCode.UNKNOWN}
+"""Of a plan, by whether it fits the accelerators named."""
 
 
 def open_recipe(name_or_path: str, *, student: str = "") -> DistillRecipe:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import __version__
-from edgekit.checkpoint import hash_checkpoint
+from edgekit.checkpoint import TOKENIZER_FILES, hash_checkpoint
 from edgekit.errors import import_extra
 from edgekit.files import replacing_folder
 from edgekit.progress import Progress, silent
@@ -22,7 +22,7 @@ from edgekit.quantize.onnx.graph import Recipe
 from edgekit.quantize.onnx.jobs import run_job
 from edgekit.quantize.onnx.options import Exporter, Options, Precision, check_choices, optimum_python
 from edgekit.quantize.onnx.preflight import plan_export, refuse_what_cannot_fit
-from edgekit.quantize.onnx.source import TOKENIZER_FILES, Source, check_weights, read_source, write_old_style
+from edgekit.quantize.onnx.source import Source, check_weights, read_source, write_old_style
 from edgekit.records import LogitsCheck, OnnxExport
 from edgekit.storage import write_record
 
@@ -124,7 +124,7 @@ class _Export:
 
     def _copy_beside(self, folder: Path) -> None:
         """The checkpoint's own tokenizer and configuration, byte for byte: what exporters save anew is not the same."""
-        for name in (*TOKENIZER_FILES, "config.json"):
+        for name in (*TOKENIZER_FILES, "generation_config.json", "config.json"):
             if (self.source.checkpoint.path / name).is_file():
                 shutil.copyfile(self.source.checkpoint.path / name, folder / name)
 

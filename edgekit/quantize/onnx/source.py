@@ -13,17 +13,6 @@ from edgekit.checkpoint import Checkpoint, StoredTensor, open_checkpoint, read_r
 from edgekit.errors import EdgekitError
 from edgekit.progress import Progress, silent
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 _CHECK_STEP_VALUES = 2**22
 _OLD_THETA = 10_000.0
 """What transformers 4 takes for `rope_theta` where the configuration does not say it at its top level."""
@@ -172,4 +161,4 @@ def _number(path: Path, table: Mapping[str, Any], name: str, default: int | None
     return value
 
 
-__all__ = ["TOKENIZER_FILES", "Source", "check_weights", "old_style_config", "read_source", "write_old_style"]
+__all__ = ["Source", "check_weights", "old_style_config", "read_source", "write_old_style"]
