@@ -7,12 +7,12 @@ import re
 from dataclasses import replace
 
 import pytest
-from lineage_records import STUDENT_SHA, distilled, lineage, softly
+from lineage_records import STUDENT_SHA, distillation, distilled, held_out, lineage, softly
 
 from edgekit.errors import EdgekitError
 from edgekit.records import Change, Distillation, Estimate, Lineage, Provenance, Report, Unknown, exact
 from edgekit.report import render
-from edgekit.report.distillation import CARVED_READING, chain_part, cost_part, map_parts, parts_of
+from edgekit.report.distillation import CARVED_READING, chain_part, cost_part, map_parts, parts_of, stage_notes
 from edgekit.report.distillation_charts import loss_series, map_chart, training_chart
 from edgekit.report.distillation_return import divided, pairs_of
 from edgekit.report.distillation_words import count_text, flops_text
@@ -121,6 +121,16 @@ def test_a_stage_that_stopped_early_says_so() -> None:
 
 
 # ---- what it brought -----------------------------------------------------------------------------------------------
+
+
+def test_a_stage_that_its_student_lost_by_says_so() -> None:
+    last = distillation().links[-1]
+    assert not [note for note in stage_notes(last) if "worse" in note]
+    good, bad = last.stages[0], replace(last.stages[-1], held_out=held_out(2.74, 0.9))
+    unsure = replace(bad, held_out=held_out(good.held_out.loss.value * 1.05, None))
+    notes = list(stage_notes(replace(last, stages=(good, bad))))
+    assert any(": the student is worse after it: held-out loss" in note and "→ 2.74 nat" in note for note in notes)
+    assert not [note for note in stage_notes(replace(last, stages=(good, unsure))) if "worse" in note]
 
 
 def test_a_ratio_spans_what_both_ranges_leave_open() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from edgekit.records import (
     Distillation,
     DistillCost,
+    Estimate,
     Evidence,
     HeldOut,
     LayerMap,
@@ -107,12 +108,32 @@ def _notes(evidence: Evidence, chain: Distillation) -> Iterator[str]:
     elif told_of != chain.student.sha256:
         yield "the artifact says that it is of another checkpoint than this chain's last student"
     for link in chain.links:
-        for stage in link.stages:
-            where = f"{clean(link.student.name, 60)}, {stage.kind}"
-            if stage.training.stopped:
-                yield f"{where}: stopped early, {clean(stage.training.stopped)}"
-            yield from (f"{where}: {clean(note)}" for note in stage.notes)
+        yield from stage_notes(link)
     yield from (clean(note) for note in chain.notes)
+
+
+def stage_notes(link: Link) -> Iterator[str]:
+    """What is to be said of the stages of a link: where one ended early or its student lost by it, and their notes."""
+    before = link.start
+    for stage in link.stages:
+        where = f"{name(link.student)}, {stage.kind}"
+        if stage.training.stopped:
+            yield f"{where}: stopped early, {clean(stage.training.stopped)}"
+        lost = tuple(_lost(before, stage.held_out))
+        if lost:
+            yield f"{where}: the student is worse after it: {', '.join(lost)}"
+        yield from (f"{where}: {clean(note)}" for note in stage.notes)
+        before = stage.held_out
+
+
+def _lost(before: HeldOut, after: HeldOut) -> Iterator[str]:
+    """What rose beyond both ranges."""
+    for what, old, new in (
+        ("held-out loss", before.loss, after.loss),
+        ("KL divergence", before.kld, after.kld),
+    ):
+        if isinstance(old, Estimate) and isinstance(new, Estimate) and new.low > old.high:
+            yield f"{what} {old.value:.3g} → {new.value:.3g} nat"
 
 
 def _behind(chain: Distillation) -> tuple[Fact, ...]:

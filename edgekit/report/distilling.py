@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from edgekit.records import Distillation, DistillPlan, Figure, HeldOut, PlannedStage, Unknown
-from edgekit.report.distillation import cost_part, map_parts, name
+from edgekit.report.distillation import cost_part, map_parts, name, stage_notes
 from edgekit.report.distillation_words import count_text, flops_text
 from edgekit.report.sweep_words import bare_text, short_text
 from edgekit.report.terminal import Page, print_page, print_part
@@ -36,9 +36,8 @@ def _print_chain(page: Page, chain: Distillation) -> None:
     head = ("after", "taught by", "tokens", "loss, nat", "top-1", "KL divergence, nat")
     page.table(head, (tuple((cell, "") for cell in row) for row in _chain_rows(chain)))
     for link in chain.links:
-        for stage in link.stages:
-            for note in stage.notes:
-                page.labelled("note", f"{name(link.student)}, {stage.kind}: {clean(note)}", indent=2)
+        for note in stage_notes(link):
+            page.labelled("note", note, indent=2)
     parts = map_parts(chain)
     for part in (*parts, cost_part(chain)):
         page.heading(part.title)
