@@ -22,7 +22,7 @@ from edgekit.bench.checks import limit_notes
 from edgekit.gate import figures
 from edgekit.pipeline import open_artifact
 from edgekit.records import Finding, MemoryLimit, MemoryPeak, Settings
-from edgekit.runtimes import Worker, WorkerDied, choose_limit, limits, open_worker
+from edgekit.runtimes import Worker, WorkerDied, amx, choose_limit, limits, open_worker
 from edgekit.runtimes.limits import cached_warning, explain_limited, group_limit, put_out
 from edgekit.runtimes.protocol import Step
 
@@ -125,6 +125,17 @@ def test_only_want_of_memory_is_blamed_on_the_limit() -> None:
     no_more = "llama.cpp aborted (call; ggml.c:1644: GGML_ASSERT(ctx->mem_buffer != NULL) failed)"
     aborted = WorkerDied(Finding(level="fault", code="worker-aborted", message=no_more))
     assert explain_limited(aborted, SCOPE).finding.code == "memory-limit"
+    threadless = "the worker ended early with status `1` (Thread creation failed: Resource temporarily unavailable)"
+    exited = WorkerDied(Finding(level="fault", code="worker-exited", message=threadless))
+    assert explain_limited(exited, SCOPE).finding.code == "memory-limit"
+
+
+def test_threads_that_were_not_asked_for_do_not_count(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")  # what a CPU of as many cores starts with
+    monkeypatch.setattr(amx, "_known", {"state": "allowed"})
+    limit = MemoryLimit(limit_bytes=80_000_000, means="rlimit", mapped=False, words="private memory held")
+    with open_worker(tiny_gguf, SETTINGS, timeout_s=60, seed=1, limit=limit) as worker:
+        assert worker.runtime.threads == SETTINGS.threads
 
 
 # ---- the page cache -----------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from edgekit.records import Buffer, Finding, MemoryLimit, MemoryPeak, Runtime, S
 from edgekit.runtimes.amx import amx_findings as amx_findings
 from edgekit.runtimes.amx import amx_state as amx_state
 from edgekit.runtimes.amx import deny_amx, note_broken_amx
-from edgekit.runtimes.cores import check_threads
+from edgekit.runtimes.cores import big_cores, check_threads
 from edgekit.runtimes.death import WorkerDied
 from edgekit.runtimes.limits import explain_limited, in_scope, session_environment, watch_cache
 from edgekit.runtimes.process import Child, spawn, worker_command
@@ -170,6 +170,9 @@ def _opened(
     environment: dict[str, str] = {}
     if limit is not None and limit.means == "scope":
         command, environment = in_scope(limit, command or worker_command()), session_environment()
+    elif limit is not None and limit.means == "rlimit":
+        # the stack of each thread counts, and llama.cpp's AMX loader takes all cores unless told
+        environment = {"OMP_NUM_THREADS": str(start["settings"]["threads"] or big_cores())}
     child, worker = start_child(timeout_s, command, lambda child: _start(child, start, files, limit), environment)
     try:
         yield worker

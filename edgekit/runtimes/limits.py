@@ -226,7 +226,8 @@ def cached_warning(limit: MemoryLimit, part: float) -> Finding | None:
 
 _WANT_OF_MEMORY = re.compile(
     r"unable to allocate|failed to allocate|cannot allocate|bad_alloc|out of memory|memoryerror"
-    r"|mem_buffer != NULL",  # what ggml_init asserts where malloc gave nothing
+    r"|mem_buffer != NULL"  # what ggml_init asserts where malloc gave nothing
+    r"|thread creation failed|can't start new thread",  # a thread's stack is reserved memory
     re.IGNORECASE,
 )
 
