@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import glob
+import hashlib
 import os
 import shutil
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -177,6 +179,28 @@ def unwritable(path: Path, error: OSError) -> EdgekitError:
         f"cannot write ({(error.strerror or 'failed').lower()}): `{path}`",
         hint="make room and run the same command: what was written is kept",
     )
+
+
+def cache_folder(kind: str) -> Path:
+    """Where edgekit keeps what it can make again: `$XDG_CACHE_HOME` or the OS's own place, then `edgekit` and `kind`.
+    Raises EdgekitError where there is no home.
+    """
+    chosen = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(chosen).is_absolute():
+        return Path(chosen) / "edgekit" / kind
+    try:
+        home = Path.home()
+    except RuntimeError:
+        raise EdgekitError(
+            f"there is no home directory for the cache of {kind}", hint="set `XDG_CACHE_HOME` to a writable place"
+        ) from None
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "edgekit" / kind
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of the file's bytes. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 MAX_TEXT_BYTES = 256 * 2**20

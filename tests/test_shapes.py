@@ -328,9 +328,9 @@ def test_an_unwritable_cache_says_how_to_move_it(tmp_path: Path, monkeypatch: py
 def test_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", "relative/paths/are/ignored")
-    monkeypatch.setattr(stand_in_module.sys, "platform", "linux")
+    monkeypatch.setattr(files.sys, "platform", "linux")
     assert stand_in_module.cache_dir() == tmp_path / ".cache" / "edgekit" / "stand-ins"
-    monkeypatch.setattr(stand_in_module.sys, "platform", "darwin")
+    monkeypatch.setattr(files.sys, "platform", "darwin")
     assert stand_in_module.cache_dir() == tmp_path / "Library" / "Caches" / "edgekit" / "stand-ins"
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from edgekit.distill.settings import ParameterGroup, TrainSettings
 from edgekit.distill.sharding import Place
 from edgekit.errors import EdgekitError, import_extra
-from edgekit.files import check_space, lock
+from edgekit.files import check_space, hash_file, lock
 from edgekit.storage import load_record, write_record
 from edgekit.units import format_bytes
 
@@ -193,7 +193,7 @@ def _read(out: Path, step: int, key: RunKey, place: Place) -> Reached | None:
         raise _other_run(out, found.key, key)
     try:
         found = load_record(_record_path(folder, place), Reached)
-        sound = found.key == key and found.step == step and _hash_file(_tensors_path(folder, place)) == found.sha256
+        sound = found.key == key and found.step == step and hash_file(_tensors_path(folder, place)) == found.sha256
     except (OSError, EdgekitError):
         return None
     return found if sound else None
@@ -306,14 +306,6 @@ def _local(tensor: Any) -> torch.Tensor:
     """What this process has of a tensor."""
     found: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return found
-
-
-def _hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(_AT_ONCE):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def _sync(folder: Path) -> None:

@@ -6,7 +6,6 @@ by a kill is dropped. One process at a time writes a journal.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -19,7 +18,7 @@ from typing import Any, BinaryIO
 from edgekit.distill.generating import Completion
 from edgekit.distill.samples import KIND, LONGEST, MAX_BYTES, VERSION, Sample, head_of, read_samples, spread, to_line
 from edgekit.errors import EdgekitError
-from edgekit.files import appending, replacing, unwritable
+from edgekit.files import appending, hash_file, replacing, unwritable
 
 JOURNAL_KIND = "edgekit-samples-journal"
 MAX_HEAD_BYTES = 2**20
@@ -155,8 +154,7 @@ def read_head(path: Path, key: str) -> Head | None:
 def digest_of(path: Path) -> str:
     """sha256 of a file of samples. Raises EdgekitError when it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hash_file(path)
     except OSError as error:
         raise EdgekitError(f"cannot read samples ({(error.strerror or 'unreadable').lower()}): `{path}`") from None
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +24,7 @@ from edgekit.distill.questions import packed, questions
 from edgekit.distill.tokenizing import write_tokenizer
 from edgekit.distill.training import next_token, train_causal, unigram_entropy
 from edgekit.errors import EdgekitError, import_extra
-from edgekit.files import replacing_folder
+from edgekit.files import cache_folder, replacing_folder
 from edgekit.progress import Progress, silent
 
 FORMAT_VERSION = 1
@@ -310,10 +308,7 @@ def _key(recipe: Recipe) -> str:
 
 def cache_dir() -> Path:
     """Where students are kept: `$XDG_CACHE_HOME` or the OS's own place, then `edgekit/students`."""
-    chosen = os.environ.get("XDG_CACHE_HOME", "")
-    if Path(chosen).is_absolute():
-        return Path(chosen) / "edgekit" / "students"
-    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "edgekit" / "students"
+    return cache_folder("students")
 
 
 @contextmanager

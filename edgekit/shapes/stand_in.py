@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.errors import EdgekitError
-from edgekit.files import check_space, replacing
+from edgekit.files import cache_folder, check_space, replacing
 from edgekit.progress import Progress, silent
 from edgekit.records import TensorInfo
 from edgekit.shapes.gguf_header import header_bytes, padded
@@ -78,16 +77,7 @@ def cached_stand_in(shape_name: str, quant: str, *, progress: Progress = silent)
 
 def cache_dir() -> Path:
     """Where stand-ins are kept: `$XDG_CACHE_HOME` or the OS's own place, then `edgekit/stand-ins`."""
-    chosen = os.environ.get("XDG_CACHE_HOME", "")
-    if Path(chosen).is_absolute():
-        return Path(chosen) / "edgekit" / "stand-ins"
-    try:
-        home = Path.home()
-    except RuntimeError:
-        raise EdgekitError(
-            "there is no home directory for the cache of stand-ins", hint="set `XDG_CACHE_HOME` to a writable place"
-        ) from None
-    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "edgekit" / "stand-ins"
+    return cache_folder("stand-ins")
 
 
 def planned_bytes(shape: Shape, quant: str) -> int:

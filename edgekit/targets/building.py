@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from edgekit.errors import EdgekitError
-from edgekit.files import check_space, replacing_folder
+from edgekit.files import check_space, hash_file, replacing_folder
 from edgekit.progress import Progress, silent
 from edgekit.records.runner import Runner, RunnerTarget
 from edgekit.storage import write_record
@@ -183,8 +183,6 @@ def _check(program: Path, target: RunnerTarget) -> None:
 
 
 def _record(program: Path, order: _Order, source: Source) -> Runner:
-    with program.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     return Runner(
         target=order.target,
         variant=order.variant.name,
@@ -192,7 +190,7 @@ def _record(program: Path, order: _Order, source: Source) -> Runner:
         source_sha256=source.sha256,
         compiler=order.tools.compiler,
         flags=order.tools.flags,
-        sha256=sha256,
+        sha256=hash_file(program),
         size_bytes=program.stat().st_size,
         built_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekit.errors import EdgekitError
+from edgekit.files import cache_folder, hash_file
 from edgekit.records.runner import Runner
 from edgekit.storage import load_record
 from edgekit.targets.elf import refuse_foreign
@@ -37,15 +36,7 @@ class Spoiled:
 
 def runner_folder() -> Path:
     """`$XDG_CACHE_HOME` or the OS's own place, then `edgekit/runners`. Raises EdgekitError where there is no home."""
-    chosen = os.environ.get("XDG_CACHE_HOME", "")
-    if Path(chosen).is_absolute():
-        return Path(chosen) / "edgekit/runners"
-    try:
-        return Path.home() / ".cache/edgekit/runners"
-    except RuntimeError:
-        raise EdgekitError(
-            "there is no home directory for built runners", hint="set `XDG_CACHE_HOME` to a writable place"
-        ) from None
+    return cache_folder("runners")
 
 
 def read_built(folder: Path) -> Built | Spoiled:
@@ -54,8 +45,7 @@ def read_built(folder: Path) -> Built | Spoiled:
         record = load_record(folder / RECORD, Runner)
         if record.program != "llama-bench":  # a name, never a path out of the folder
             return Spoiled(path=folder, reason=f"its record names another program: `{record.program[:60]}`")
-        with (folder / record.program).open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        sha256 = hash_file(folder / record.program)
     except EdgekitError as error:
         return Spoiled(path=folder, reason=error.message)
     except OSError as error:
@@ -153,8 +143,7 @@ def _refuse_lacking(variant: Variant, features: frozenset[str], name: str) -> No
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file. Raises EdgekitError where it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hash_file(path)
     except OSError as error:
         reason = (error.strerror or "unreadable").lower()
         raise EdgekitError(f"cannot read what is to run there ({reason}): `{path}`") from None

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from edgekit.errors import EdgekitError
+from edgekit.files import hash_file
 
 VERSION = "0.3.36"
 """Of llama-cpp-python, as edgekit depends on it."""
@@ -92,9 +93,8 @@ def _fetch(work: Path) -> Path:
             f"pip cannot fetch the source of llama.cpp ({last})",
             hint=f"give an sdist of llama-cpp-python {VERSION} with `--source`",
         )
-    with archive.open("rb") as stream:
-        if hashlib.file_digest(stream, "sha256").hexdigest() != SDIST_SHA256:
-            raise EdgekitError(f"what pip brought is not llama-cpp-python {VERSION}: `{archive.name}`")
+    if hash_file(archive) != SDIST_SHA256:
+        raise EdgekitError(f"what pip brought is not llama-cpp-python {VERSION}: `{archive.name}`")
     return archive
 
 
