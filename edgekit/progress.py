@@ -11,5 +11,14 @@ class Progress(Protocol):
     def __call__(self, stage: str, done: float, total: float, detail: str = "") -> None: ...
 
 
+def under(name: str, progress: Progress) -> Progress:
+    """`progress` whose stages begin with `name`: of work that is a part of more."""
+
+    def told(stage: str, done: float, total: float, detail: str = "") -> None:
+        progress(f"{name} {stage}", done, total, detail)
+
+    return told
+
+
 def silent(stage: str, done: float, total: float, detail: str = "") -> None:
     """The progress of `--quiet` and of library use."""

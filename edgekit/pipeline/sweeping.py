@@ -21,7 +21,7 @@ from edgekit.gate.recommending import recommend
 from edgekit.pipeline.asking import Text, text_of
 from edgekit.pipeline.gating import Overrides, bench, conclude, gather, open_artifact
 from edgekit.pipeline.rescoring import rescored
-from edgekit.progress import Progress, silent
+from edgekit.progress import Progress, silent, under
 from edgekit.quantize import workshop
 from edgekit.quantize.targets import Target, parse_target
 from edgekit.quantize.workshop import Making
@@ -98,7 +98,7 @@ def sweep(
     rows: list[SweepRow] = []
     for number, target in enumerate(parsed):
         try:
-            row = _row(job, target, _numbered(progress, number, len(parsed), target))
+            row = _row(job, target, under(f"[{number + 1}/{len(parsed)}] {target}", progress))
         except EdgekitError as error:
             row = SweepRow(target=str(target), failed=Unknown(reason=error.message, settle=error.hint))
         rows.append(row)
@@ -116,13 +116,6 @@ def sweep(
     )
     _write(found, folder)
     return found
-
-
-def _numbered(progress: Progress, number: int, count: int, target: Target) -> Progress:
-    def told(stage: str, done: float, total: float, detail: str = "") -> None:
-        progress(f"[{number + 1}/{count}] {target} {stage}", done, total, detail)
-
-    return told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

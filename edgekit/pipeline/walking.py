@@ -28,7 +28,7 @@ from edgekit.pipeline.evaluating import appraise
 from edgekit.pipeline.gating import conclude, gather, open_artifact
 from edgekit.pipeline.lineages import lineage_of
 from edgekit.pipeline.walk_job import REPORT_FILES, Job, beside, prepare_job
-from edgekit.progress import Progress, silent
+from edgekit.progress import Progress, silent, under
 from edgekit.quantize import workshop
 from edgekit.records import (
     Answers,
@@ -123,7 +123,7 @@ def _teacher(job: Job, chain: Distillation, progress: Progress) -> _Taught:
     if job.gating.answers:
         place = Path(beside(job.recipe, job.gating.answers))
         return _Taught(answers=load_record(place, Answers), file=place)
-    told = _named("teacher", progress)
+    told = under("teacher:", progress)
     source = workshop.open_source(Path(chain.teacher.path), progress=told)
     name = chain.teacher.name if chain.teacher.name != chain.student.name else f"{chain.teacher.name}-teacher"
     base = workshop.full_precision(replace(source, name=name), job.models, job.making, progress=told)
@@ -146,7 +146,7 @@ def _teacher_run(job: Job, taught: _Taught, progress: Progress) -> Evidence | No
     """
     if taught.artifact is None:
         return None
-    run = sweeping.benched(taught.artifact, job.judging, _named("teacher", progress)).evidence.measurement
+    run = sweeping.benched(taught.artifact, job.judging, under("teacher:", progress)).evidence.measurement
     return gather(taught.artifact, job.judging.device, measurement=run)
 
 
@@ -167,13 +167,6 @@ def _journal(job: Job, artifact: Artifact) -> Iterator[Path]:
     yield place
     for left in job.out.glob(f".{glob.escape(Path(artifact.path).name)}.*.answered.jsonl"):
         left.unlink(missing_ok=True)
-
-
-def _named(step: str, progress: Progress) -> Progress:
-    def told(stage: str, done: float, total: float, detail: str = "") -> None:
-        progress(f"{step}: {stage}", done, total, detail)
-
-    return told
 
 
 # ---- the artifacts --------------------------------------------------------------------------------------------------
