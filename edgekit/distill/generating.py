@@ -84,6 +84,17 @@ def generate_with(model: Any, tokenizer: Any) -> Generate:
     return generate
 
 
+def generate_from(load: Callable[[], Any], tokenizer: Any) -> Generate:
+    """`generate_with` of the model that `load` gives, once the first batch is asked for: gigabytes are not read for
+    samples that stand already.
+    """
+
+    def generate(batches: Batches, sampling: Sampling) -> Iterator[tuple[int, Sequence[Completion]]]:
+        yield from generate_with(load(), tokenizer)(batches, sampling)
+
+    return generate
+
+
 def _complete(
     model: Any, tokenizer: Any, requests: Sequence[Request], sampling: Sampling, ends: tuple[int, ...]
 ) -> list[Completion]:

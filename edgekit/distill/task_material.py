@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import corpus
+from edgekit.checkpoint import open_checkpoint
+from edgekit.distill.generating import generate_from
 from edgekit.distill.loading import load_model
-from edgekit.distill.material import Material, fingerprint
+from edgekit.distill.material import Material
 from edgekit.distill.recipe_parts import Synthesizing
 from edgekit.distill.samples import Sample, golden, read_samples
 from edgekit.distill.selecting import disagreements, select, windows_of_samples
@@ -34,23 +36,16 @@ def task_material(
     """Windows of what the teacher in the folder `teacher` wrote into the file `out`; what stands there is not asked for
     again. Raises EdgekitError as `synthesize` and `select` do.
     """
-    settings = Synthesis(
-        domains=asked.domains or corpus.DOMAINS,
-        templates=templates,
-        each=asked.each,
-        questions=asked.questions,
-        styles=asked.styles,
-        samples=asked.samples,
-        temperature=asked.temperature,
-        top_p=asked.top_p,
-        most_tokens=asked.most_tokens,
-        most_reasoning_tokens=asked.most_reasoning_tokens,
-        batch=asked.batch,
-        seed=seed + 1,  # the first questions of the same seed are those that earlier stages saw
-    )
     out.parent.mkdir(parents=True, exist_ok=True)
-    model = load_model(teacher, frozen=True).to(here().device)
-    report = synthesize(model, tokenizer, settings, out, progress, teacher_sha256=teacher_sha256)
+    report = synthesize(
+        open_checkpoint(teacher).config,
+        tokenizer,
+        _synthesis(asked, templates, seed),
+        out,
+        progress,
+        teacher_sha256=teacher_sha256,
+        generate=generate_from(lambda: load_model(teacher, frozen=True).to(here().device), tokenizer),
+    )
     written = read_samples(out)
     chosen = golden(written) if asked.gold else _chosen(asked, written, student, tokenizer, progress)
     ids, weights = windows_of_samples(tokenizer, chosen, length, prompt_weight)
@@ -65,10 +60,27 @@ def task_material(
     return Material(
         windows=windows,
         origin="the teacher's samples",
-        sha256=fingerprint(windows),
+        sha256=windows.sha256,
         notes=(note,),
         teacher_tokens=report.read_tokens + report.tokens,
         seconds=report.seconds,
+    )
+
+
+def _synthesis(asked: Synthesizing, templates: tuple[str, ...], seed: int) -> Synthesis:
+    return Synthesis(
+        domains=asked.domains or corpus.DOMAINS,
+        templates=templates,
+        each=asked.each,
+        questions=asked.questions,
+        styles=asked.styles,
+        samples=asked.samples,
+        temperature=asked.temperature,
+        top_p=asked.top_p,
+        most_tokens=asked.most_tokens,
+        most_reasoning_tokens=asked.most_reasoning_tokens,
+        batch=asked.batch,
+        seed=seed + 1,  # the first questions of the same seed are those that earlier stages saw
     )
 
 

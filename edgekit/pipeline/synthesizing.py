@@ -12,7 +12,7 @@ from edgekit.checkpoint import hash_checkpoint, open_checkpoint
 from edgekit.corpus import Item
 from edgekit.distill.asking import evaluated
 from edgekit.distill.chatting import chat_of
-from edgekit.distill.generating import Generate
+from edgekit.distill.generating import generate_from
 from edgekit.distill.loading import load_model
 from edgekit.distill.model_facts import tokenizer_of
 from edgekit.distill.scaling import vllm_generate
@@ -75,15 +75,13 @@ def write_samples(
     torch = import_extra("torch", extra="distill")
     if threads:
         torch.set_num_threads(threads)
-    progress("loading the teacher", 0, 0)
-    generate: Generate | None = None
-    model: Any = checkpoint.config
-    if backend == "vllm":
-        generate = vllm_generate(teacher, workers=workers)
-    else:
-        model = load_model(teacher, frozen=True).to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def loaded() -> Any:
+        progress("loading the teacher", 0, 0)
+        return load_model(teacher, frozen=True).to("cuda" if torch.cuda.is_available() else "cpu")
+
     return synthesize(
-        model,
+        checkpoint.config,
         tokenizer,
         settings,
         out,
@@ -93,7 +91,7 @@ def write_samples(
         turn=chat_of(teacher) if questions.chat else None,
         teacher_sha256=hash_checkpoint(checkpoint, progress=progress),
         shards=shards,
-        generate=generate,
+        generate=(vllm_generate(teacher, workers=workers) if backend == "vllm" else generate_from(loaded, tokenizer)),
         decoded_by=backend,
     )
 
