@@ -27,7 +27,7 @@ from edgekit.distill import Recipe  # noqa: E402
 from edgekit.distill import random_student as make_random  # noqa: E402
 from edgekit.distill.chain import distill_student  # noqa: E402
 from edgekit.distill.loading import load_model  # noqa: E402
-from edgekit.distill.material import fingerprint, held_out_material, training_material  # noqa: E402
+from edgekit.distill.material import held_out_material, training_material  # noqa: E402
 from edgekit.distill.model_facts import tokenizer_of  # noqa: E402
 from edgekit.distill.recipe import Data, DistillRecipe, Stage, Student, Synthesizing, Teacher  # noqa: E402
 from edgekit.distill.samples import golden, read_samples  # noqa: E402
@@ -262,7 +262,7 @@ def test_own_files_are_read_line_by_line_and_some_are_held_out(tmp_path: Path) -
     questions = {f"{one['prompt']} {one['answer']}" for one in asked}
     assert len(questions & unseen) > 3
     assert not questions & seen & unseen
-    assert learned.sha256 == fingerprint(learned.windows) != apart.sha256
+    assert learned.sha256 == learned.windows.sha256 != apart.sha256
     for number, (bad, said) in enumerate(
         [('{"prompt": "a"}', "a line has `text`, or"), ("{", "not JSON"), ('{"text": ""}', "`text` is empty")], 1
     ):

@@ -23,6 +23,7 @@ WAIT_LIMIT_S = 300.0
 MAX_STATES = 2000
 
 Pausing = Callable[[], AbstractContextManager[None]]
+"""A context in which the meters stand still."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,7 +48,7 @@ class ReadyGate:
         self,
         test: str,
         process: int,
-        pausing: Callable[[], AbstractContextManager[None]],
+        pausing: Pausing,
         allow: Callable[[float], None],
     ) -> tuple[str, ...]:
         """What speaks against timing `test` now, after waiting for what passes. While it waits, `pausing` stops the

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.checkpoint import MAX_CONFIG_BYTES, Checkpoint, hash_checkpoint, open_checkpoint, parse_json, shown
+from edgekit.distill.model_facts import tokenizer_of
 from edgekit.distill.pruning import CARVED, Carved, carve, copy_tokenizer
 from edgekit.distill.students import CLASSES, save_model
 from edgekit.distill.windows import Windows
@@ -165,19 +166,13 @@ def _checked(config: Mapping[str, Any], teacher: Checkpoint, where: str) -> dict
     theirs = teacher.config
     own = {name: theirs[name] for name in _OF_TEACHER if theirs.get(name) is not None}
     given = {**own, **config}
-    if given.get("vocab_size", 0) < _tokens(teacher):
+    tokens = int(tokenizer_of(teacher).get_vocab_size())
+    if given.get("vocab_size", 0) < tokens:
         raise EdgekitError(
-            f"{where} has {given.get('vocab_size')} tokens, the teacher's tokenizer `{_tokens(teacher)}`",
+            f"{where} has {given.get('vocab_size')} tokens, the teacher's tokenizer `{tokens}`",
             hint="leave `vocab_size` out: it is the teacher's then",
         )
     return {name: value for name, value in given.items() if name.lstrip("_") not in _LEFT_OUT}
-
-
-def _tokens(teacher: Checkpoint) -> int:
-    tokenizers = import_extra("tokenizers", extra="distill")
-    if teacher.tokenizer != "tokenizer.json":
-        raise EdgekitError(f"the teacher has no `tokenizer.json`: `{teacher.path}`")
-    return int(tokenizers.Tokenizer.from_file(str(teacher.path / "tokenizer.json")).get_vocab_size())
 
 
 def _config(given: dict[str, Any], where: str) -> Any:

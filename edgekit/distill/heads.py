@@ -23,6 +23,13 @@ class Head:
     scale: float = 1.0
     cap: float | None = None
 
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """What the model says in `states` (rows, hidden): (rows, vocabulary) float32."""
+        functional = import_extra("torch.nn.functional", extra="distill")
+        product: torch.Tensor = functional.linear(states.to(self.weight.dtype), self.weight, self.bias).float()
+        self.shape_logits(product)
+        return product
+
     def shape_logits(self, product: torch.Tensor) -> torch.Tensor | None:
         """Turn the product into logits in place; gives the slope dlogit/dproduct, None where that is one."""
         if self.scale == 1 and self.cap is None:

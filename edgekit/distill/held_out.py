@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from edgekit.distill.heads import Head, head_of
+from edgekit.distill.heads import head_of
 from edgekit.distill.windows import Windows
 from edgekit.errors import EdgekitError, import_extra
 from edgekit.intervals import mean_interval
@@ -106,7 +106,7 @@ def _score(
     sums = torch.zeros(4, len(numbers), dtype=torch.float64)
     targets, shares = labels.flatten()[counted], weights.flatten()[counted].double()
     for block in _blocks(len(targets), max(len(head.weight) for head in heads)):
-        rows = [_logits(head, one[block]) for head, one in zip(heads, states, strict=True)]
+        rows = [head.logits(one[block]) for head, one in zip(heads, states, strict=True)]
         scores = _scores(rows, targets[block], vocabulary)
         sums.index_add_(1, owner[block].cpu(), (scores * shares[block]).cpu())
     if not bool(sums.isfinite().all()):
@@ -121,13 +121,6 @@ def _blocks(tokens: int, width: int) -> Iterator[slice]:
     step = max(1, BLOCK_LOGITS // width)
     for begin in range(0, tokens, step):
         yield slice(begin, begin + step)
-
-
-def _logits(head: Head, states: torch.Tensor) -> torch.Tensor:
-    functional = import_extra("torch.nn.functional", extra="distill")
-    product: torch.Tensor = functional.linear(states.to(head.weight.dtype), head.weight, head.bias).float()
-    head.shape_logits(product)
-    return product
 
 
 def _scores(rows: Sequence[Any], targets: Any, vocabulary: int | None) -> Any:

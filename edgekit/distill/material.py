@@ -80,16 +80,7 @@ def held_out_material(data: Data, folder: Path, tokenizer: Any, *, length: int, 
     torch = import_extra("torch", extra="distill")
     chosen = torch.linspace(0, count - 1, HELD_OUT_WINDOWS).round().long()
     few = Windows(ids=found.windows.ids[chosen], weights=found.windows.weights[chosen])
-    return Material(windows=few, origin=found.origin, sha256=fingerprint(few))
-
-
-def fingerprint(windows: Windows) -> str:
-    """sha256 of the windows: shape, ids, weights."""
-    digest = hashlib.sha256(repr(tuple(windows.ids.shape)).encode())
-    for begin in range(0, len(windows), 4096):  # a copy of a few at a time: windows are views
-        for tensor in (windows.ids, windows.weights):
-            digest.update(tensor[begin : begin + 4096].contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return Material(windows=few, origin=found.origin, sha256=few.sha256)
 
 
 def own_texts(data: Data, folder: Path, progress: Progress = silent) -> list[Text]:
@@ -190,4 +181,4 @@ def _material(
     kinds = [f"{len(items)} questions"] if items else []
     kinds += ["text of edgekit's corpus"] if texts else []
     kinds += [f"{len(own)} texts of the recipe's files"] if own else []
-    return Material(windows=windows, origin=", ".join(kinds), sha256=fingerprint(windows))
+    return Material(windows=windows, origin=", ".join(kinds), sha256=windows.sha256)

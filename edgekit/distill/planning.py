@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -115,8 +116,7 @@ def _student(student: Student, before: ModelFacts, folder: Path) -> ModelFacts:
         path = folder / rest
         return facts_of_config(read_config(path), student.name, path, vocabulary=before.vocabulary)
     assert student.shape is not None
-    made = facts_of_shape(student.shape, made=student.source)
-    return made if made.name == student.name else _named(made, student.name)
+    return replace(facts_of_shape(student.shape, made=student.source), name=student.name)
 
 
 def _pruned(student: Student, before: ModelFacts) -> ModelFacts:
@@ -139,32 +139,25 @@ def _pruned(student: Student, before: ModelFacts) -> ModelFacts:
     return facts_of_shape(shape, made=student.source)
 
 
-def _named(facts: ModelFacts, name: str) -> ModelFacts:
-    from dataclasses import replace
-
-    return replace(facts, name=name)
-
-
 # ---- a stage --------------------------------------------------------------------------------------------------------
 
 
 def _stage(
     stage: Stage, student: ModelFacts, teacher: ModelFacts, machines: Machines | None, device: Accelerator | None
 ) -> PlannedStage:
-    asks = stage.alpha > 0 or stage.kind == "features"
-    asked = stage.tokens if asks else 0
+    asked = stage.tokens if stage.asks else 0
     own = costs.training_flops(student, stage.tokens, stage.length, checkpointing=stage.gradient_checkpointing)
     theirs = costs.forward_flops(teacher, asked, stage.length)
     count = machines.count if machines else 1
     # cached or not, a teacher that was asked is loaded: it is scored against after the stage
-    memory = training_memory(student, teacher if asks else None, stage, count)
+    memory = training_memory(student, teacher if stage.asks else None, stage, count)
     fits, reason = _fits(memory, device, stage, count)
     needed = costs.training_flops(student, stage.tokens, stage.length)
     spent = _hours(needed, own, theirs, machines, device)
     return PlannedStage(
         student=student.name,
         kind=stage.kind,
-        teacher=teacher.name if asks or stage.kind == "task" else "",
+        teacher=teacher.name if stage.asks or stage.kind == "task" else "",
         steps=stage.steps,
         tokens=stage.tokens,
         teacher_tokens=asked,

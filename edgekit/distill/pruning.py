@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from dataclasses import asdict, dataclass, replace
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import corpus
 from edgekit.checkpoint import TOKENIZER_FILES, Checkpoint, hash_checkpoint, open_checkpoint
+from edgekit.distill.model_facts import tokenizer_of
 from edgekit.distill.prune_spec import Prune, parse_prune
 from edgekit.distill.students import CLASSES, load_model, save_model
 from edgekit.distill.windows import Windows, windows_of
@@ -116,10 +116,7 @@ def _check_architecture(checkpoint: Checkpoint) -> None:
 
 
 def _calibration(checkpoint: Checkpoint, text: str | None, seed: int) -> Windows:
-    tokenizers = import_extra("tokenizers", extra="distill")
-    if checkpoint.tokenizer != "tokenizer.json":
-        raise EdgekitError(f"the teacher has no `tokenizer.json` to read the calibration text by: `{checkpoint.path}`")
-    tokenizer = tokenizers.Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
+    tokenizer = tokenizer_of(checkpoint)
     if text is None:
         text = corpus.text("train", seed=seed, characters=8 * CALIBRATION_TOKENS)
     ids = tokenizer.encode(text, add_special_tokens=False).ids[: CALIBRATION_TOKENS + 1]
@@ -131,16 +128,9 @@ def _key(checkpoint: Checkpoint, prune: Prune, calibration: Windows, progress: P
         "version": FORMAT_VERSION,
         "prune": asdict(prune),
         "teacher": hash_checkpoint(checkpoint, progress=progress),
-        "calibration": _fingerprint(calibration),
+        "calibration": calibration.sha256,
     }
     return json.dumps(made, sort_keys=True)
-
-
-def _fingerprint(windows: Windows) -> str:
-    digest = hashlib.sha256(repr(tuple(windows.ids.shape)).encode())
-    for tensor in (windows.ids, windows.weights):
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _record(

@@ -125,6 +125,11 @@ class Stage:
         """Positions that the student is trained on."""
         return self.steps * self.batch * self.length
 
+    @property
+    def asks(self) -> bool:
+        """Whether a teacher runs while it is trained, or ran for its cache."""
+        return self.alpha > 0 or self.kind == "features"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Student:

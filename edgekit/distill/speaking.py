@@ -44,7 +44,7 @@ def teacher_of(model: Any, *, precision: Precision = "float32") -> Callable[[tor
                 checked = True
             states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
             for block in states.split(max(1, _BLOCK_LOGITS // len(head.weight))):
-                yield _logits(head, block)
+                yield head.logits(block)
 
     model.eval()
     return speak
@@ -76,17 +76,10 @@ def cached_teacher(
     return open_cache(out, key)
 
 
-def _logits(head: Head, states: torch.Tensor) -> torch.Tensor:
-    functional = import_extra("torch.nn.functional", extra="distill")
-    product: torch.Tensor = functional.linear(states.to(head.weight.dtype), head.weight, head.bias).float()
-    head.shape_logits(product)
-    return product
-
-
 def _check(model: Any, head: Head, ids: torch.Tensor) -> None:
     """Hold what the head makes of the states against the model's own logits, once."""
     own = model(input_ids=ids, use_cache=False).logits.flatten(0, 1).float()
-    made = _logits(head, model.base_model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1))
+    made = head.logits(model.base_model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1))
     apart = float((own - made).abs().max()) if own.shape == made.shape else float("inf")
     if not apart <= 1e-2 * max(1.0, float(own.abs().max())):
         raise EdgekitError(

@@ -160,7 +160,7 @@ def _finish(
         kind=stage.kind,
         key=key,
         student_sha256=sha256,
-        teacher=lesson.teacher.name if _asks(stage) or stage.kind == "task" else "",
+        teacher=lesson.teacher.name if stage.asks or stage.kind == "task" else "",
         settings=_told(stage),
         training=training,
         held_out=scored,
@@ -240,10 +240,6 @@ def spent(place: Path, what: str, seconds: float) -> float:
     return seconds
 
 
-def _asks(stage: Stage) -> bool:
-    return stage.alpha > 0 or stage.kind == "features"
-
-
 def _taught(lesson: Lesson, stage: Stage, student: Any, windows: Windows, alignment: Alignment, place: Path) -> _Taught:
     softly = Softly(
         loss=stage.loss,
@@ -252,7 +248,7 @@ def _taught(lesson: Lesson, stage: Stage, student: Any, windows: Windows, alignm
         temperature=stage.temperature.at,
         vocabulary=alignment.vocabulary,
     )
-    if not _asks(stage):
+    if not stage.asks:
         return _Taught(objective=task_objective(None, softly))
     model = load_model(Path(lesson.teacher.path), frozen=True)  # the trainer moves it, or shards it as it moves
     beside = ParameterGroup(name="teacher", module=model, learning_rate=None)
@@ -320,7 +316,7 @@ def _key(lesson: Lesson, stage: Stage, student: Path, material: Material) -> str
         "stage": said,
         "seed": lesson.seed,
         "student": hash_checkpoint(open_checkpoint(student)),
-        "teacher": lesson.teacher.sha256 if _asks(stage) else "",
+        "teacher": lesson.teacher.sha256 if stage.asks else "",
         "windows": material.sha256,
         "kept": lesson.kept if stage.kind == "features" else (),
     }
@@ -342,7 +338,7 @@ def _cost(
     lesson: Lesson, stage: Stage, place: Path, taught: _Taught, training: Training, material: Material
 ) -> DistillCost:
     student = facts_of(place / MODEL, "student", hashed=False)
-    asked = taught.asked_tokens or (training.tokens if _asks(stage) else 0)
+    asked = taught.asked_tokens or (training.tokens if stage.asks else 0)
     asked += material.teacher_tokens
     return DistillCost(
         tokens=training.tokens,
