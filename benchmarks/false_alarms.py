@@ -6,7 +6,8 @@
 Simulated runs scatter with a heavy tail, neighbours in time resemble each other, processes differ, the machine drifts
 straight or in waves, and bursts of stolen time hit some runs; the logic that stops and judges is edgekit's own. Wanted,
 with a limit of 3 %: a fail of a build against itself in at most 1 % of compares, a true 5 % found in at least 95 %, and
-the interval at the stop covers the truth in at least 98 %. Writes `results/false_alarms.json`.
+the interval at the stop covers the truth in at least 98 %. Writes `results/false_alarms.json`, and of a real machine
+`results/false_alarms-here.json`.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def main() -> None:
     parser.add_argument("--compares", type=int, default=0, help="of each kind; default 2000 simulated, 20 real")
     parser.add_argument("--model", type=Path, help="run this model against itself here")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help="[default: results/false_alarms.json, of --model …-here.json]")
     arguments = parser.parse_args()
     if arguments.model:
         found = {"this machine": here(arguments.model, arguments.compares or 20, arguments.threads)}
@@ -151,7 +152,7 @@ def main() -> None:
     for name, shares in found.items():
         print(f"{name:26}", "  ".join(f"{key} {value:.3f}" for key, value in shares.items()))
     write_result(
-        arguments.out,
+        arguments.out or RESULTS.with_stem(f"{RESULTS.stem}-here" if arguments.model else RESULTS.stem),
         {
             "circumstances": circumstances(arguments.model) if arguments.model else "simulated",
             "limit": LIMIT,
