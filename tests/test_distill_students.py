@@ -149,6 +149,33 @@ def test_the_same_recipe_gives_the_same_bytes(own_cache: Path, tmp_path: Path, m
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
+class Killed(BaseException):
+    """Nothing may catch it."""
+
+
+def test_a_killed_maker_goes_on_from_its_checkpoint_to_the_same_bytes(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(stage: str, done: float, total: float, detail: str = "") -> None:
+        if done == 53:
+            raise Killed
+
+    with pytest.raises(Killed):
+        make_student(MICRO, progress=die)
+    told: list[tuple[float, str]] = []
+    folder = make_student(MICRO, progress=lambda stage, done, total, detail="": told.append((done, detail)))
+    assert told[0] == (48, "from step 48")
+    assert len(told) == MICRO.steps - 48 + 1
+    assert {path.name for path in own_cache.iterdir() if path.suffix != ".lock"} == {folder.name}, "no checkpoint stays"
+    found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    whole = make_student(MICRO)
+    assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    same = json.loads((whole / RECORD).read_text(encoding="utf-8"))
+    assert found["training_loss"] == same["training_loss"]
+    assert found["training_seconds"] > 0
+
+
 def test_a_student_that_has_not_learned_is_refused_and_leaves_nothing(own_cache: Path) -> None:
     with pytest.raises(EdgekitError, match=r"did not learn: held-out loss .* nats against an entropy of .*: `micro`"):
         make_student(replace(MICRO, steps=1, learning_rate=1e-6))

@@ -56,6 +56,11 @@ def here() -> Place:
     return Place(device=state.device, index=state.process_index, processes=state.num_processes)
 
 
+def alone() -> Place:
+    """This process by itself, for what one of several does while the others wait."""
+    return Place(device=here().device, index=0, processes=1)
+
+
 def rooted(model: Any, extra: Sequence[ParameterGroup], place: Place) -> Any:
     """A module that runs a function inside its forward pass: there parameters are whole tensors, sharded or not.
 

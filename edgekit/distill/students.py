@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -20,9 +19,13 @@ from typing import Any
 
 from edgekit import corpus
 from edgekit.checkpoint import open_checkpoint, shown
+from edgekit.distill import sharding
 from edgekit.distill.questions import packed, questions
+from edgekit.distill.settings import TrainSettings
 from edgekit.distill.tokenizing import write_tokenizer
-from edgekit.distill.training import next_token, train_causal, unigram_entropy
+from edgekit.distill.trainer import train
+from edgekit.distill.training import next_token, next_token_objective, unigram_entropy
+from edgekit.distill.windows import windows_of
 from edgekit.errors import EdgekitError, import_extra
 from edgekit.files import cache_folder, replacing_folder
 from edgekit.progress import Progress, silent
@@ -36,6 +39,9 @@ HELD_OUT_QUESTIONS = 20
 """Of each template."""
 LEARNED = 0.75
 """A student must bring its held-out loss below this share of the unigram entropy."""
+
+MOST_LOST = 200
+"""Steps between checkpoints at most."""
 
 RECORD = "edgekit-student.json"
 _MOST_LABELS = 10_000
@@ -81,7 +87,8 @@ class Recipe:
 
 def make_student(recipe: Recipe, *, progress: Progress = silent) -> Path:
     """The folder of a trained student (config.json, model.safetensors, tokenizer files, `edgekit-student.json`), from
-    the cache or trained now.
+    the cache or trained now; a training that was killed goes on from its last checkpoint, to the same bytes. Where
+    there are several processes, one makes it and the others wait.
 
     Raises EdgekitError when it did not learn: the error of quantizing noise means nothing.
     """
@@ -109,11 +116,17 @@ def _cached(recipe: Recipe, kind: str, progress: Progress) -> Path:
             for killed in folder.parent.glob(f".{folder.name}.*.partial"):  # its maker held this lock
                 shutil.rmtree(killed, ignore_errors=True)
             with replacing_folder(folder, force=True) as temporary:
-                _make(recipe, kind, temporary, progress)
+                _make(recipe, kind, temporary, _training_of(folder), progress)
+            shutil.rmtree(_training_of(folder), ignore_errors=True)
     return folder
 
 
-def _make(recipe: Recipe, kind: str, folder: Path, progress: Progress) -> None:
+def _training_of(folder: Path) -> Path:
+    """Where the checkpoints of a student are while it is trained."""
+    return folder.with_name(f".{folder.name}.training")
+
+
+def _make(recipe: Recipe, kind: str, folder: Path, training: Path, progress: Progress) -> None:
     torch = import_extra("torch", extra="distill")
     text = _text(recipe)
     tokenizer = write_tokenizer(recipe.tokenizer, text[:1_000_000], recipe.vocabulary - recipe.spare, folder)
@@ -121,7 +134,7 @@ def _make(recipe: Recipe, kind: str, folder: Path, progress: Progress) -> None:
     model = _model(recipe, tokenizer)
     report: dict[str, Any] = {"recipe": asdict(recipe), "kind": kind, "parameters": _parameters(model)}
     if kind == "trained":
-        report |= _train(recipe, model, tokenizer, text, progress)
+        report |= _train(recipe, model, tokenizer, text, training, progress)
     else:
         _scatter(torch, model, recipe.seed)
     save_model(model.to(getattr(torch, recipe.dtype)), folder)
@@ -187,41 +200,53 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _train(recipe: Recipe, model: Any, tokenizer: Any, text: str, progress: Progress) -> dict[str, Any]:
+def _train(recipe: Recipe, model: Any, tokenizer: Any, text: str, out: Path, progress: Progress) -> dict[str, Any]:
     ids, weights = _tokens(recipe, tokenizer, text, "train")
-    started = time.monotonic()
-    losses = train_causal(
+    training = train(
         model,
-        ids,
-        steps=recipe.steps,
-        batch=recipe.batch,
-        length=recipe.length,
-        learning_rate=recipe.learning_rate,
-        seed=recipe.seed,
-        weights=weights,
+        windows_of(ids, weights, recipe.length),
+        next_token_objective,
+        _settings(recipe),
+        out=out,
+        place=sharding.alone(),
         progress=progress,
     )
-    seconds = time.monotonic() - started
+    if training.stopped is not None:
+        shutil.rmtree(out, ignore_errors=True)  # a recipe that diverges has to be another
+        raise EdgekitError(f"training {training.stopped} with learning rate `{recipe.learning_rate}`")
     unseen = "" if recipe.questions else corpus.text("evaluation", characters=HELD_OUT_CHARACTERS)
     held_out, weights = _tokens(recipe, tokenizer, unseen, "evaluation")
     entropy = unigram_entropy([token for token, weight in zip(held_out, weights, strict=True) if weight])
     score = next_token(model, held_out, length=recipe.length, weights=weights)
     if score.loss > LEARNED * entropy:
+        shutil.rmtree(out, ignore_errors=True)
         raise EdgekitError(
             f"the model did not learn: held-out loss {score.loss:.2f} nats against an entropy of {entropy:.2f}: "
             f"`{recipe.name}`",
             hint="give it more `steps`; where it saw little text, more `questions` and `characters`",
         )
+    losses = [loss for _, loss in training.losses]
     last = losses[-max(1, len(losses) // 20) :]
     return {
-        "training_seconds": seconds,
-        "training_tokens": recipe.steps * recipe.batch * recipe.length,
+        "training_seconds": training.seconds,
+        "training_tokens": training.tokens,
         "text_tokens": len(ids),
         "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "training_loss": sum(last) / len(last),
         "held_out": asdict(score),
         "held_out_unigram_entropy": entropy,
     }
+
+
+def _settings(recipe: Recipe) -> TrainSettings:
+    return TrainSettings(
+        steps=recipe.steps,
+        batch=recipe.batch,
+        learning_rate=recipe.learning_rate,
+        seed=recipe.seed,
+        checkpoint_every=max(1, min(MOST_LOST, recipe.steps // 10)),
+        log_every=1,
+    )
 
 
 def _tokens(recipe: Recipe, tokenizer: Any, text: str, split: corpus.Split) -> tuple[list[int], list[float]]:

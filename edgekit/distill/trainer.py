@@ -59,6 +59,7 @@ def train(
     out: Path | None = None,
     extra: Sequence[ParameterGroup] = (),
     about: str = "",
+    place: sharding.Place | None = None,
     progress: Progress = silent,
 ) -> Training:
     """Train `model` (and what `extra` names) in place by AdamW; gives what it took.
@@ -68,11 +69,12 @@ def train(
     finished there is only loaded. Killed at any step and started again, it gives the same weights on a CPU.
     A diverged training stops with its reason in `stopped`, and the model as it was at the last checkpoint.
 
-    Under `accelerate launch` or `torchrun` all that has parameters is sharded over the processes by FSDP2.
+    Under `accelerate launch` or `torchrun` all that has parameters is sharded over the processes by FSDP2, unless
+    `place` is `sharding.alone()`.
     Raises EdgekitError where settings are impossible, `out` holds another run, the disk is full (the last checkpoint
     stays), or memory does not suffice (with the micro-batch that would fit).
     """
-    place = sharding.here()
+    place = place or sharding.here()
     check(settings, extra, place.processes)
     if not len(windows):
         raise EdgekitError("there is no window to train on")
