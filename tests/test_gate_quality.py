@@ -7,6 +7,7 @@ from typing import Any
 
 import gate_records as r
 import pytest
+from lineage_records import distillation, teacher_run
 
 from edgekit import corpus
 from edgekit.errors import EdgekitError
@@ -27,6 +28,7 @@ from edgekit.records import (
     Identity,
     Layers,
     LayerShare,
+    Lineage,
     Quality,
     Response,
     Similarity,
@@ -195,6 +197,25 @@ def test_answers_of_something_else_pass_nothing(changed: dict[str, Any], says: s
         found = check(Gate(metric=metric, min=0.5), quality(**{"tasks": good, **changed}))
         assert (found.status, says in found.reason) == ("unknown", True), found.reason
     assert check(Gate(metric="quality_retention", min=0.5), quality(tasks=good)).status == "pass"
+
+
+def test_a_distilled_student_is_held_against_its_own_teacher() -> None:
+    """Where a walk tells whose student it is, answers of another checkpoint, or of an unknown one, pass nothing."""
+    good, gate = tasks(here(0.9, 0.9, 0.9)), Gate(metric="quality_retention", min=0.5)
+    walked = Lineage(distillation=distillation())
+    assert good.teacher is not None
+
+    def found(walk: Lineage, **changes: Any) -> Check:
+        return check(gate, quality(tasks=replace(good, teacher=replace(good.teacher, **changes))), lineage=walk)
+
+    own = walked.distillation.teacher.sha256
+    assert found(walked, checkpoint_sha256=own).status == "pass"
+    for changes, says in (({}, "do not say of which"), ({"checkpoint_sha256": "0b" * 32}, "of another checkpoint")):
+        one = found(walked, **changes)
+        assert (one.status, says in one.reason) == ("unknown", True), one.reason
+    run = teacher_run()
+    asked_here = replace(walked, teacher=replace(run, artifact=replace(run.artifact, sha256="7e" * 32)))
+    assert found(asked_here).status == "pass", "the walk asked its own build of the teacher"
 
 
 def test_nothing_measured_and_stand_ins_stay_unknown() -> None:

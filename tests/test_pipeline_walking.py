@@ -13,13 +13,15 @@ from pathlib import Path
 
 import pytest
 from lineage_records import distilled
+from students import random_student
 
+from edgekit.checkpoint import hash_checkpoint, open_checkpoint
 from edgekit.cli import main
 from edgekit.distill.recipe import load_recipe
 from edgekit.distill.recipe_parts import DistillRecipe, Exporting
 from edgekit.errors import EdgekitError
 from edgekit.pipeline import walking
-from edgekit.pipeline.walk_job import prepare_job
+from edgekit.pipeline.walk_job import check_answers, prepare_job
 from edgekit.pipeline.walk_plan import foresee
 from edgekit.quantize import workshop
 from edgekit.records import Answers, Report, Sweep, SweepRow, Unknown, Walk
@@ -65,6 +67,24 @@ def test_a_teachers_answers_to_other_items_are_refused_before_training(
     write_record(tmp_path / "teacher.json", other)
     with pytest.raises(EdgekitError, match="answer"):
         walking.run(replace(smoke(answers="teacher.json"), folder=tmp_path), tmp_path / "out")
+
+
+def test_saved_answers_of_another_teacher_are_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = random_student("llama")
+    monkeypatch.setattr(walking, "prepare", lambda asked: None)
+    monkeypatch.setattr(walking, "distill", lambda *_, **__: pytest.fail("trained"))
+    answers = Answers(edgekit_version="0", model="t", artifact_sha256="a", bank="own", bank_sha256="b", answers=())
+    recipe = replace(smoke(answers="teacher.json"), folder=tmp_path)
+    write_record(tmp_path / "teacher.json", replace(answers, checkpoint_sha256="0b" * 32))
+    with pytest.raises(EdgekitError, match=r"are of another teacher than the recipe's \(checkpoint 0b0b0b0b0b0b"):
+        walking.run(recipe, tmp_path / "out", teacher=teacher)
+    own = hash_checkpoint(open_checkpoint(teacher))
+    for known in (own, ""):  # what does not say whose it is leaves the gate without retention
+        write_record(tmp_path / "teacher.json", replace(answers, checkpoint_sha256=known))
+        check_answers(recipe, own)
+    check_answers(recipe, "")  # the teacher is still to be trained
 
 
 def test_a_plan_names_every_stage_and_artifact_and_writes_nothing(tmp_path: Path) -> None:

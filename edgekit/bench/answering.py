@@ -96,6 +96,7 @@ def answer(
         answers=tuple(one for item in bank.items if isinstance(one := found[item.id], Answer)),
         responses=tuple(one for prompt in prompts if isinstance(one := found[prompt.id], Response)),
         stand_in=artifact.header.stand_in,
+        checkpoint_sha256=artifact.provenance.checkpoint_sha256 if artifact.provenance is not None else "",
         settings=settings,
         runtime=runtime,
         host=probe_host(),

@@ -14,6 +14,7 @@ from edgekit.gate.onsite import Subject
 from edgekit.gate.raw import unbacked_identity, unbacked_tasks, unbacked_text
 from edgekit.header.precision import FULL_PRECISION, is_full_precision
 from edgekit.records import (
+    Answers,
     Estimate,
     Evidence,
     Figure,
@@ -232,7 +233,24 @@ def _judged_tasks(subject: Subject) -> Tasks | Unknown:
         return tasks
     if tasks.teacher is None:
         return Unknown(reason="no teacher answered these tasks", settle=_TASKS)
-    return unlike_settings(tasks.answers.settings, tasks.answers.runtime, subject) or tasks
+    other = unlike_settings(tasks.answers.settings, tasks.answers.runtime, subject)
+    return other or _another_teacher(subject.evidence, tasks.teacher) or tasks
+
+
+def _another_teacher(evidence: Evidence, answers: Answers) -> Unknown | None:
+    """Why these are not surely the answers of the teacher that the student learned from, where a walk tells of it."""
+    if evidence.lineage is None:
+        return None
+    taught_by, run = evidence.lineage.distillation.teacher, evidence.lineage.teacher
+    if run is not None and run.artifact.sha256 and run.artifact.sha256 == answers.artifact_sha256:
+        return None  # the walk's own build of it
+    if answers.checkpoint_sha256 == taught_by.sha256:
+        return None
+    known = "are of another checkpoint" if answers.checkpoint_sha256 else "do not say of which checkpoint they are"
+    return Unknown(
+        reason=f"the teacher's saved answers {known}, and the student learned from `{taught_by.name}`",
+        settle="`edgekit quantize TEACHER --to gguf:f16`, then `edgekit evaluate` it with `--save`",
+    )
 
 
 def _lacking_domains(tasks: Tasks) -> Unknown | None:

@@ -9,15 +9,18 @@ from pathlib import Path
 
 from edgekit import corpus
 from edgekit.bench import PRESETS
+from edgekit.checkpoint import hash_checkpoint, open_checkpoint
 from edgekit.corpus.bank import spread
 from edgekit.devices import load_device
 from edgekit.distill.recipe import DistillRecipe, Gating
+from edgekit.distill.students import place_of
 from edgekit.errors import EdgekitError, import_extra
 from edgekit.files import replacing
 from edgekit.gate.gates import load_gates
 from edgekit.pipeline import sweeping
 from edgekit.pipeline.asking import DEFAULT_ITEMS, Tasks, Text, text_of
 from edgekit.pipeline.gating import Overrides, settings_here
+from edgekit.progress import Progress, silent
 from edgekit.quantize.targets import Target, parse_target
 from edgekit.quantize.workshop import Making
 from edgekit.records import Answers, Settings
@@ -83,6 +86,38 @@ def prepare_job(recipe: DistillRecipe, out: Path, threads: int, *, write: bool =
         text=text_of(None),
         tasks=_tasks(gating, out, write=write),
     )
+
+
+def known_teacher(recipe: DistillRecipe, teacher: Path | None, progress: Progress = silent) -> str:
+    """The hash of the recipe's teacher (or of `teacher`), empty of one that is still to be trained or named. Raises
+    EdgekitError where its folder is no checkpoint.
+    """
+    folder = teacher
+    if folder is None and recipe.teacher.make is not None:
+        folder = place_of(recipe.teacher.make)
+        if not folder.is_dir():
+            return ""
+    if folder is None and recipe.teacher.path:
+        folder = recipe.folder / recipe.teacher.path
+    if folder is None:
+        return ""
+    return hash_checkpoint(open_checkpoint(folder), progress=progress)
+
+
+def check_answers(recipe: DistillRecipe, teacher_sha256: str) -> None:
+    """Refuse answers that the recipe brings and that are another teacher's; those that do not say whose they are leave
+    retention unknown at the gate. Raises EdgekitError.
+    """
+    if not (recipe.gate.answers and teacher_sha256):
+        return
+    place = Path(beside(recipe, recipe.gate.answers))
+    theirs = load_record(place, Answers).checkpoint_sha256
+    if theirs and theirs != teacher_sha256:
+        raise EdgekitError(
+            f"the saved answers are of another teacher than the recipe's (checkpoint {theirs[:12]}, not "
+            f"{teacher_sha256[:12]}): `{place}`",
+            hint="save those of this teacher, or leave `answers` out of `[gate]`: then it is asked here",
+        )
 
 
 def beside(recipe: DistillRecipe, name: str) -> str:

@@ -27,7 +27,7 @@ from edgekit.pipeline.distilling import distill
 from edgekit.pipeline.evaluating import appraise
 from edgekit.pipeline.gating import conclude, gather, open_artifact
 from edgekit.pipeline.lineages import lineage_of
-from edgekit.pipeline.walk_job import REPORT_FILES, Job, beside, prepare_job
+from edgekit.pipeline.walk_job import REPORT_FILES, Job, beside, check_answers, known_teacher, prepare_job
 from edgekit.progress import Progress, silent, under
 from edgekit.quantize import workshop
 from edgekit.records import (
@@ -64,8 +64,10 @@ def run(
         if recipe.gate.answers:
             answers = Path(beside(recipe, recipe.gate.answers))
             prepare(Asked(tasks=job.tasks, teacher=answers))  # are they to these items?
+            check_answers(recipe, known_teacher(recipe, teacher, progress))  # and of this teacher?
         with clock.step("distill"):
             chain = distill(recipe, out / "distill", teacher=teacher, progress=progress)
+        check_answers(recipe, chain.teacher.sha256)
         with clock.step("teacher"):
             taught = _teacher(job, chain, progress)
         with clock.step("artifacts"):

@@ -69,7 +69,8 @@ class Answers:
     """Everything one model answered: what `evaluate TEACHER --save teacher.json` keeps. Raw; judged against another's.
 
     `bank` names the items (`edgekit-tasks-1`, or the name of a user's file), `bank_sha256` is of the very items asked,
-    in order, with the way they were asked.
+    in order, with the way they were asked. `checkpoint_sha256` is of the checkpoint that the artifact says to be made
+    of, empty where it says nothing.
     """
 
     kind: Literal["answers"] = "answers"
@@ -82,6 +83,7 @@ class Answers:
     answers: tuple[Answer, ...]
     responses: tuple[Response, ...] = ()
     stand_in: bool = False
+    checkpoint_sha256: str = ""
     settings: Settings | None = None
     runtime: Runtime | None = None
     host: Host | None = None

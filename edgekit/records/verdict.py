@@ -35,7 +35,7 @@ class Case:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:
     """How the artifact came to be: the distillation of its student, and its teacher's own full-precision build run and
-    projected as the artifact is. It bears on no verdict.
+    projected as the artifact is. It bears on no verdict, except that answers of another teacher tell of no retention.
     """
 
     distillation: Distillation
