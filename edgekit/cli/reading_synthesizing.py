@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from edgekit import corpus
+from edgekit.cli.showing import print_record
 from edgekit.errors import EdgekitError, ExitCode
 from edgekit.pipeline.synthesizing import Foreseen
 from edgekit.records.synthesis import DomainYield, SynthesisReport
-from edgekit.storage import to_json
 from edgekit.tables import nearest
 from edgekit.units import format_rate
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def domains(names: Sequence[str]) -> tuple[str, ...]:
@@ -32,25 +36,15 @@ def shard(text: str) -> tuple[int, int]:
 
 def show_foreseen(foreseen: Foreseen, *, as_json: bool) -> int:
     """What would be asked, on stdout."""
-    if as_json:
-        print(to_json(foreseen))  # noqa: T201
-        return ExitCode.PASS
-    print(  # noqa: T201
-        f"questions: {foreseen.questions}, samples: {foreseen.samples}, batches: {foreseen.batches}\n"
-        f"  the teacher reads {foreseen.read_tokens} tokens and writes {foreseen.written_tokens} at most"
-    )
-    _note_unasked(foreseen.too_long, foreseen.held_out)
+    print_record(foreseen, _print_foreseen, as_json=as_json)
+    if not as_json:
+        _note_unasked(foreseen.too_long, foreseen.held_out)
     return ExitCode.PASS
 
 
 def show_report(report: SynthesisReport, *, as_json: bool) -> int:
     """What was written, on stdout; the last line is the file. Exit code 1 where nothing of it is usable."""
-    if as_json:
-        print(to_json(report))  # noqa: T201
-    else:
-        for domain in report.domains:
-            print(f"{domain.domain}: {_said(domain)}")  # noqa: T201
-        print(report.path)  # noqa: T201
+    print_record(report, _print_report, as_json=as_json)
     if report.generated:
         rate = format_rate(report.generated / max(report.seconds, 1e-9))
         print(f"note: {report.generated} tokens in {report.seconds:.0f} s ({rate})", file=sys.stderr)  # noqa: T201
@@ -59,6 +53,20 @@ def show_report(report: SynthesisReport, *, as_json: bool) -> int:
         print("note: none of the samples is right or agreed on", file=sys.stderr)  # noqa: T201
         return ExitCode.FAIL
     return ExitCode.PASS
+
+
+def _print_foreseen(foreseen: Foreseen, console: Console) -> None:
+    console.out(
+        f"questions: {foreseen.questions}, samples: {foreseen.samples}, batches: {foreseen.batches}\n"
+        f"  the teacher reads {foreseen.read_tokens} tokens and writes {foreseen.written_tokens} at most",
+        highlight=False,
+    )
+
+
+def _print_report(report: SynthesisReport, console: Console) -> None:
+    for domain in report.domains:
+        console.out(f"{domain.domain}: {_said(domain)}", highlight=False)
+    console.out(report.path, highlight=False)
 
 
 def _said(domain: DomainYield) -> str:
