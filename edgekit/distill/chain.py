@@ -18,15 +18,17 @@ from edgekit.distill.held_out import held_out
 from edgekit.distill.loading import all_here, in_turn, load_model
 from edgekit.distill.material import Material, held_out_material, training_material
 from edgekit.distill.model_facts import check_smaller, facts_of, facts_of_shape, tokenizer_of
+from edgekit.distill.on_policy import check_possible
+from edgekit.distill.on_policy_stage import run_on_policy_stage
 from edgekit.distill.pruning import CALIBRATION_TOKENS, Carved
-from edgekit.distill.recipe_parts import DistillRecipe, Student
+from edgekit.distill.recipe_parts import DistillRecipe, Stage, Student
 from edgekit.distill.stages import Lesson, run_stage
 from edgekit.distill.students import RECORD as STUDENT_RECORD
 from edgekit.distill.students import make_student
 from edgekit.distill.windows import Windows
 from edgekit.errors import EdgekitError, import_extra
 from edgekit.progress import Progress, silent
-from edgekit.records import Distillation, DistillCost, HeldOut, Host, Link, ModelFacts, Unknown
+from edgekit.records import Distillation, DistillCost, HeldOut, Host, Link, ModelFacts, StageResult, Unknown
 from edgekit.storage import load_record, write_record
 
 RECORD, START, TEACHER, LINK = "distillation.json", "start", "teacher.json", "start.json"
@@ -60,6 +62,7 @@ def distill_student(
     student or has another tokenizer, no data, a bad line, a folder of another chain, a training that diverged.
     """
     started = _now()
+    check_possible(recipe)
     with in_turn():
         first, trained = _first(recipe, teacher, progress)
     length = recipe.students[0].stages[0].length
@@ -173,7 +176,7 @@ def _link(
     )
     folder, results = place / START, []
     for number, stage in enumerate(student.stages, 1):
-        results.append(run_stage(lesson, stage, folder, place / f"{number}-{stage.kind}"))
+        results.append(_stage(lesson, stage, folder, place / f"{number}-{stage.kind}"))
         folder = Path(results[-1].path)
     learned = [result.layer_map for result in results if result.layer_map is not None]
     return Link(
@@ -185,6 +188,12 @@ def _link(
         layer_map=learned[-1] if learned else carved.layer_map,
         kept_layers=carved.kept_layers,
     )
+
+
+def _stage(lesson: Lesson, stage: Stage, student: Path, place: Path) -> StageResult:
+    if stage.on_policy is None:
+        return run_stage(lesson, stage, student, place)
+    return run_on_policy_stage(lesson, stage, stage.on_policy, student, place)
 
 
 def _check_sizes(student: Student, teacher: ModelFacts) -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
+import resource
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, import_extra
 from edgekit.files import read_whole, replacing
+
+if TYPE_CHECKING:
+    import torch
 
 NAME = "metrics.jsonl"
 _MOST_BYTES = 256 * 2**20
@@ -66,6 +71,14 @@ class Metrics:
         """Put all lines on the disk: a checkpoint promises them."""
         if self._file is not None:
             os.fsync(self._file.fileno())
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The largest resident set of this process so far; on an accelerator, of its memory."""
+    if device.type == "cuda":
+        return int(import_extra("torch", extra="distill").cuda.max_memory_allocated(device))
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest * 1024
 
 
 def kept(path: Path, step: int) -> list[tuple[int, float]]:

@@ -16,6 +16,7 @@ from edgekit.distill.recipe_parts import (
     Exporting,
     Gating,
     Machines,
+    OnPolicy,
     Stage,
     Student,
     Synthesizing,
@@ -23,6 +24,7 @@ from edgekit.distill.recipe_parts import (
     Temperature,
 )
 from edgekit.distill.students import Recipe
+from edgekit.distill.synthesis import Synthesis
 from edgekit.errors import EdgekitError
 from edgekit.shapes import Shape, load_shape, shape_of
 from edgekit.tables import nearest, number, parse_toml, read_file, refuse_unknown, table_at, tables_at, text_at
@@ -153,13 +155,17 @@ def _student(row: Mapping[str, Any], place: int, where: str, folder: Path) -> St
 
 def _stage(row: Mapping[str, Any], where: str) -> Stage:
     kind = keys.word(*keys.STAGE)(row, "kind", where) if "kind" in row else text_at(row, "kind", where=where)
-    besides = ("temperature", "synthesis") if kind == "task" else ("temperature",)
-    found = keys.read(row, keys.STAGE[kind], where, besides=besides)
+    inner = keys.TABLES.get(kind, "temperature")
+    found = keys.read(row, keys.STAGE[kind], where, besides=("temperature", inner))
     found["temperature"] = _temperature(row, where)
+    table = table_at(row, inner, where=where) if kind in keys.TABLES else {}
     if kind == "task":
-        inner = f"`synthesis` of {where}"
-        found["synthesis"] = Synthesizing(**keys.read(table_at(row, "synthesis", where=where), keys.SYNTHESIS, inner))
+        found["synthesis"] = _synthesizing(table, f"`{inner}` of {where}")
         found.setdefault("alpha", 0.0)
+    if kind == "on-policy":
+        found["on_policy"] = OnPolicy(**keys.read(table, keys.ON_POLICY, f"`{inner}` of {where}"))
+        found["alpha"] = 1.0
+        found["temperature"] = found["temperature"] if "temperature" in row else Temperature(start=1.0)
     if ("steps" in found) == ("tokens" in found):
         raise EdgekitError(f"{where} needs exactly one of its keys: `steps` or `tokens`")
     for key in ("batch", "length", "learning_rate"):
@@ -170,6 +176,18 @@ def _stage(row: Mapping[str, Any], where: str) -> Stage:
     stage = Stage(**found)
     _check_stage(stage, row, where)
     return stage
+
+
+def _synthesizing(table: Mapping[str, Any], where: str) -> Synthesizing:
+    asked = keys.read(table, keys.SYNTHESIS, where, besides=keys.SYNTHESIZING)
+    rest = keys.read(table, keys.SYNTHESIZING, where, besides=keys.SYNTHESIS)
+    idle = [key for key in keys.ASKED_OF_THE_CORPUS if key in table]
+    if rest.get("prompts") and idle:
+        raise EdgekitError(
+            f"{where} asks your own questions (`prompts`), of which none is left out by: `{idle[0]}`",
+            hint=f"leave out one of them: `prompts` or `{idle[0]}`",
+        )
+    return Synthesizing(asked=Synthesis(**{"domains": (), **asked}), **rest)
 
 
 def _temperature(row: Mapping[str, Any], where: str) -> Temperature:
@@ -189,6 +207,9 @@ def _check_stage(stage: Stage, row: Mapping[str, Any], where: str) -> None:
         raise EdgekitError(f"`micro_batch` of {where} is larger than its `batch`: `{stage.micro_batch}`")
     if stage.mix is not None and stage.loss not in ("jsd", "skew_kl"):
         raise EdgekitError(f"`mix` of {where} is for the losses jsd and skew_kl, not `{stage.loss}`")
+    if stage.on_policy is not None:
+        _check_on_policy(stage, stage.on_policy, where)
+        return
     cool, hot = stage.temperature.ends
     if stage.cache == "offline" and stage.alpha > 0:
         if stage.loss != "forward_kl":
@@ -199,6 +220,19 @@ def _check_stage(stage: Stage, row: Mapping[str, Any], where: str) -> None:
             )
     if stage.kind == "logits" and stage.alpha == 0 and "alpha" in row and "cache" in row:
         raise EdgekitError(f"{where} asks no teacher (`alpha` is 0), so it has nothing to cache: `cache`")
+
+
+def _check_on_policy(stage: Stage, policy: OnPolicy, where: str) -> None:
+    if stage.temperature.schedule != "constant":
+        raise EdgekitError(
+            f"`temperature` of {where} cannot move: its completions are drawn at it, `{stage.temperature.schedule}`"
+        )
+    if policy.most_tokens >= stage.length:
+        raise EdgekitError(
+            f"`length` of {where} leaves no room for a prompt beside its `most_tokens`: `{stage.length}`"
+        )
+    if stage.batch % (stage.micro_batch or stage.batch):
+        raise EdgekitError(f"`micro_batch` of {where} must divide its `batch` = {stage.batch}: `{stage.micro_batch}`")
 
 
 def _check_make(recipe: Recipe, where: str) -> None:
@@ -253,6 +287,7 @@ __all__ = [
     "Exporting",
     "Gating",
     "Machines",
+    "OnPolicy",
     "Stage",
     "Student",
     "Synthesizing",

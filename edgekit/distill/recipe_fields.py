@@ -160,11 +160,31 @@ SYNTHESIS: dict[str, Reader] = {
     "most_tokens": whole(1, 4096),
     "most_reasoning_tokens": whole(1, 32_768),
     "batch": whole(1, 65_536),
+}
+"""Of a `[student.stage.synthesis]`: the fields of `synthesis.Synthesis`."""
+SYNTHESIZING: dict[str, Reader] = {
+    "prompts": word(),
+    "held_out": words(),
+    "chat": flag,
     "strategy": word("all", "teacher-correct", "disagreement-first"),
     "gold": flag,
 }
+"""Of the same table, what is not of the asking."""
+ASKED_OF_THE_CORPUS = ("each", "questions", "domains", "templates")
+"""What has nothing to do where the questions are one's own."""
 
-_ANY_STAGE: dict[str, Reader] = {
+ON_POLICY: dict[str, Reader] = {
+    "beta": real(0, 1),
+    "top_p": real(0.01, 1),
+    "most_tokens": whole(1, 32_768),
+    "style": word("answer", "rationale"),
+    "each": whole(1, 10**6),
+    "questions": whole(0, 10**7),
+    "domains": words(lambda: corpus.DOMAINS),
+    "templates": words(templates),
+}
+
+_LOOP: dict[str, Reader] = {
     "kind": word(*STAGE_KINDS),
     "steps": whole(1, 10**9),
     "tokens": whole(1, 10**16),
@@ -178,8 +198,11 @@ _ANY_STAGE: dict[str, Reader] = {
     "gradient_norm": real(1e-6, 1e6),
     "precision": word("auto", "float32", "bfloat16"),
     "gradient_checkpointing": flag,
-    "compile": flag,
     "checkpoint_every": whole(1, 10**9),
+}
+_ANY_STAGE: dict[str, Reader] = {
+    **_LOOP,
+    "compile": flag,
     "loss": word(*LOSSES),
     "mix": real(0.001, 0.999),
     "alpha": real(0, 1),
@@ -195,8 +218,11 @@ STAGE: dict[str, dict[str, Reader]] = {
         "mapping_learning_rate": real(1e-9, 10),
     },
     "task": {**_ANY_STAGE, "cache": word("online", "offline")},
+    "on-policy": _LOOP,
 }
-"""Keys of a `[[student.stage]]` by its kind; `temperature` and `synthesis` are read apart."""
+"""Keys of a `[[student.stage]]` by its kind; `temperature` and the tables in `TABLES` are read apart."""
+TABLES = {"task": "synthesis", "on-policy": "on_policy"}
+"""Of a stage, by its kind."""
 
 EXPORT: dict[str, Reader] = {"to": words(), "imatrix": flag}
 GATE: dict[str, Reader] = {

@@ -6,10 +6,12 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from edgekit.distill.own_questions import Questions
 from edgekit.distill.schedules import temperature_at
 from edgekit.distill.students import Recipe
+from edgekit.distill.synthesis import Synthesis
 from edgekit.records import StageKind
 from edgekit.shapes import Shape
 
@@ -65,32 +67,64 @@ class Temperature:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Synthesizing:
-    """What the teacher writes for a task stage, and which of it is learned from: the fields of `synthesis.Synthesis`
-    (without `templates` the data's), and the `strategy` of `selecting`.
+    """What the teacher writes for a task stage, and which of it is learned from (the `strategy` of `selecting`).
+
+    It is asked as `asked` says: of no domains all, of no templates the data's, and with a seed that the recipe's gives.
+    `prompts` are questions of one's own in place of the corpus', `held_out` files of those that evaluate (JSONL, beside
+    the recipe); `chat` asks in the teacher's own chat template.
     """
 
+    asked: Synthesis = field(default_factory=lambda: Synthesis(domains=()))
+    prompts: str = ""
+    held_out: tuple[str, ...] = ()
+    chat: bool = False
+    strategy: str = "teacher-correct"
+    gold: bool = False
+    """Learn from the known answers of the same prompts instead: what a gain of this stage is to be compared with."""
+
+    def questions(self, folder: Path) -> Questions:
+        """What is asked by a recipe that lies in `folder`."""
+        return Questions(
+            prompts=folder / self.prompts if self.prompts else None,
+            held_out=tuple(folder / name for name in self.held_out),
+            chat=self.chat,
+        )
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """All that it says, as older recipes said it; what came later is there where it is used."""
+        found = asdict(self.asked)
+        del found["seed"]
+        found |= {"strategy": self.strategy, "gold": self.gold}
+        later = {"prompts": self.prompts, "held_out": self.held_out, "chat": self.chat}
+        return found | {name: value for name, value in later.items() if value}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnPolicy:
+    """What an on-policy student completes, and how it is held against its teacher there: `beta` 0 is KL(teacher ‖
+    student), 1 KL(student ‖ teacher), 0.5 the Jensen–Shannon divergence. A completion takes `most_tokens` at most and
+    is drawn at the stage's temperature; an `answer` ends with its line, a `rationale` with the student's own end.
+    """
+
+    beta: float = 0.5
+    top_p: float = 1.0
+    most_tokens: int = 32
+    style: Literal["answer", "rationale"] = "answer"
     each: int = 50
     """Questions of every template at most."""
     questions: int = 0
     """In all, spread evenly; 0: as many as `each` allows."""
     domains: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
-    styles: tuple[str, ...] = ("answer",)
-    samples: int = 1
-    temperature: float = 0.7
-    top_p: float = 0.95
-    most_tokens: int = 32
-    most_reasoning_tokens: int = 256
-    batch: int = 32
-    strategy: str = "teacher-correct"
-    gold: bool = False
-    """Learn from the known answers of the same prompts instead: what a gain of this stage is to be compared with."""
+    """Without any, the data's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
     """One stage of a student. `alpha` is the share of the divergence beside cross-entropy; `cache` says whether the
-    teacher runs beside the student or was asked before; the `feature_…` fields and `mapping` are of feature stages.
+    teacher runs beside the student or was asked before; the `feature_…` fields and `mapping` are of feature stages,
+    `on_policy` is of on-policy stages, whose `length` is that of a prompt and its completion.
     """
 
     kind: StageKind
@@ -119,11 +153,21 @@ class Stage:
     feature_weight: float = 1.0
     mapping_learning_rate: float = 0.03
     synthesis: Synthesizing = field(default_factory=Synthesizing)
+    on_policy: OnPolicy | None = None
 
     @property
     def tokens(self) -> int:
-        """Positions that the student is trained on."""
+        """Positions that the student is trained on; of an on-policy stage at most so many."""
         return self.steps * self.batch * self.length
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """All that it says; what came into recipes later is there where it is used, so that older hashes stay."""
+        found = asdict(self)
+        found["synthesis"] = self.synthesis.said
+        if self.on_policy is None:
+            del found["on_policy"]
+        return found
 
     @property
     def asks(self) -> bool:
@@ -206,4 +250,6 @@ class DistillRecipe:
         """Of all that it says; formatting, comments and the place of the file do not change it."""
         said = asdict(replace(self, folder=Path()))
         said.pop("folder")
+        for student, told in zip(self.students, said["students"], strict=True):
+            told["stages"] = [stage.said for stage in student.stages]
         return hashlib.sha256(json.dumps(said, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

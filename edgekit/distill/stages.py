@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,10 +81,11 @@ def run_stage(lesson: Lesson, stage: Stage, student: Path, place: Path) -> Stage
     """
     lesson.progress(f"{place.name}: data", 0, 0)
     material = _material(lesson, stage, student, place)
-    key = _key(lesson, stage, student, material)
+    kept = lesson.kept if stage.kind == "features" else ()
+    key = key_of(lesson, stage, student, material.sha256, kept)
     found = made_before(place, key)
     if found is not None:
-        return _scored_anew(lesson, found, place)
+        return scored_anew(lesson, found, place)
     import_extra("torch", extra="distill").manual_seed(lesson.seed)  # the projection's start
     model = load_model(student)
     alignment = align(open_checkpoint(Path(lesson.teacher.path)), open_checkpoint(student))
@@ -94,19 +95,36 @@ def run_stage(lesson: Lesson, stage: Stage, student: Path, place: Path) -> Stage
         model,
         material.windows,
         taught.objective,
-        _settings(stage, lesson.seed),
+        settings_of(stage, lesson.seed),
         out=place / TRAINING,
         extra=taught.extra,
         about=key,
-        progress=partial(_renamed, lesson.progress, f"{place.parent.name} {place.name}"),
+        progress=partial(renamed, lesson.progress, f"{place.parent.name} {place.name}"),
     )
     if training.stopped is not None:
-        raise EdgekitError(
-            f"the {stage.kind} stage stopped: {training.stopped}: `{place}`",
-            hint="lower its `learning_rate` or lengthen its `warmup`, and remove this folder; earlier stages are kept",
-            code=ExitCode.BROKE,
-        )
-    return _finish(lesson, stage, place, key, model, alignment, taught, training, material)
+        raise diverged(stage, training, place)
+    return finish(
+        lesson,
+        stage,
+        place,
+        key,
+        model,
+        alignment,
+        training,
+        teacher=taught.teacher,
+        cost=_cost(lesson, stage, student, taught, training, material),
+        layer_map=_layer_map(taught.match),
+        notes=material.notes,
+    )
+
+
+def diverged(stage: Stage, training: Training, place: Path) -> EdgekitError:
+    """What to say of a training that stopped."""
+    return EdgekitError(
+        f"the {stage.kind} stage stopped: {training.stopped}: `{place}`",
+        hint="lower its `learning_rate` or lengthen its `warmup`, and remove this folder; earlier stages are kept",
+        code=ExitCode.BROKE,
+    )
 
 
 def made_before(place: Path, key: str) -> StageResult | None:
@@ -125,7 +143,7 @@ def made_before(place: Path, key: str) -> StageResult | None:
     return replace(found, path=str(place / MODEL))  # the folder may have been moved
 
 
-def _scored_anew(lesson: Lesson, found: StageResult, place: Path) -> StageResult:
+def scored_anew(lesson: Lesson, found: StageResult, place: Path) -> StageResult:
     """The same stage, its student held against the text and the teacher of this chain: both may have changed since
     without changing what it learned from.
     """
@@ -143,18 +161,24 @@ def _scored_anew(lesson: Lesson, found: StageResult, place: Path) -> StageResult
     return result
 
 
-def _finish(
+def finish(
     lesson: Lesson,
     stage: Stage,
     place: Path,
     key: str,
     model: Any,
     alignment: Alignment,
-    taught: _Taught,
     training: Training,
-    material: Material,
+    *,
+    teacher: Any,
+    cost: DistillCost,
+    layer_map: LayerMap | None = None,
+    notes: tuple[str, ...] = (),
 ) -> StageResult:
-    scored = sharding.inside(model, _scored, lesson, model, taught.teacher, alignment)
+    """Score the trained `model` and leave it, and its record, in `place`. `teacher` is the model that taught it, if one
+    is loaded.
+    """
+    scored = sharding.inside(model, _scored, lesson, model, teacher, alignment)
     sha256 = save_model(model, Path(lesson.first.path), place / MODEL)
     result = StageResult(
         kind=stage.kind,
@@ -164,10 +188,10 @@ def _finish(
         settings=_told(stage),
         training=training,
         held_out=scored,
-        cost=_cost(lesson, stage, place, taught, training, material),
-        layer_map=_layer_map(taught.match),
+        cost=cost,
+        layer_map=layer_map,
         path=str(place / MODEL),
-        notes=material.notes,
+        notes=notes,
     )
     if sharding.here().index == 0:
         write_record(place / RECORD, result)
@@ -286,7 +310,8 @@ def _cached(lesson: Lesson, stage: Stage, model: Any, windows: Windows, alignmen
         )
 
 
-def _settings(stage: Stage, seed: int) -> TrainSettings:
+def settings_of(stage: Stage, seed: int) -> TrainSettings:
+    """How long and how fast it trains."""
     return TrainSettings(
         steps=stage.steps,
         batch=stage.batch,
@@ -307,9 +332,9 @@ def _settings(stage: Stage, seed: int) -> TrainSettings:
 # ---- what is told ---------------------------------------------------------------------------------------------------
 
 
-def _key(lesson: Lesson, stage: Stage, student: Path, material: Material) -> str:
+def key_of(lesson: Lesson, stage: Stage, student: Path, material_sha256: str, kept: tuple[int, ...] = ()) -> str:
     """Of all that the stage's student depends on; how often a checkpoint is written is not among it."""
-    said = asdict(stage)
+    said = stage.said
     said.pop("checkpoint_every")
     made = {
         "version": FORMAT_VERSION,
@@ -317,8 +342,8 @@ def _key(lesson: Lesson, stage: Stage, student: Path, material: Material) -> str
         "seed": lesson.seed,
         "student": hash_checkpoint(open_checkpoint(student)),
         "teacher": lesson.teacher.sha256 if stage.asks else "",
-        "windows": material.sha256,
-        "kept": lesson.kept if stage.kind == "features" else (),
+        "windows": material_sha256,
+        "kept": kept,
     }
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
 
@@ -327,17 +352,19 @@ def _told(stage: Stage) -> tuple[tuple[str, str], ...]:
     """The settings that this kind of stage takes, in words."""
     from edgekit.distill.recipe_fields import STAGE
 
-    said = asdict(stage)
+    said = stage.said
     names = [name for name in STAGE[stage.kind] if name in said and said[name] is not None and name != "kind"]
     heat = stage.temperature
     moved = f"{heat.start:g} to {heat.end:g}, {heat.schedule}" if heat.end is not None else f"{heat.start:g}"
-    return (*((name, str(said[name])) for name in names), *((("temperature", moved),) if stage.alpha > 0 else ()))
+    found = [(name, str(said[name])) for name in names] + ([("temperature", moved)] if stage.alpha > 0 else [])
+    policy = said.get("on_policy", {})
+    return (*found, *((name, str(policy[name])) for name in policy if policy[name] != ()))
 
 
 def _cost(
-    lesson: Lesson, stage: Stage, place: Path, taught: _Taught, training: Training, material: Material
+    lesson: Lesson, stage: Stage, folder: Path, taught: _Taught, training: Training, material: Material
 ) -> DistillCost:
-    student = facts_of(place / MODEL, "student", hashed=False)
+    student = facts_of(folder, "student", hashed=False)
     asked = taught.asked_tokens or (training.tokens if stage.asks else 0)
     asked += material.teacher_tokens
     return DistillCost(
@@ -356,5 +383,6 @@ def _layer_map(match: FeatureMatch | None) -> LayerMap | None:
     return match.layer_map() if match is not None else None
 
 
-def _renamed(progress: Progress, stage: str, _: str, done: float, total: float, detail: str = "") -> None:
+def renamed(progress: Progress, stage: str, _: str, done: float, total: float, detail: str = "") -> None:
+    """`progress` under another name."""
     progress(stage, done, total, detail)

@@ -9,8 +9,8 @@ from edgekit.records.layer_map import LayerMap
 from edgekit.records.measured import Host
 from edgekit.records.numbers import Estimate, Figure, Unknown
 
-StageKind = Literal["logits", "features", "task"]
-STAGE_KINDS: tuple[StageKind, ...] = ("logits", "features", "task")
+StageKind = Literal["logits", "features", "task", "on-policy"]
+STAGE_KINDS: tuple[StageKind, ...] = ("logits", "features", "task", "on-policy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +106,8 @@ class DistillCost:
     seconds: float
     """Of the clock, the teacher's part included; without what a killed run spent in vain."""
     peak_bytes: int
+    written_tokens: int = 0
+    """Of `tokens`, those that the student wrote itself; its FLOPs count the writing too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
