@@ -25,13 +25,15 @@ from edgekit.checkpoint import open_checkpoint  # noqa: E402
 from edgekit.corpus import task_bank, templates  # noqa: E402
 from edgekit.distill import Recipe  # noqa: E402
 from edgekit.distill import random_student as make_random  # noqa: E402
+from edgekit.distill.asking import bare  # noqa: E402
 from edgekit.distill.chain import distill_student  # noqa: E402
 from edgekit.distill.loading import load_model  # noqa: E402
-from edgekit.distill.material import held_out_material, training_material  # noqa: E402
+from edgekit.distill.material import held_out_material, held_out_questions, training_material  # noqa: E402
 from edgekit.distill.model_facts import tokenizer_of  # noqa: E402
 from edgekit.distill.recipe import Data, DistillRecipe, Stage, Student, Synthesizing, Teacher  # noqa: E402
 from edgekit.distill.samples import golden, read_samples  # noqa: E402
 from edgekit.distill.stages import spent  # noqa: E402
+from edgekit.distill.synthesis import Synthesis  # noqa: E402
 from edgekit.distill.task_material import task_material  # noqa: E402
 from edgekit.errors import EdgekitError, ExitCode  # noqa: E402
 from edgekit.progress import silent  # noqa: E402
@@ -289,12 +291,45 @@ def test_what_a_gate_asks_is_not_learned_from_own_files(tmp_path: Path) -> None:
     assert clean.notes == ()
 
 
+def test_a_task_stage_of_own_questions_leaves_out_what_is_held_out(tmp_path: Path) -> None:
+    """Of evaluations, of the recipe's own test files, and of the held-out share of its training files."""
+    rows = [{"prompt": f"What comes after {n}? Answer:", "answer": str(n + 1)} for n in range(60)]
+    asked_in_evaluations = {"prompt": task_bank().items[0].prompt, "answer": "x"}
+
+    def write(name: str, some: list[dict[str, str]]) -> None:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
+
+    write("prompts.jsonl", [*rows, asked_in_evaluations])
+    write("test.jsonl", rows[50:])
+    write("learned.jsonl", rows[:50])
+    apart = held_out_questions(Data(files=("learned.jsonl",)), tmp_path)
+    held = [row for row in rows[:50] if bare(row["prompt"]) in apart]
+    assert 0 < len(held) < 20
+    teacher = make_random(SMALL)
+    tokenizer = tokenizer_of(open_checkpoint(teacher))
+    own = Synthesizing(
+        asked=Synthesis(domains=(), temperature=0.0, most_tokens=2),
+        prompts="prompts.jsonl",
+        held_out=("test.jsonl",),
+        gold=True,
+    )
+    found = task_material(
+        own, teacher, teacher, tokenizer, tmp_path / "out" / "samples.jsonl", teacher_sha256="7e" * 32, templates=(),
+        folder=tmp_path, besides=apart, length=64, prompt_weight=0.05, seed=1, progress=silent,
+    )  # fmt: skip
+    taught = tokenizer.decode(found.windows.ids.flatten().tolist())
+    for row in rows:
+        learned = row in rows[:50] and row not in held
+        assert (f"{row['prompt']} {row['answer']}\n" in taught) == learned, row
+    assert asked_in_evaluations["prompt"] not in taught
+
+
 @pytest.mark.slow
 def test_a_real_teacher_writes_for_its_student(tmp_path: Path) -> None:
     torch.set_num_threads(2)
     task = replace(
         STAGE, kind="task", steps=30, length=96, alpha=0.0, learning_rate=2e-3,
-        synthesis=Synthesizing(each=20, most_tokens=8),
+        synthesis=Synthesizing(asked=Synthesis(domains=(), each=20, most_tokens=8)),
     )  # fmt: skip
     stages = (replace(STAGE, steps=40, length=96, learning_rate=2e-3), task)
     data = Data(questions=60, templates=("capital", "continent", "language"))
@@ -314,6 +349,7 @@ def test_a_real_teacher_writes_for_its_student(tmp_path: Path) -> None:
         samples,
         teacher_sha256=chain.teacher.sha256,
         templates=data.templates,
+        folder=tmp_path,
         length=96,
         prompt_weight=0.05,
         seed=1,

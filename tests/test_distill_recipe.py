@@ -9,6 +9,7 @@ import pytest
 
 from edgekit.distill.recipe import load_recipe, shipped, with_student
 from edgekit.errors import EdgekitError
+from edgekit.pipeline.distilling import foresee_distillation
 
 BASE = """
 [teacher]
@@ -106,6 +107,40 @@ def test_mistakes_are_named(tmp_path: Path, old: str, new: str, said: str, hint:
     with pytest.raises(EdgekitError, match=said) as refused:
         load_recipe(written(tmp_path, BASE.replace(old, new, 1)))
     assert hint in refused.value.hint
+
+
+TASK = BASE.replace('"logits"', '"task"') + "[student.stage.synthesis]\nsamples = 5\n"
+
+
+def test_a_task_stage_asks_questions_of_ones_own(tmp_path: Path) -> None:
+    own = 'prompts = "mine.jsonl"\nheld_out = ["test.jsonl"]\nchat = true\n'
+    recipe = load_recipe(written(tmp_path, TASK + own))
+    synthesis = recipe.students[0].stages[0].synthesis
+    assert synthesis.asked.samples == 5
+    questions = synthesis.questions(recipe.folder)
+    assert (questions.prompts, questions.held_out) == (tmp_path / "mine.jsonl", (tmp_path / "test.jsonl",))
+    assert questions.chat
+    assert recipe.sha256 != load_recipe(written(tmp_path, TASK)).sha256
+    with pytest.raises(EdgekitError, match=r"unknown key in `synthesis` of stage 1 .*: `promts`") as refused:
+        load_recipe(written(tmp_path, TASK + own.replace("prompts", "promts")))
+    assert "`prompts`" in refused.value.hint
+    with pytest.raises(EdgekitError, match=r"asks your own questions .* left out by: `each`"):
+        load_recipe(written(tmp_path, TASK + own + "each = 5\n"))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"promt": "a"}', "unknown key `promt`: `{}/mine.jsonl:1`"),
+        ('{"prompt": "Who is there? Answer:"}', "1 questions have no known answer"),
+    ],
+)
+def test_own_questions_are_refused_before_training(tmp_path: Path, line: str, said: str) -> None:
+    (tmp_path / "mine.jsonl").write_text(line + "\n", encoding="utf-8")
+    own = TASK.replace("samples = 5", 'samples = 1\nprompts = "mine.jsonl"')
+    with pytest.raises(EdgekitError) as refused:
+        foresee_distillation(load_recipe(written(tmp_path, own)))
+    assert said.format(tmp_path) in refused.value.message
 
 
 def test_names_and_files_that_are_not_there(tmp_path: Path) -> None:

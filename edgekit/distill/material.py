@@ -10,7 +10,7 @@ from typing import Any
 
 from edgekit import corpus
 from edgekit.corpus.item import share_of
-from edgekit.distill.asking import is_evaluated
+from edgekit.distill.asking import bare, is_evaluated, may_be_evaluated
 from edgekit.distill.questions import packed, questions
 from edgekit.distill.recipe_parts import Data
 from edgekit.distill.windows import Windows, windows_of
@@ -81,6 +81,14 @@ def held_out_material(data: Data, folder: Path, tokenizer: Any, *, length: int, 
     chosen = torch.linspace(0, count - 1, HELD_OUT_WINDOWS).round().long()
     few = Windows(ids=found.windows.ids[chosen], weights=found.windows.weights[chosen])
     return Material(windows=few, origin=found.origin, sha256=few.sha256)
+
+
+def held_out_questions(data: Data, folder: Path) -> frozenset[str]:
+    """Questions that no teacher may be asked for training, bare: those that may be evaluated, and those of the recipe's
+    files that are held out.
+    """
+    own = (one for one in own_texts(data, folder) if not isinstance(one, str) and _is_held_out(one))
+    return may_be_evaluated() | {bare(one.prompt) for one in own}
 
 
 def own_texts(data: Data, folder: Path, progress: Progress = silent) -> list[Text]:

@@ -175,9 +175,10 @@ def _stage(
 def _stage_notes(stage: Stage) -> list[str]:
     notes = []
     if stage.kind == "task":
-        asked = stage.synthesis
-        each = asked.each * asked.samples
-        notes.append(f"what the teacher writes ({each} samples of each template and style) is not counted")
+        asked, prompts = stage.synthesis.asked, stage.synthesis.prompts
+        each = f"{asked.samples} samples of each question of {prompts}"
+        each = each if prompts else f"{asked.each * asked.samples} samples of each template"
+        notes.append(f"what the teacher writes ({each} and style) is not counted")
     if stage.cache == "offline" and stage.alpha > 0:
         notes.append("the teacher's part is counted for every step; a cache asks it once for each window")
     return notes

@@ -20,7 +20,7 @@ from edgekit.distill import checkpointing, costs, sharding
 from edgekit.distill.alignment import Alignment, align
 from edgekit.distill.held_out import held_out
 from edgekit.distill.loading import all_here, in_turn, load_model, save_model
-from edgekit.distill.material import Material, training_material
+from edgekit.distill.material import Material, held_out_questions, training_material
 from edgekit.distill.model_facts import facts_of, tokenizer_of
 from edgekit.distill.objectives import Softly, features_objective, logits_objective, task_objective
 from edgekit.distill.recipe_parts import Data, Stage
@@ -238,7 +238,9 @@ def _material(lesson: Lesson, stage: Stage, student: Path, place: Path) -> Mater
             tokenizer,
             place / SAMPLES,
             teacher_sha256=lesson.teacher.sha256,
-            templates=stage.synthesis.templates or lesson.data.templates,
+            templates=stage.synthesis.asked.templates or lesson.data.templates,
+            folder=lesson.folder,
+            besides=held_out_questions(lesson.data, lesson.folder),
             length=stage.length,
             prompt_weight=weight,
             seed=lesson.seed,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgekit import corpus
 from edgekit.checkpoint import open_checkpoint
+from edgekit.distill.chatting import chat_of
 from edgekit.distill.generating import generate_from
 from edgekit.distill.loading import load_model
 from edgekit.distill.material import Material
+from edgekit.distill.own_questions import asked as questions_asked
 from edgekit.distill.recipe_parts import Synthesizing
 from edgekit.distill.samples import Sample, golden, read_samples
 from edgekit.distill.selecting import disagreements, select, windows_of_samples
@@ -28,21 +31,29 @@ def task_material(
     *,
     teacher_sha256: str,
     templates: tuple[str, ...],
+    folder: Path,
+    besides: frozenset[str] = frozenset(),
     length: int,
     prompt_weight: float,
     seed: int,
     progress: Progress,
 ) -> Material:
     """Windows of what the teacher in the folder `teacher` wrote into the file `out`; what stands there is not asked for
-    again. Raises EdgekitError as `synthesize` and `select` do.
+    again. Files of the recipe lie in `folder`; `besides` are bare questions that are held out. Raises EdgekitError as
+    `synthesize` and `select` do.
     """
+    settings, own = _synthesis(asked, templates, seed), asked.questions(folder)
+    items, held_out = questions_asked(settings, own, besides=besides)
     out.parent.mkdir(parents=True, exist_ok=True)
     report = synthesize(
         open_checkpoint(teacher).config,
         tokenizer,
-        _synthesis(asked, templates, seed),
+        settings,
         out,
         progress,
+        items=items,
+        held_out=held_out,
+        turn=chat_of(teacher) if own.chat else None,
         teacher_sha256=teacher_sha256,
         generate=generate_from(lambda: load_model(teacher, frozen=True).to(here().device), tokenizer),
     )
@@ -68,18 +79,10 @@ def task_material(
 
 
 def _synthesis(asked: Synthesizing, templates: tuple[str, ...], seed: int) -> Synthesis:
-    return Synthesis(
-        domains=asked.domains or corpus.DOMAINS,
+    return replace(
+        asked.asked,
+        domains=asked.asked.domains or corpus.DOMAINS,
         templates=templates,
-        each=asked.each,
-        questions=asked.questions,
-        styles=asked.styles,
-        samples=asked.samples,
-        temperature=asked.temperature,
-        top_p=asked.top_p,
-        most_tokens=asked.most_tokens,
-        most_reasoning_tokens=asked.most_reasoning_tokens,
-        batch=asked.batch,
         seed=seed + 1,  # the first questions of the same seed are those that earlier stages saw
     )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from edgekit.distill.recipe import DistillRecipe, load_recipe, with_student
+from edgekit import corpus
+from edgekit.distill.recipe import DistillRecipe, Synthesizing, load_recipe, with_student
 from edgekit.errors import ExitCode, import_extra
 from edgekit.progress import Progress, silent
 from edgekit.records import Distillation, DistillPlan
@@ -43,4 +45,19 @@ def foresee_distillation(recipe: DistillRecipe, *, teacher: Path | None = None) 
     from edgekit.distill.planning import plan_distillation
 
     own_texts(recipe.data, recipe.folder)
+    for student in recipe.students:
+        for stage in student.stages:
+            _check_questions(stage.synthesis, recipe)
     return plan_distillation(recipe, teacher=teacher)
+
+
+def _check_questions(synthesis: Synthesizing, recipe: DistillRecipe) -> None:
+    """Refuse now what the stage would refuse of its own questions after hours of training."""
+    from edgekit.distill.own_questions import asked
+    from edgekit.distill.synthesis import check_synthesis, check_votes
+
+    settings, questions = synthesis.asked, synthesis.questions(recipe.folder)
+    check_synthesis(settings)
+    if questions.prompts is not None or questions.held_out:
+        items, _ = asked(replace(settings, domains=settings.domains or corpus.DOMAINS), questions)
+        check_votes(items, settings)

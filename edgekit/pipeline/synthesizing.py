@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit import corpus
 from edgekit.checkpoint import hash_checkpoint, open_checkpoint
-from edgekit.corpus import Item
-from edgekit.distill.asking import evaluated
 from edgekit.distill.chatting import chat_of
 from edgekit.distill.generating import generate_from
 from edgekit.distill.loading import load_model
 from edgekit.distill.model_facts import tokenizer_of
+from edgekit.distill.own_questions import Questions, asked
 from edgekit.distill.scaling import vllm_generate
-from edgekit.distill.synthesis import Synthesis, asked_of, check_synthesis, check_votes, context_of, plan_of, synthesize
+from edgekit.distill.synthesis import Synthesis, check_synthesis, check_votes, context_of, plan_of, synthesize
 from edgekit.errors import EdgekitError, import_extra
 from edgekit.progress import Progress, silent
 from edgekit.records.synthesis import SynthesisReport
 
 BACKENDS = ("transformers", "vllm")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Questions:
-    """What is asked: the corpus' train split, or a file of one's own (`prompts`); never what `held_out` files hold.
-    With `chat` in the teacher's own chat template.
-    """
-
-    prompts: Path | None = None
-    held_out: tuple[Path, ...] = ()
-    chat: bool = False
+OF_THE_CORPUS = Questions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +40,7 @@ def write_samples(
     settings: Synthesis,
     out: Path,
     *,
-    questions: Questions = Questions(),
+    questions: Questions = OF_THE_CORPUS,
     shards: tuple[int, int] = (0, 1),
     backend: str = "transformers",
     workers: int = 1,
@@ -68,7 +55,7 @@ def write_samples(
     check_synthesis(settings, shards)
     checkpoint = open_checkpoint(teacher)
     tokenizer = tokenizer_of(checkpoint)
-    items, held_out = _asked(settings, questions)
+    items, held_out = asked(settings, questions)
     check_votes(items, settings)  # what can be refused is refused before gigabytes are loaded
     if out.exists() and not out.is_file():
         raise EdgekitError(f"the output is not a regular file: `{out}`", hint="name a file to write")
@@ -96,28 +83,22 @@ def write_samples(
     )
 
 
-def foresee(teacher: Path, settings: Synthesis, *, questions: Questions = Questions()) -> Foreseen:
+def foresee(teacher: Path, settings: Synthesis, *, questions: Questions = OF_THE_CORPUS) -> Foreseen:
     """What the same call would ask, without the weights. Raises EdgekitError."""
     check_synthesis(settings, (0, 1))
     checkpoint = open_checkpoint(teacher)
-    items, held_out = _asked(settings, questions)
+    items, held_out = asked(settings, questions)
     turn, context = chat_of(teacher) if questions.chat else None, context_of(checkpoint.config)
     plan = plan_of(tokenizer_of(checkpoint), items, settings, held_out=held_out, turn=turn, context=context)
-    asks = plan.asks
     return Foreseen(
-        questions=len(asks),
-        samples=len(asks) * settings.samples,
+        questions=len(plan.asks),
+        samples=len(plan.asks) * settings.samples,
         batches=len(plan.batches),
-        read_tokens=sum(len(ask.ids) for ask in asks) * settings.samples,
-        written_tokens=sum(settings.limits[ask.style] for ask in asks) * settings.samples,
+        read_tokens=sum(len(ask.ids) for ask in plan.asks) * settings.samples,
+        written_tokens=sum(settings.limits[ask.style] for ask in plan.asks) * settings.samples,
         too_long=plan.too_long,
         held_out=plan.held_out,
     )
 
 
-def _asked(settings: Synthesis, questions: Questions) -> tuple[Sequence[Item], frozenset[str]]:
-    """(what is asked, what must not be): questions of one's own may be among those of an evaluation by chance."""
-    banks = [corpus.read_bank(path) for path in questions.held_out]
-    if questions.prompts is None:
-        return asked_of(settings), evaluated(banks) if banks else frozenset()
-    return corpus.read_bank(questions.prompts, answered=False).items, evaluated(banks)
+__all__ = ["BACKENDS", "Foreseen", "Questions", "foresee", "write_samples"]
