@@ -25,7 +25,6 @@ from edgekit.distill.recipe_parts import (
 )
 from edgekit.distill.students import Recipe
 from edgekit.distill.synthesis import Synthesis
-from edgekit.distill.synthesis import Synthesis
 from edgekit.errors import EdgekitError
 from edgekit.shapes import Shape, load_shape, shape_of
 from edgekit.tables import nearest, number, parse_toml, read_file, refuse_unknown, table_at, tables_at, text_at
@@ -177,18 +176,6 @@ def _stage(row: Mapping[str, Any], where: str) -> Stage:
     stage = Stage(**found)
     _check_stage(stage, row, where)
     return stage
-
-
-def _synthesizing(table: Mapping[str, Any], where: str) -> Synthesizing:
-    asked = keys.read(table, keys.SYNTHESIS, where, besides=keys.SYNTHESIZING)
-    rest = keys.read(table, keys.SYNTHESIZING, where, besides=keys.SYNTHESIS)
-    idle = [key for key in keys.ASKED_OF_THE_CORPUS if key in table]
-    if rest.get("prompts") and idle:
-        raise EdgekitError(
-            f"{where} asks your own questions (`prompts`), of which none is left out by: `{idle[0]}`",
-            hint=f"leave out one of them: `prompts` or `{idle[0]}`",
-        )
-    return Synthesizing(asked=Synthesis(**{"domains": (), **asked}), **rest)
 
 
 def _synthesizing(table: Mapping[str, Any], where: str) -> Synthesizing:

@@ -166,18 +166,9 @@ SYNTHESIZING: dict[str, Reader] = {
     "prompts": word(),
     "held_out": words(),
     "chat": flag,
-}
-"""Of a `[student.stage.synthesis]`: the fields of `synthesis.Synthesis`."""
-SYNTHESIZING: dict[str, Reader] = {
-    "prompts": word(),
-    "held_out": words(),
-    "chat": flag,
     "strategy": word("all", "teacher-correct", "disagreement-first"),
     "gold": flag,
 }
-"""Of the same table, what is not of the asking."""
-ASKED_OF_THE_CORPUS = ("each", "questions", "domains", "templates")
-"""What has nothing to do where the questions are one's own."""
 """Of the same table, what is not of the asking."""
 ASKED_OF_THE_CORPUS = ("each", "questions", "domains", "templates")
 """What has nothing to do where the questions are one's own."""

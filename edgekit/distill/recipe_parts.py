@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgekit.distill.own_questions import Questions
-from edgekit.distill.own_questions import Questions
 from edgekit.distill.schedules import temperature_at
 from edgekit.distill.students import Recipe
-from edgekit.distill.synthesis import Synthesis
 from edgekit.distill.synthesis import Synthesis
 from edgekit.records import StageKind
 from edgekit.shapes import Shape
@@ -83,23 +81,6 @@ class Synthesizing:
     strategy: str = "teacher-correct"
     gold: bool = False
     """Learn from the known answers of the same prompts instead: what a gain of this stage is to be compared with."""
-
-    def questions(self, folder: Path) -> Questions:
-        """What is asked by a recipe that lies in `folder`."""
-        return Questions(
-            prompts=folder / self.prompts if self.prompts else None,
-            held_out=tuple(folder / name for name in self.held_out),
-            chat=self.chat,
-        )
-
-    @property
-    def said(self) -> dict[str, Any]:
-        """All that it says, as older recipes said it; what came later is there where it is used."""
-        found = asdict(self.asked)
-        del found["seed"]
-        found |= {"strategy": self.strategy, "gold": self.gold}
-        later = {"prompts": self.prompts, "held_out": self.held_out, "chat": self.chat}
-        return found | {name: value for name, value in later.items() if value}
 
     def questions(self, folder: Path) -> Questions:
         """What is asked by a recipe that lies in `folder`."""
