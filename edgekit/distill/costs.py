@@ -26,6 +26,12 @@ def forward_flops(model: ModelFacts, tokens: float, length: int) -> Estimate:
     return _flops(model, tokens, length, READ)
 
 
+def written_flops(model: ModelFacts, tokens: float, length: int, *, checkpointing: bool = False) -> Estimate:
+    """FLOPs of training `model` on tokens that it reads or writes itself before, each once (its cache keeps them)."""
+    trained = training_flops(model, tokens, length, checkpointing=checkpointing)
+    return added([trained, forward_flops(model, tokens, length)])
+
+
 def added(parts: Sequence[Estimate]) -> Estimate:
     """The sum, ends by ends: what makes one part low (no attention counted) makes all low."""
     return Estimate(
@@ -46,6 +52,7 @@ def summed(parts: Sequence[DistillCost]) -> DistillCost:
         teacher_flops=added([part.teacher_flops for part in parts]),
         seconds=sum(part.seconds for part in parts),
         peak_bytes=max((part.peak_bytes for part in parts), default=0),
+        written_tokens=sum(part.written_tokens for part in parts),
     )
 
 

@@ -58,13 +58,13 @@ def check_possible(recipe: DistillRecipe) -> None:
     """
     if not any(stage.on_policy for student in recipe.students for stage in student.stages):
         return
-    trl_version()
     found = sharding.here().processes
     if found > 1:
         raise EdgekitError(
             f"an on-policy stage runs in one process, and these are `{found}`",
             hint="start `edgekit distill` without `accelerate launch` for this recipe",
         )
+    trl_version()
 
 
 def train_on_policy(
@@ -81,12 +81,13 @@ def train_on_policy(
     progress: Progress = silent,
 ) -> Written:
     """Train `student` in place on its own completions of `prompts`, as `teacher` would have written them; gives what it
-    took. `tokenizer` is a `tokenizers.Tokenizer`, the same of both. Checkpoints and `metrics.jsonl` lie in `out`.
+    took. `tokenizer` is a `tokenizers.Tokenizer`, the same of both; a teacher with more rows for padding loses them.
+    Checkpoints and `metrics.jsonl` lie in `out`.
 
-    It resumes, and stops where it diverges, as `trainer.train` does. Raises EdgekitError as that one, and for tables
-    of unlike height: TRL compares whole vocabularies.
+    It resumes, and stops where it diverges, as `trainer.train` does. Raises EdgekitError as that one, and for a teacher
+    whose table has fewer rows.
     """
-    _check_tables(student, teacher)
+    _level(student, teacher)
     check(settings, (), 1)
     place = sharding.here()
     with checkpointing.opened(out, place), _prepared(student, teacher, settings, place):
@@ -148,13 +149,18 @@ def _no_memory(settings: TrainSettings, place: sharding.Place) -> EdgekitError:
     return EdgekitError(what, hint="set a smaller `micro_batch`, or a smaller `batch`: all of it is written at a time")
 
 
-def _check_tables(student: Any, teacher: Any) -> None:
+def _level(student: Any, teacher: Any) -> None:
+    """Give both tables as many rows, since TRL compares whole ones: of one tokenizer, rows beyond the other's are
+    padding. Raises EdgekitError where the teacher has fewer: rows that it lacks would need a probability.
+    """
     mine, theirs = (model.config.get_text_config().vocab_size for model in (student, teacher))
-    if mine != theirs:
+    if mine > theirs:
         raise EdgekitError(
             f"TRL compares whole vocabularies, and the student's table has {mine} rows, its teacher's `{theirs}`",
             hint='a stage of `kind = "logits"` compares what both have; a student that is carved has as many rows',
         )
+    if mine < theirs:
+        teacher.resize_token_embeddings(mine)
 
 
 def _ends(student: Any) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgekit import corpus
 from edgekit.corpus.item import Item
-from edgekit.distill.asking import STYLES, bare, evaluated, questions_of
+from edgekit.distill.asking import STYLES, bare, may_be_evaluated, questions_of
 from edgekit.distill.generating import Request
 from edgekit.distill.recipe_parts import OnPolicy
 from edgekit.errors import EdgekitError, import_extra
@@ -56,7 +56,7 @@ def prompts_of(asked: OnPolicy, tokenizer: Any, *, length: int, templates: tuple
     """
     domains = asked.domains or corpus.DOMAINS
     items = questions_of(domains, asked.templates or templates, asked.each, seed + 1, most=asked.questions)
-    room, judged = length - asked.most_tokens, evaluated()
+    room, judged = length - asked.most_tokens, may_be_evaluated()
     found, left_out = [], 0
     for text in dict.fromkeys(_text(item, asked.style) for item in items if bare(item.prompt) not in judged):
         fits = len(tokenizer.encode(text).ids) <= room

@@ -78,11 +78,10 @@ def _told(prompts: Prompts, written: Written) -> str:
 def _cost(lesson: Lesson, stage: Stage, student: Path, written: Written) -> DistillCost:
     """Every token is read once more by the student, as it writes."""
     facts, tokens = facts_of(student, "student", hashed=False), written.training.tokens
-    own = costs.training_flops(facts, tokens, stage.length, checkpointing=stage.gradient_checkpointing)
     return DistillCost(
         tokens=tokens,
         teacher_tokens=tokens,
-        student_flops=costs.added([own, costs.forward_flops(facts, tokens, stage.length)]),
+        student_flops=costs.written_flops(facts, tokens, stage.length, checkpointing=stage.gradient_checkpointing),
         teacher_flops=costs.forward_flops(lesson.teacher, tokens, stage.length),
         seconds=written.training.seconds,
         peak_bytes=written.training.peak_bytes,

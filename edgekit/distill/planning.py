@@ -25,6 +25,12 @@ _NO_MACHINES = Unknown(
     reason="the recipe names no accelerators",
     settle='add `[cluster] accelerator = "h100-80gb", count = 8` to the recipe',
 )
+_WRITTEN = Unknown(
+    reason="how fast a student writes goes by its latency, not by its FLOPs",
+    settle="run some steps of the on-policy stage and multiply",
+)
+_LEAST_WRITTEN = 2
+"""Tokens: a prompt of one, and an end."""
 _TOKEN_BYTES = 12
 """An id and a weight (`windows.Windows`)."""
 _NOTED_BYTES = 16e9
@@ -146,14 +152,13 @@ def _stage(
     stage: Stage, student: ModelFacts, teacher: ModelFacts, machines: Machines | None, device: Accelerator | None
 ) -> PlannedStage:
     asked = stage.tokens if stage.asks else 0
-    own = costs.training_flops(student, stage.tokens, stage.length, checkpointing=stage.gradient_checkpointing)
-    theirs = costs.forward_flops(teacher, asked, stage.length)
+    own, theirs = _flops(stage, student, teacher, asked)
     count = machines.count if machines else 1
     # cached or not, a teacher that was asked is loaded: it is scored against after the stage
     memory = training_memory(student, teacher if stage.asks else None, stage, count)
     fits, reason = _fits(memory, device, stage, count)
     needed = costs.training_flops(student, stage.tokens, stage.length)
-    spent = _hours(needed, own, theirs, machines, device)
+    spent = _WRITTEN if stage.on_policy and machines else _hours(needed, own, theirs, machines, device)
     return PlannedStage(
         student=student.name,
         kind=stage.kind,
@@ -172,6 +177,17 @@ def _stage(
     )
 
 
+def _flops(stage: Stage, student: ModelFacts, teacher: ModelFacts, asked: int) -> tuple[Estimate, Estimate]:
+    """The student's and the teacher's."""
+    theirs = costs.forward_flops(teacher, asked, stage.length)
+    if stage.on_policy is None:
+        own = costs.training_flops(student, stage.tokens, stage.length, checkpointing=stage.gradient_checkpointing)
+        return own, theirs
+    own = costs.written_flops(student, stage.tokens, stage.length, checkpointing=stage.gradient_checkpointing)
+    least = _LEAST_WRITTEN / stage.length
+    return replace(own, low=own.low * least), replace(theirs, low=theirs.low * least)
+
+
 def _stage_notes(stage: Stage) -> list[str]:
     notes = []
     if stage.kind == "task":
@@ -179,6 +195,8 @@ def _stage_notes(stage: Stage) -> list[str]:
         each = f"{asked.samples} samples of each question of {prompts}"
         each = each if prompts else f"{asked.each * asked.samples} samples of each template"
         notes.append(f"what the teacher writes ({each} and style) is not counted")
+    if stage.on_policy is not None:
+        notes.append("counted as if every prompt and completion filled its `length`: they take that at most")
     if stage.cache == "offline" and stage.alpha > 0:
         notes.append("the teacher's part is counted for every step; a cache asks it once for each window")
     return notes
@@ -207,6 +225,8 @@ def _fits(memory: TrainingMemory, device: Accelerator | None, stage: Stage, coun
     if device is None:
         return "unknown", _NO_MACHINES.reason
     total, limit = memory.total, device.memory_bytes
+    if stage.on_policy is not None and count > 1:
+        return "no", "an on-policy stage runs in one process, on one accelerator"
     if stage.batch % count:
         return "no", f"{count} accelerators cannot share a batch of {stage.batch} windows evenly"
     if total.high <= limit:
@@ -226,7 +246,7 @@ def _all(found: Sequence[Fits]) -> Fits:
 def _together(parts: Sequence[Figure]) -> Figure:
     known = [part for part in parts if isinstance(part, Estimate)]
     if len(known) < len(parts):
-        return _NO_MACHINES
+        return next(part for part in parts if isinstance(part, Unknown))
     return Estimate(
         value=sum(part.value for part in known),
         low=sum(part.low for part in known),

@@ -64,7 +64,16 @@ def _activations(student: ModelFacts, teacher: ModelFacts | None, stage: Stage, 
         held += tokens * teacher.hidden * deep
     if stage.kind == "features":
         held += tokens * student.hidden * (student.layers + 1)
-    return _between(2.0 * held, 3.0 * held, 4.0 * held)
+    written = 0.0 if stage.on_policy is None else _writing(student, stage)
+    return _between(*(max(written, factor * held) for factor in (2.0, 3.0, 4.0)))
+
+
+def _writing(student: ModelFacts, stage: Stage) -> float:
+    """While it completes a whole batch of prompts: keys and values of all, and a row of logits each (as they are, and
+    twice as probabilities), in float32.
+    """
+    keys = 2 * student.layers * student.kv_heads * student.head_dim * stage.length
+    return _FLOAT32 * stage.batch * (keys + 3 * student.vocabulary)
 
 
 def _table(model: ModelFacts) -> float:
