@@ -6,15 +6,19 @@ A teacher of four layers is trained on a base of facts (countries, species, thre
 Students of a quarter of its layers' weights see half of the questions with labels. Of every seed:
 
 from scratch, the same steps: cross-entropy on the labels (`ce`); distillation at temperature 2, at 1, and falling from
-4 to 1 (`kd-t2`, `kd-t1`, `kd-fall`); at 1 with the divergence only where the teacher is right (`kd-right`);
+4 to 1 (`kd-t2`, `kd-t1`, `kd-fall`); at 1 with the divergence only where the teacher is right (`kd-right`), after
+labels alone for the first half (`kd-late`), giving way to the labels step by step (`kd-anneal`), and with the teacher's
+hidden states beside it through an even map (`kd-features`; `ce-features` is those states and labels alone);
+with three times the steps labels, distillation at 1, and that giving way (`ce-long`, `kd-long`, `anneal-long`);
 carved: as it is (`carved`), `carved-ce`, and stage after stage `logits`, `features`, `task`: the last on what the
 teacher answers to the other half of the questions, where it is right. Beside `task`, on the same start and steps:
 cross-entropy on the same prompts' true answers (`gold`), and more of stage 1 on the old questions (`more`): the first
 is the bound of what wider coverage can give, the second what more steps alone do.
 
 The score is the share of held-out questions, in phrasings that no training saw, whose whole answer is the likeliest
-token by token; retention is that over the teacher's. Rows already in `results/distill_stages.json` under the same
-settings are not run again.
+token by token; retention is that over the teacher's. `nats` is what those answers cost a token, and `known` the
+share of some of the training's own questions that is answered. Rows already in `results/distill_stages.json` under the
+same settings are not run again.
 """
 
 from __future__ import annotations
@@ -52,12 +56,16 @@ from edgekit.distill.windows import Windows, windows_of
 
 RESULTS = Path(__file__).parent / "results" / "distill_stages.json"
 LENGTH, BATCH, EACH, ALPHA = 192, 6, 250, 0.7
+KNOWN = 300
+"""Questions of the training that are asked again."""
 SPEC = "prune:depth=0.5,width=0.5"
 FACTS = (
     *("capital", "capital-short", "continent", "language", "which-continent", "syllogism", "error", "kind"),
     *("group", "region", "habitat", "diet", "threat", "mark", "which-group", "report-threat"),
 )
 STEPS = {"scratch": 400, "carved": 250, "stage": 150}
+LONG = 3
+"""Times the steps of the arms from scratch, for those that ask whether they had enough."""
 
 
 def teacher_recipe(smoke: bool) -> Recipe:
@@ -178,8 +186,44 @@ def where_right(teacher: Any, model: Any, indices: torch.Tensor, windows: Window
     )
 
 
-def from_scratch(objective: Callable[[Lesson], Objective], lesson: Lesson, seed: int) -> Any:
-    return taught(lesson, scratch(lesson, seed), objective(lesson), seed, steps=STEPS["scratch"], rate=4e-3)
+def shifting(alpha_at: Callable[[float], float], lesson: Lesson) -> Objective:
+    """Distillation at temperature 1 whose share is asked for each step: 0 is the first, 1 the last."""
+
+    def objective(model: Any, indices: torch.Tensor, windows: Windows, info: StepInfo) -> LossParts:
+        now = softly(1.0, alpha=alpha_at(info.step / max(1, info.steps - 1)))
+        return logits_objective(lesson.teacher, now)(model, indices, windows, info)
+
+    return objective
+
+
+def late(at: float) -> float:
+    return ALPHA if at >= 0.5 else 0.0
+
+
+def annealed(at: float) -> float:
+    """Teacher annealing of BAM (arXiv 1907.04829), from 0.9."""
+    return 0.9 * (1 - at)
+
+
+def with_features(alpha: float, lesson: Lesson, seed: int, steps: int = STEPS["scratch"]) -> Any:
+    student = scratch(lesson, seed)
+    match = FeatureMatch(student.config, lesson.teacher.config, "uniform")
+    objective = features_objective(lesson.teacher, match, softly(1.0, alpha=alpha))
+    return taught(lesson, student, objective, seed, steps=steps, rate=4e-3, extra=match.groups(4e-3))
+
+
+def from_scratch(
+    objective: Callable[[Lesson], Objective], lesson: Lesson, seed: int, steps: int = STEPS["scratch"]
+) -> Any:
+    return taught(lesson, scratch(lesson, seed), objective(lesson), seed, steps=steps, rate=4e-3)
+
+
+def distilled(lesson: Lesson, start: float = 1.0, end: float | None = None) -> Objective:
+    return logits_objective(lesson.teacher, softly(start, end))
+
+
+def plain(_lesson: Lesson) -> Objective:
+    return PLAIN
 
 
 def carved_ce(lesson: Lesson, seed: int) -> Any:
@@ -207,7 +251,7 @@ def more(lesson: Lesson, seed: int) -> Any:
 def task(lesson: Lesson, seed: int) -> Any:
     """On the teacher's likeliest answers, those that are right: their prompts are fewer, their text is the label's."""
     right = tuple(
-        item for item, fine in zip(lesson.wide, answered(lesson.teacher, lesson, lesson.wide), strict=True) if fine
+        item for item, fine in zip(lesson.wide, answered(lesson.teacher, lesson, lesson.wide)[0], strict=True) if fine
     )
     return completed(lesson, right, seed)
 
@@ -222,11 +266,18 @@ def completed(lesson: Lesson, items: tuple[corpus.Item, ...], seed: int) -> Any:
 
 
 ARMS: dict[str, Callable[[Lesson, int], Any]] = {
-    "ce": partial(from_scratch, lambda lesson: PLAIN),  # noqa: ARG005
-    "kd-t2": partial(from_scratch, lambda lesson: logits_objective(lesson.teacher, softly(2.0))),
-    "kd-t1": partial(from_scratch, lambda lesson: logits_objective(lesson.teacher, softly(1.0))),
-    "kd-fall": partial(from_scratch, lambda lesson: logits_objective(lesson.teacher, softly(4.0, 1.0))),
+    "ce": partial(from_scratch, plain),
+    "kd-t2": partial(from_scratch, partial(distilled, start=2.0)),
+    "kd-t1": partial(from_scratch, distilled),
+    "kd-fall": partial(from_scratch, partial(distilled, start=4.0, end=1.0)),
     "kd-right": partial(from_scratch, lambda lesson: partial(where_right, lesson.teacher)),
+    "kd-late": partial(from_scratch, partial(shifting, late)),
+    "kd-anneal": partial(from_scratch, partial(shifting, annealed)),
+    "kd-features": partial(with_features, ALPHA),
+    "ce-features": partial(with_features, 0.0),
+    "ce-long": partial(from_scratch, plain, steps=LONG * STEPS["scratch"]),
+    "kd-long": partial(from_scratch, distilled, steps=LONG * STEPS["scratch"]),
+    "anneal-long": partial(from_scratch, partial(shifting, annealed), steps=LONG * STEPS["scratch"]),
     "carved": carved,
     "carved-ce": carved_ce,
     "logits": logits,
@@ -249,25 +300,31 @@ def kept(arm: str, lesson: Lesson, seed: int) -> Any:
 
 
 @torch.no_grad()
-def answered(model: Any, lesson: Lesson, items: tuple[corpus.Item, ...]) -> list[bool]:
-    """Whether each answer, up to the end of its line, is what the model would say: each token its likeliest."""
-    found = [False] * len(items)
+def answered(model: Any, lesson: Lesson, items: tuple[corpus.Item, ...]) -> tuple[list[bool], float]:
+    """Whether each answer, up to the end of its line, is what the model would say: each token its likeliest; and the
+    loss of all answers' tokens, in nats a token.
+    """
+    found, nats, tokens = [False] * len(items), 0.0, 0
     order = sorted(range(len(items)), key=lambda at: len(items[at].line))
     for begin in range(0, len(items), 32):
         some = order[begin : begin + 32]
         length = 1 + max(len(lesson.tokenizer.encode(f"{items[at].line}\n").ids) for at in some)
         parts = [packed(lesson.tokenizer, [items[at]], length=length, prompt_weight=0.0) for at in some]
         ids, counted = (torch.tensor([part[which][:length] for part in parts]) for which in (0, 1))
-        best = model(input_ids=ids[:, :-1], use_cache=False).logits.argmax(-1)
-        fine = (best.eq(ids[:, 1:]) | counted[:, 1:].eq(0)).all(-1)
+        said = model(input_ids=ids[:, :-1], use_cache=False).logits.float()
+        labels, counts = ids[:, 1:], counted[:, 1:].ne(0)
+        fine = (said.argmax(-1).eq(labels) | ~counts).all(-1)
+        nats += float(torch.nn.functional.cross_entropy(said[counts], labels[counts], reduction="sum"))
+        tokens += int(counts.sum())
         for at, right in zip(some, fine.tolist(), strict=True):
             found[at] = right
-    return found
+    return found, nats / tokens
 
 
-def score(model: Any, lesson: Lesson) -> float:
-    fine = answered(model.eval(), lesson, lesson.held_out)
-    return sum(fine) / len(fine)
+def score(model: Any, lesson: Lesson) -> dict[str, float]:
+    fine, nats = answered(model.eval(), lesson, lesson.held_out)
+    known, _ = answered(model, lesson, lesson.known[:: max(1, len(lesson.known) // KNOWN)])
+    return {"exact": sum(fine) / len(fine), "nats": nats, "known": sum(known) / len(known)}
 
 
 def rows_before(settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -291,8 +348,9 @@ def main() -> int:
         given.seeds, given.share = "1", 0.02
     with tempfile.TemporaryDirectory() as place:
         lesson = lesson_of(given.smoke, given.share, given.work or Path(place))
-        whole = score(lesson.teacher, lesson)
-        print(f"teacher {whole:.3f} of {len(lesson.held_out)} answers", file=sys.stderr, flush=True)
+        theirs = score(lesson.teacher, lesson)
+        whole = theirs["exact"]
+        print(f"teacher {whole:.3f} ({theirs}) of {len(lesson.held_out)} answers", file=sys.stderr, flush=True)
         settings = {"share": given.share, "steps": STEPS, "teacher": lesson.folder.name, "spec": SPEC, "alpha": ALPHA}
         rows = [] if given.smoke else rows_before(settings)
         for seed in map(int, given.seeds.split(",")):
@@ -303,18 +361,21 @@ def main() -> int:
                 found = score(kept(arm, lesson, seed), lesson)
                 seconds = round(time.perf_counter() - started, 1)
                 rows = rows if given.smoke else rows_before(settings)  # another run may have added to them
-                rows.append({"arm": arm, "seed": seed, "exact": found, "retention": found / whole, "seconds": seconds})
-                print(
-                    f"seed {seed}  {arm:10} {found:.3f}  {found / whole:6.1%}  {seconds} s", file=sys.stderr, flush=True
-                )
+                kept_share = found["exact"] / whole
+                rows.append({"arm": arm, "seed": seed, **found, "retention": kept_share, "seconds": seconds})
+                shown = f"{found['exact']:.3f}  {kept_share:6.1%}  {found['nats']:.3f} nats  known {found['known']:.1%}"
+                print(f"seed {seed}  {arm:11} {shown}  {seconds} s", file=sys.stderr, flush=True)
                 if not given.smoke:
                     about = circumstances(lesson.folder / "model.safetensors")
-                    write_result(RESULTS, {"circumstances": about, "settings": settings, "exact": whole, "rows": rows})
+                    write_result(
+                        RESULTS,
+                        {"circumstances": about, "settings": settings, "exact": whole, "teacher": theirs, "rows": rows},
+                    )
     for arm in ARMS:
         mine = [row["retention"] for row in rows if row["arm"] == arm]
         if mine:
             print(
-                f"{arm:10} retains {sum(mine) / len(mine):6.1%} ({min(mine):.1%} – {max(mine):.1%}), {len(mine)} seeds"
+                f"{arm:11} retains {sum(mine) / len(mine):6.1%} ({min(mine):.1%} – {max(mine):.1%}), {len(mine)} seeds"
             )
     return 0
 

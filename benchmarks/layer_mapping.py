@@ -1,17 +1,20 @@
 """Does a learned layer map teach better than an even one?
 
-    python benchmarks/layer_mapping.py [--seeds 5] [--steps 200] [--loss cosine] [--maps learned,uniform] [--smoke]
+    python benchmarks/layer_mapping.py [--seeds 5] [--layers 2] [--steps 200] [--maps learned,uniform] [--smoke]
 
-A teacher of six layers, students of two layers and half its hidden size. Of every seed students with the same start and
-the same batches in the same order learn its logits (forward KL at temperature 1) and, beside them, its hidden states
-through each map; `none` learns the logits alone. What counts is the divergence from the teacher on text that neither
-saw. The learned map may be the default of `FeatureMatch` when it is at least as good as the even one in four seeds
-of five. Writes `results/layer_mapping.json`; exits 1 where that does not hold.
+A teacher of six layers, students of half its hidden size and two layers (or `--layers`). Of every seed students with
+the same start and the same batches in the same order learn its logits (forward KL at temperature 1) and, beside them,
+its hidden states through each map; `none` learns the logits alone, `learned-relative` is a learned map that starts at
+the relative one's layers instead of the even one's. What counts is the divergence from the teacher on text that neither
+saw. The learned map may be the default of `FeatureMatch` when it is at least as good as the even one in four seeds of
+five. Rows already in `results/layer_mapping.json` under the same settings are not run again; exits 1 where that does
+not hold, or where a seed is missing.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ from tokenizers import Tokenizer
 from edgekit import corpus
 from edgekit.distill import Recipe, make_student
 from edgekit.distill.held_out import held_out
-from edgekit.distill.mapping import MAP_LEARNING_RATE, MAPPINGS, FeatureMatch
+from edgekit.distill.mapping import MAP_LEARNING_RATE, MAPPINGS, FeatureMatch, relative
 from edgekit.distill.objectives import Softly, features_objective, logits_objective
 from edgekit.distill.students import load_model
 from edgekit.distill.trainer import TrainSettings, train
@@ -32,6 +35,8 @@ from edgekit.distill.windows import Windows, windows_of
 
 RESULTS = Path(__file__).parent / "results" / "layer_mapping.json"
 LENGTH = 128
+MAPS = (*MAPPINGS, "learned-relative", "none")
+SETTINGS = ("steps", "loss", "weight", "map_rate")
 NEEDED = 0.8
 """Share of the seeds in which the learned map has to be at least as good."""
 
@@ -64,24 +69,26 @@ def text_of(folder: Path, split: corpus.Split, count: int) -> Windows:
     return windows_of(ids[: count * LENGTH + 1], None, LENGTH)
 
 
-def new_student(teacher: Any, seed: int) -> Any:
+def new_student(teacher: Any, seed: int, layers: int) -> Any:
     config = teacher.config.__class__.from_dict(teacher.config.to_dict())
-    config.num_hidden_layers, config.hidden_size, config.intermediate_size = 2, 64, 192
-    config.layer_types = config.layer_types[:2]
+    config.num_hidden_layers, config.hidden_size, config.intermediate_size = layers, 64, 192
+    config.layer_types = config.layer_types[:layers]
     torch.manual_seed(seed)
     return transformers.AutoModelForCausalLM.from_config(config)
 
 
 def taught(teacher: Any, windows: Windows, mapping: str, seed: int, given: Any) -> tuple[Any, Any]:
     """A student of `seed` after the steps, and the map that it learned by."""
-    student = new_student(teacher, seed)
+    student = new_student(teacher, seed, given.layers)
     softly = Softly(alpha=1.0, temperature=lambda *_: 1.0)
     settings = TrainSettings(steps=given.steps, batch=8, learning_rate=3e-3, seed=seed)
     if mapping == "none":
         train(student, windows, logits_objective(teacher, softly), settings)
         return student, None
     torch.manual_seed(seed)  # of the projection
-    match = FeatureMatch(student.config, teacher.config, mapping, given.loss)
+    name, *starting = mapping.split("-")
+    start = relative(given.layers, teacher.config.num_hidden_layers).argmax(-1).tolist() if starting else None
+    match = FeatureMatch(student.config, teacher.config, name, given.loss, start)
     objective = features_objective(teacher, match, softly, weight=given.weight)
     train(student, windows, objective, settings, extra=match.groups(3e-3, given.map_rate))
     return student, match.layer_map().weights
@@ -91,10 +98,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--layers", type=int, default=2, help="of the student")
     parser.add_argument("--loss", default="cosine", choices=("cosine", "mse"))
     parser.add_argument("--weight", type=float, default=1.0, help="of the features beside the logits")
     parser.add_argument("--map-rate", type=float, default=MAP_LEARNING_RATE)
-    parser.add_argument("--maps", default=",".join((*MAPPINGS, "none")))
+    parser.add_argument("--maps", default=",".join(MAPS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes; nothing is written")
     given = parser.parse_args()
@@ -104,33 +112,56 @@ def main() -> int:
     folder = make_student(teacher_recipe(given.smoke))
     teacher = load_model(folder).eval()
     windows, unseen = text_of(folder, "train", 256 if given.smoke else 2048), text_of(folder, "evaluation", 96)
-    found: dict[str, list[float]] = {mapping: [] for mapping in given.maps.split(",")}
-    maps: dict[str, list[Any]] = {mapping: [] for mapping in found}
+    settings = {name: getattr(given, name) for name in SETTINGS} | {"teacher": folder.name}
+    rows = [] if given.smoke else rows_before(settings)
     for seed in range(1, given.seeds + 1):
-        for mapping in found:
+        for mapping in given.maps.split(","):
+            if any((row["map"], row["seed"], row["layers"]) == (mapping, seed, given.layers) for row in rows):
+                continue
             student, learned = taught(teacher, windows, mapping, seed, given)
-            found[mapping].append(held_out(student, unseen, teacher=teacher).kld.value)
-            maps[mapping].append(learned)
-            shown = [[round(share, 2) for share in row] for row in learned or ()] if mapping == "learned" else ""
-            print(f"seed {seed}  {mapping:9} {found[mapping][-1]:.4f} nats {shown}", file=sys.stderr, flush=True)
-    wins = sum(own <= other for own, other in zip(found["learned"], found["uniform"], strict=True))
-    for mapping, values in found.items():
-        print(f"{mapping:9} {sum(values) / len(values):.4f} nats ({min(values):.4f} – {max(values):.4f})")
-    print(f"learned at least as good as uniform in {wins} of {given.seeds} seeds")
-    if not given.smoke:
-        settings = ("seeds", "steps", "loss", "weight", "map_rate")
-        write_result(
-            RESULTS,
-            {
-                "circumstances": circumstances(folder / "model.safetensors"),
-                "settings": {name: getattr(given, name) for name in settings},
-                "teacher": folder.name,
-                "klds": found,
-                "learned_maps": maps["learned"],
-                "learned_at_least_as_good": wins,
-            },
-        )
-    return 0 if given.smoke or wins >= NEEDED * given.seeds else 1
+            kld = held_out(student, unseen, teacher=teacher).kld.value
+            which = {"map": mapping, "seed": seed, "layers": given.layers}
+            shares = learned if mapping.startswith("learned") else None
+            rows.append({**which, "kld": kld, "shares": shares})
+            shown = [[round(share, 2) for share in row] for row in shares or ()]
+            print(f"seed {seed}  {mapping:16} {kld:.4f} nats {shown or ''}", file=sys.stderr, flush=True)
+            if not given.smoke:
+                about = circumstances(folder / "model.safetensors")
+                outcome = {"rows": rows, "at_least_as_good_as_uniform": verdicts(rows)}
+                write_result(RESULTS, {"circumstances": about, "settings": settings, **outcome})
+    for mapping in MAPS:
+        values = [row["kld"] for row in rows if (row["map"], row["layers"]) == (mapping, given.layers)]
+        if values:
+            print(f"{mapping:16} {sum(values) / len(values):.4f} nats ({min(values):.4f} – {max(values):.4f})")
+    wins = won(rows, "learned", given.layers)
+    print(f"learned at least as good as uniform in {sum(wins)} of {len(wins)} seeds")
+    return 0 if given.smoke or (len(wins) >= given.seeds and sum(wins) >= NEEDED * len(wins)) else 1
+
+
+def won(rows: list[dict[str, Any]], mapping: str, layers: int) -> list[bool]:
+    """Whether this map was at least as good as the even one, in each seed that has both."""
+    own, even = (
+        {row["seed"]: row["kld"] for row in rows if (row["map"], row["layers"]) == (which, layers)}
+        for which in (mapping, "uniform")
+    )
+    return [own[seed] <= even[seed] for seed in own if seed in even]
+
+
+def verdicts(rows: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """By layers of the student and map: in how many seeds of how many."""
+    shapes = sorted({row["layers"] for row in rows})
+    found = {layers: {mapping: won(rows, mapping, layers) for mapping in MAPS} for layers in shapes}
+    return {
+        f"{layers} layers": {mapping: f"{sum(wins)} of {len(wins)}" for mapping, wins in some.items() if wins}
+        for layers, some in found.items()
+    }
+
+
+def rows_before(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    if not RESULTS.is_file():
+        return []
+    found = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return found["rows"] if found["settings"] == settings else []
 
 
 if __name__ == "__main__":
