@@ -101,8 +101,10 @@ def findings(run: Measurement) -> dict[str, str]:
 
 
 def left_there(tmp_path: Path) -> list[Path]:
-    places = (tmp_path / "home/.cache", tmp_path / "data")
-    return [path for place in places if place.exists() for path in place.iterdir()]
+    """Here the far side's home is this side's, too: its cache may stay, with nothing in it that a run holds."""
+    cache = tmp_path / "home/.cache/edgekit"
+    places = (cache.parent, cache / "runs", tmp_path / "data")
+    return [path for place in places if place.exists() for path in place.iterdir() if path != cache]
 
 
 # ---- a run there --------------------------------------------------------------------------------------------------
@@ -518,7 +520,8 @@ def loopback(tmp_path: Path, shims: Path) -> Iterator[Where]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     options = {"ListenAddress": "127.0.0.1", "AuthorizedKeysFile": keys / "user.pub", "StrictModes": "no",
-               "UsePAM": "no", "PidFile": "none", "PermitRootLogin": "yes"}  # fmt: skip
+               "UsePAM": "no", "PidFile": "none", "PermitRootLogin": "yes",
+               "SetEnv": f"HOME={tmp_path / 'home'}"}  # fmt: skip
     flags = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
     log = (tmp_path / "sshd.log").open("wb")
     server = subprocess.Popen([sshd, "-D", "-e", "-f", "/dev/null", "-p", str(port), "-h", keys / "host", *flags],

@@ -27,7 +27,8 @@ from edgekit.summary import sustained_speed
 from edgekit.targets.facts import fetch_facts
 from edgekit.targets.once import key_of, run_once
 from edgekit.targets.readiness import judge_readiness
-from edgekit.targets.remote import Ran, Remote, TargetLost, clean_up
+from edgekit.targets.remote import Ran, Remote, TargetLost
+from edgekit.targets.run_lock import run_lock
 from edgekit.targets.running import run_process
 from edgekit.targets.state import FAKED
 from edgekit.targets.watching import Watched, doubts_of, metered, read_watch
@@ -255,7 +256,8 @@ def test_what_finished_before_the_connection_dropped_is_not_run_again(
     lost = measure_there(SSH, artifact, workload, on_device="galaxy-s25", runner=runner)
     assert {sample.process for sample in lost.samples} == {0}
     assert findings(lost) | {"target-lost": "fault", "left-behind": "warning"} == findings(lost)
-    assert len(left_there(tmp_path)) == 1
+    folder, alive = left_there(tmp_path)
+    assert (folder.name, alive.suffix) == (f"edgekit-{artifact.sha256[:16]}", ".alive")
     back.touch()
     run = measure_there(SSH, artifact, workload, on_device="galaxy-s25", runner=runner)
     assert count.read_text().count("x") == 3, "one of three was missing"
@@ -296,7 +298,7 @@ def test_a_real_connection_that_drops_ends_nothing_there(behind: str, request: p
             run_once(remote, key_of("a"), command, timeout_s=2)
     with open_remote(where, "once") as remote:
         once = run_once(remote, key_of("a"), command, timeout_s=30)
-        clean_up(remote)
+        remote.script('rm -rf -- "$1"', remote.folder)
     assert (once.found, once.ran.returncode, once.ran.out.split()) == (True, 7, ["over", "1"])
 
 
@@ -322,7 +324,8 @@ def test_what_was_given_up_does_not_go_on_there(near: Remote, tmp_path: Path, be
             run_once(hasty, key_of("g"), [str(program)], timeout_s=60)
     pid = int((tmp_path / "pid").read_text())
     assert not is_over(pid)
-    assert clean_up(near) == ""
+    with run_lock(near, silent_s=60) as held:
+        assert held.clean_up() == ""
     until = time.monotonic() + 10
     while not is_over(pid) and time.monotonic() < until:
         time.sleep(0.1)

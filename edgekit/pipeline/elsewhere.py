@@ -33,7 +33,8 @@ from edgekit.summary import SUSTAINED
 from edgekit.targets.facts import fetch_facts
 from edgekit.targets.foreign import ForeignRun, refuse_other_model
 from edgekit.targets.readiness import Readiness, judge_readiness, wait_until_ready
-from edgekit.targets.remote import Remote, TargetLost, clean_up, place
+from edgekit.targets.remote import Remote, TargetLost, place
+from edgekit.targets.run_lock import RunLock, run_lock
 from edgekit.targets.runners import Picked, file_sha256, pick
 from edgekit.targets.running import command_of, run_process
 from edgekit.targets.variants import features_of
@@ -42,6 +43,11 @@ from edgekit.targets.where import Where, open_remote
 
 READY_LIMIT_S = 300.0
 """As long as a phone may cool before a process; then it runs anyway, and the record says so."""
+
+STEPS_S = 16 * 3600.0
+"""Longer than two copies, their hashes, a run of edgekit there and a wait for it to cool may take together: what
+`targets.remote`, `ssh`, `adb` and `edgekit_there` give them.
+"""
 
 
 def measure_there(
@@ -60,12 +66,14 @@ def measure_there(
     names or is the path of a profile.
 
     A device that goes away, fills up or kills the run leaves what was measured before and a finding of level `fault`.
-    Raises EdgekitError where it cannot be reached, nothing there can run, or the files do not fit.
+    Raises EdgekitError where it cannot be reached, nothing there can run, the files do not fit, or another run of the
+    model is at work there.
     """
     if artifact.header.format != "gguf" or artifact.header.shards != 1:
         raise EdgekitError(f"only a GGUF of one file runs elsewhere: `{artifact.path}`", hint="join its shards first")
-    with open_remote(where, artifact.sha256[:16]) as remote:
-        run = _There(remote=remote, artifact=artifact, workload=workload, sleep=sleep, clock=clock, progress=progress)
+    silent_s = STEPS_S + 4 * (workload.timeout_s + 1.5 * workload.sustained_s)
+    with open_remote(where, artifact.sha256[:16]) as remote, run_lock(remote, silent_s=silent_s) as held:
+        run = _There(held=held, artifact=artifact, workload=workload, sleep=sleep, clock=clock, progress=progress)
         try:
             own = "" if runner else edgekit_there(remote)
             if own:
@@ -73,7 +81,7 @@ def measure_there(
             run.look()
             run.all_processes(run.runner(runner))
         finally:
-            left = clean_up(remote)
+            left = held.clean_up()
             if left:
                 run.findings.append(Finding(level="warning", code="left-behind", message=left))
         return run.measurement(load_device(on_device).name)
@@ -83,7 +91,7 @@ def measure_there(
 class _There:
     """What accumulates while the processes run there."""
 
-    remote: Remote
+    held: RunLock
     artifact: Artifact
     workload: Workload
     sleep: Callable[[float], None]
@@ -102,6 +110,10 @@ class _There:
     """Why it was not metered, each reason once."""
     watched_since_s: float | None = None
     findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def remote(self) -> Remote:
+        return self.held.remote
 
     def look(self) -> Readiness:
         """The device's state now; the first look says what it is."""
@@ -170,8 +182,9 @@ class _There:
         """Run one when the device is ready, and keep what it brought; False when the run cannot go on."""
         try:
             ready = wait_until_ready(self.look, limit_s=READY_LIMIT_S, sleep=self.sleep, clock=self.clock)
-        except TargetLost as lost:
-            self.findings.append(_fault(lost))
+            self.held.renew()
+        except EdgekitError as error:
+            self.findings.append(_fault(error))
             return False
         brought = self.picked.sha256 if self.picked else ""
         process = run_process(self.remote, command, index, sha256=brought, timeout_s=timeout_s)
@@ -267,8 +280,9 @@ def _told(remote: Remote) -> Finding:
     return Finding(level="note", code="elsewhere", message=words)
 
 
-def _fault(lost: TargetLost) -> Finding:
-    return Finding(level="fault", code="target-lost", message=lost.message, hint=lost.hint)
+def _fault(error: EdgekitError) -> Finding:
+    code = "target-lost" if isinstance(error, TargetLost) else "target-taken"
+    return Finding(level="fault", code=code, message=error.message, hint=error.hint)
 
 
 def _disturbed(index: int, words: str) -> Finding:

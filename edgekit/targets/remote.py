@@ -134,12 +134,3 @@ def hash_there(remote: Remote, path: str) -> str:
     if ran.returncode or len(digest) != 64:
         raise EdgekitError(f"`{remote.name}` cannot hash files ({ran.said})", hint="it needs `sha256sum` or `shasum`")
     return digest
-
-
-def clean_up(remote: Remote) -> str:
-    """Remove our folder there, and with it what `run_once` has at work; says what was left where that failed."""
-    try:
-        ran = remote.script('rm -rf -- "$1"', remote.folder)
-    except EdgekitError as error:
-        return f"`{remote.folder}` is left on `{remote.name}`: {error.message}"
-    return f"`{remote.folder}` is left on `{remote.name}`: {ran.said}" if ran.returncode else ""
