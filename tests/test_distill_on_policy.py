@@ -19,6 +19,7 @@ torch = pytest.importorskip("torch", reason="edgekit[distill] is not installed")
 for module in ("accelerate", "safetensors", "transformers"):
     pytest.importorskip(module, reason="edgekit[distill] is not installed")
 
+from students import task_teacher  # noqa: E402
 from test_distill_chain import SMALL, STAGE, Stop, recipe, stopping  # noqa: E402
 from test_distill_recipe import BASE, written  # noqa: E402
 
@@ -33,7 +34,7 @@ from edgekit.distill.model_facts import tokenizer_of  # noqa: E402
 from edgekit.distill.on_policy import check_possible, train_on_policy  # noqa: E402
 from edgekit.distill.on_policy_prompts import prompts_of  # noqa: E402
 from edgekit.distill.planning import plan_distillation  # noqa: E402
-from edgekit.distill.recipe import DistillRecipe, Machines, OnPolicy, Student, Temperature, load_recipe  # noqa: E402
+from edgekit.distill.recipe import Data, DistillRecipe, Machines, OnPolicy, Student, Temperature, load_recipe  # noqa: E402
 from edgekit.distill.stages import settings_of  # noqa: E402
 from edgekit.distill.trl_trainer import tokenizer_for  # noqa: E402
 from edgekit.errors import EdgekitError, ExitCode  # noqa: E402
@@ -332,3 +333,19 @@ def test_a_diverged_one_says_so(tmp_path: Path) -> None:
         trained(tmp_path, wild)
     assert refused.value.code == ExitCode.BROKE
     assert not (tmp_path / "1-half" / "1-on-policy" / "stage.json").exists()
+
+
+@needs_trl
+@pytest.mark.slow
+def test_a_student_learns_on_what_it_writes(tmp_path: Path) -> None:
+    """From where it writes something sensible: a student that was only carved learns from its own noise."""
+    warm = replace(STAGE, steps=40, batch=8, length=96, learning_rate=2e-3, temperature=Temperature(start=1.0))
+    own = replace(ASKED, steps=24, batch=24, micro_batch=None, length=64, on_policy=replace(POLICY, each=60, beta=0.0))
+    student = Student(name="half", source="prune:depth=0.5,width=0.5", stages=(warm, own))
+    data = Data(questions=60, templates=("capital", "continent", "language"))
+    (link,) = distill_student(recipe(student, data=data), tmp_path, teacher=task_teacher()).links
+    before, after = (stage.held_out for stage in link.stages)
+    assert isinstance(before.kld, Estimate)
+    assert isinstance(after.kld, Estimate)
+    assert after.kld.value < 0.9 * before.kld.value
+    assert link.stages[1].training.losses[-1][1] < 0.7 * link.stages[1].training.losses[0][1]

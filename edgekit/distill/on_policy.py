@@ -139,7 +139,8 @@ def _taken(run: _Run) -> str | None:
             return f"diverged at step {run.step + 1} of {settings.steps} (the student's logits are no numbers)"
         raise
     finally:
-        trainer.accelerator.unwrap_model(run.exercise.student, keep_fp32_wrapper=False)
+        for model in (run.exercise.student, run.exercise.teacher):  # whose `forward` accelerate may have replaced
+            trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     return None
 
 

@@ -139,7 +139,8 @@ def _arguments(exercise: Exercise, begun: int, out: Path) -> dict[str, Any]:
         "max_completion_length": exercise.prompts.most_tokens,
         "shuffle_dataset": False,
         "dataloader_pin_memory": False,
-        "logging_strategy": "no",
+        "logging_strategy": "steps",  # into the void: TRL keeps what it has not logged
+        "logging_steps": 500,
         "save_strategy": "no",
         "eval_strategy": "no",
         "report_to": [],

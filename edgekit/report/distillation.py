@@ -221,9 +221,10 @@ def cost_part(chain: Distillation) -> Part:
         rows += [_cost_row(f"{name(link.student)}, {one.kind}", one.cost, _speed(one)) for one in link.stages]
     rows = [*rows[:MAX_ROWS], _cost_row("all stages", chain.cost, "")]
     head = ("", "tokens", "FLOP, student", "FLOP, teacher", "time", "tok/s")
-    own = chain.teacher_cost
+    own, wrote = chain.teacher_cost, chain.cost.written_tokens
     facts = (
         Fact(label="the teacher read", value=f"{count_text(chain.cost.teacher_tokens)} tokens"),
+        Fact(label="the student wrote", value=f"{count_text(wrote)} of its tokens itself" if wrote else ""),
         Fact(label="peak memory", value=f"{format_bytes(chain.cost.peak_bytes)} of one process"),
         Fact(label="the teacher’s own", value=f"unknown: {own.reason}" if isinstance(own, Unknown) else ""),
     )
