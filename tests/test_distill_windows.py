@@ -6,6 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="edgekit[distill] is not installed")
 
+from edgekit.distill import windows as module  # noqa: E402
+from edgekit.distill.shuffling import shuffled  # noqa: E402
 from edgekit.distill.windows import windows_of  # noqa: E402
 from edgekit.errors import EdgekitError  # noqa: E402
 
@@ -63,3 +65,47 @@ def test_what_cannot_be_cut_is_refused() -> None:
         windows_of(range(16), None, 16)
     with pytest.raises(EdgekitError, match="40 tokens, but the number of weights is `3`"):
         windows_of(range(40), [1.0] * 3, 16)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 97, 4096, 65_539])
+def test_a_shuffle_without_memory_has_each_number_once(count: int) -> None:
+    orders = [shuffled(torch.arange(count), count, seed, number) for seed, number in ((1, 0), (1, 1), (2, 0))]
+    for order in orders:
+        assert torch.equal(order.sort().values, torch.arange(count))
+    if count > 50:
+        assert not any(torch.equal(one, other) for one in orders for other in orders if one is not other)
+        assert torch.equal(shuffled(torch.tensor([7, 3]), count, 1, 0), orders[0][[7, 3]]), "each place alone"
+
+
+def test_a_shuffle_without_memory_mixes() -> None:
+    """Neighbours, places and bits tell nothing of each other, for counts just above and below a power of four."""
+    for count in (2**16 + 1, 2**18 - 1):
+        order = shuffled(torch.arange(count), count, 3, 0).double()
+        places = torch.arange(count).double()
+        far = 5 / count**0.5
+        for one, other in (
+            (places, order),
+            (order[:-1], order[1:]),
+            (places % 2, order % 2),
+            (places % 256, order % 256),
+        ):
+            assert abs(float(torch.corrcoef(torch.stack((one, other)))[0, 1])) < far
+        steps = (order[1:] - order[:-1]).abs() / count
+        assert float(steps.mean()) == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_large_numbers_are_shuffled_too() -> None:
+    count = 10**13 + 7
+    places = torch.tensor([0, 1, 2, count - 1])
+    found = shuffled(places, count, 1, 0)
+    assert len(set(found.tolist())) == 4
+    assert 0 <= int(found.min()) <= int(found.max()) < count
+
+
+def test_windows_too_many_to_count_out_are_each_seen_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COUNTED", 5)
+    windows = windows_of(range(161), None, 16)
+    seen = [int(number) for step in range(10) for number in windows.batch(step, 3, seed=5)]
+    assert sorted(seen[:10]) == sorted(seen[10:20]) == sorted(seen[20:]) == list(range(10))
+    assert seen[:10] != seen[10:20]
+    assert windows.batch(7, 3, seed=5).tolist() == seen[21:24]

@@ -95,10 +95,17 @@ def text(split: Split, *, domains: Sequence[str] = DOMAINS, seed: int = 1, chara
     Training text repeats a domain (in another order) when it runs out; the other splits never repeat, since intervals
     over their chunks take the chunks for independent: they raise EdgekitError instead.
     """
+    whole = "\n\n".join(passages(split, domains=domains, seed=seed, characters=characters)) + "\n"
+    return whole[: whole.rfind("\n", 0, characters) + 1]
+
+
+def passages(
+    split: Split, *, domains: Sequence[str] = DOMAINS, seed: int = 1, characters: int = 200_000
+) -> Iterator[str]:
+    """The documents of `text` one by one, the last of them whole."""
     _known(split, domains)
     streams = {domain: _passes(split, domain, seed) for domain in domains}
     sizes = dict.fromkeys(domains, 0)
-    parts: list[str] = []
     while sum(sizes.values()) < characters:
         domain = min(sizes, key=sizes.__getitem__)
         document = next(streams[domain], None)
@@ -107,10 +114,8 @@ def text(split: Split, *, domains: Sequence[str] = DOMAINS, seed: int = 1, chara
                 f"the {split} split has no more than {sizes[domain]} characters of `{domain}`",
                 hint=f"ask for fewer than {sizes[domain] * len(sizes)} characters, or for other domains",
             )
-        parts.append(document)
+        yield document
         sizes[domain] += len(document) + 2
-    whole = "\n\n".join(parts) + "\n"
-    return whole[: whole.rfind("\n", 0, characters) + 1]
 
 
 def default_calibration() -> str:

@@ -16,7 +16,7 @@ from edgekit.distill import beginnings, costs, sharding
 from edgekit.distill.alignment import align
 from edgekit.distill.held_out import held_out
 from edgekit.distill.loading import all_here, in_turn, load_model
-from edgekit.distill.material import Material, held_out_material, training_material
+from edgekit.distill.material import Material, held_out_material, some_windows, training_material
 from edgekit.distill.model_facts import check_smaller, facts_of, facts_of_shape, tokenizer_of
 from edgekit.distill.on_policy import check_possible
 from edgekit.distill.on_policy_stage import run_on_policy_stage
@@ -26,12 +26,13 @@ from edgekit.distill.stages import Lesson, run_stage
 from edgekit.distill.students import RECORD as STUDENT_RECORD
 from edgekit.distill.students import make_student
 from edgekit.distill.windows import Windows
-from edgekit.errors import EdgekitError, import_extra
+from edgekit.errors import EdgekitError
 from edgekit.progress import Progress, silent
 from edgekit.records import Distillation, DistillCost, HeldOut, Host, Link, ModelFacts, StageResult, Unknown
 from edgekit.storage import load_record, write_record
 
 RECORD, START, TEACHER, LINK = "distillation.json", "start", "teacher.json", "start.json"
+WINDOWS = "windows"
 _VERSIONS = ("torch", "transformers", "accelerate", "tokenizers", "safetensors")
 
 
@@ -173,6 +174,7 @@ def _link(
         kept=carved.kept_layers if before.sha256 == teacher.sha256 else (),
         held_out=apart,
         progress=progress,
+        windows=place.parent / WINDOWS,
     )
     folder, results = place / START, []
     for number, stage in enumerate(student.stages, 1):
@@ -211,7 +213,7 @@ def _begun(recipe: DistillRecipe, student: Student, before: ModelFacts, start: P
             Path(before.path),
             start,
             shape=student.shape,
-            windows=_calibration(recipe, student, Path(before.path)) if pruned else None,
+            windows=_calibration(recipe, student, Path(before.path), start, progress) if pruned else None,
             seed=recipe.seed,
             progress=progress,
         )
@@ -224,9 +226,8 @@ def _begun(recipe: DistillRecipe, student: Student, before: ModelFacts, start: P
         ) from None
 
 
-def _calibration(recipe: DistillRecipe, student: Student, model: Path) -> Windows:
+def _calibration(recipe: DistillRecipe, student: Student, model: Path, start: Path, progress: Progress) -> Windows:
     """Some of what the student will learn from, evenly spread: what matters for that is what stays."""
-    torch = import_extra("torch", extra="distill")
     found = training_material(
         recipe.data,
         recipe.folder,
@@ -234,10 +235,10 @@ def _calibration(recipe: DistillRecipe, student: Student, model: Path) -> Window
         length=student.stages[0].length,
         prompt_weight=recipe.data.prompt_weight,
         seed=recipe.seed,
+        place=start.parent.parent / WINDOWS,
+        progress=progress,
     ).windows
-    count = min(len(found), max(1, CALIBRATION_TOKENS // found.length))
-    chosen = torch.linspace(0, len(found) - 1, count).round().long()
-    return Windows(ids=found.ids[chosen], weights=found.weights[chosen])
+    return some_windows(found, min(len(found), max(1, CALIBRATION_TOKENS // found.length)))
 
 
 def _source(student: Student, folder: Path) -> str:

@@ -31,8 +31,8 @@ _WRITTEN = Unknown(
 )
 _LEAST_WRITTEN = 2
 """Tokens: a prompt of one, and an end."""
-_TOKEN_BYTES = 12
-"""An id and a weight (`windows.Windows`)."""
+_TOKEN_BYTES = 8
+"""An id and a weight (`stored_windows`)."""
 _NOTED_BYTES = 16e9
 
 
@@ -80,8 +80,8 @@ def _notes(recipe: DistillRecipe, models: Sequence[ModelFacts]) -> list[str]:
     notes = []
     if most * _TOKEN_BYTES > _NOTED_BYTES:
         notes.append(
-            f"training text is held in each process's own memory, {_TOKEN_BYTES} bytes a token: up to "
-            f"{format_bytes(most * _TOKEN_BYTES)} where no token is seen twice; split a longer run into recipes"
+            f"windows of training text are kept on the disk beside the student, {_TOKEN_BYTES} bytes a token: up to "
+            f"{format_bytes(most * _TOKEN_BYTES)} where no token is seen twice"
         )
     if recipe.cluster is not None and recipe.cluster.count > 1:
         notes.append(f"each process reads whole models into the host's memory before they are sharded: {_read(models)}")

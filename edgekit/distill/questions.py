@@ -6,7 +6,7 @@ which animals), and never comes to the answers.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -37,8 +37,12 @@ def packed(
 
     Windows are as `pack` makes them.
     """
-    lines = (((item.prompt, prompt_weight), (item.line[len(item.prompt) :], 1.0)) for item in items)
-    return pack(tokenizer, lines, length=length)
+    return pack(tokenizer, (parts_of(item, prompt_weight) for item in items), length=length)
+
+
+def parts_of(item: corpus.Item, prompt_weight: float) -> tuple[tuple[str, float], tuple[str, float]]:
+    """An item's line for `pack`."""
+    return (item.prompt, prompt_weight), (item.line[len(item.prompt) :], 1.0)
 
 
 def pack(tokenizer: Any, lines: Iterable[Sequence[tuple[str, float]]], *, length: int) -> tuple[list[int], list[float]]:
@@ -48,21 +52,32 @@ def pack(tokenizer: Any, lines: Iterable[Sequence[tuple[str, float]]], *, length
     Every window of `length` tokens begins with a line, as a question stands when it is asked; a line longer than a
     window is left out.
     """
-    (filler,) = tokenizer.encode("\n", add_special_tokens=False).ids
     ids: list[int] = []
     weights: list[float] = []
+    for more, counted in packing(tokenizer, lines, length=length):
+        ids += more
+        weights += counted
+    return ids, weights
+
+
+def packing(
+    tokenizer: Any, lines: Iterable[Sequence[tuple[str, float]]], *, length: int
+) -> Iterator[tuple[list[int], list[float]]]:
+    """The same, piece by piece."""
+    (filler,) = tokenizer.encode("\n", add_special_tokens=False).ids
+    size = 0
     for parts in lines:
         line, counted = _weighed(tokenizer, parts)
         if len(line) > length:
             continue
-        room = -len(ids) % length
+        room = -size % length
         if room and room < len(line):
-            ids += [filler] * room
-            weights += [0.0] * room
-        ids += line
-        weights += counted
-    rest = -len(ids) % length + 1  # the last window foretells one token more
-    return ids + [filler] * rest, weights + [0.0] * rest
+            yield [filler] * room, [0.0] * room
+            size += room
+        yield line, counted
+        size += len(line)
+    rest = -size % length + 1  # the last window foretells one token more
+    yield [filler] * rest, [0.0] * rest
 
 
 def _weighed(tokenizer: Any, parts: Sequence[tuple[str, float]]) -> tuple[list[int], list[float]]:

@@ -58,6 +58,8 @@ class Lesson:
     kept: tuple[int, ...] = ()
     held_out: Material
     progress: Progress
+    windows: Path | None = None
+    """Where windows of long text are kept for all stages."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -225,9 +227,17 @@ def _material(lesson: Lesson, stage: Stage, student: Path, place: Path) -> Mater
     tokenizer = tokenizer_of(open_checkpoint(student))
     weight = lesson.data.prompt_weight if stage.prompt_weight is None else stage.prompt_weight
     if stage.kind != "task":
-        return training_material(
-            lesson.data, lesson.folder, tokenizer, length=stage.length, prompt_weight=weight, seed=lesson.seed
-        )
+        with in_turn():
+            return training_material(
+                lesson.data,
+                lesson.folder,
+                tokenizer,
+                length=stage.length,
+                prompt_weight=weight,
+                seed=lesson.seed,
+                place=lesson.windows,
+                progress=lesson.progress,
+            )
     from edgekit.distill.task_material import task_material
 
     with in_turn():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from edgekit.distill.shuffling import shuffled
 from edgekit.errors import EdgekitError, import_extra
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 _HASHED_AT_ONCE = 2**20
 """Tokens."""
+COUNTED = 2**24
+"""Windows whose order is counted out in memory: 128 MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,6 +29,8 @@ class Windows:
 
     ids: Tensor
     weights: Tensor
+    known_sha256: str = ""
+    """Of windows on the disk (`stored_windows`), whose ids may be int32."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -37,14 +42,19 @@ class Windows:
 
     def batch(self, step: int, size: int, seed: int) -> Tensor:
         """Numbers of the windows of step `step` (from 0), (size,) int64: all windows are seen once, in an order of the
-        seed, before any is seen again.
+        seed, before any is seen again. A pure function of its arguments and the number of windows; of more than
+        `COUNTED` the order is `shuffling.shuffled`'s, which needs no list of them.
         """
         torch = import_extra("torch", extra="distill")
         count, begin, end = len(self), step * size, (step + 1) * size
         parts = []
         for number in range(begin // count, (end - 1) // count + 1):
             first = number * count
-            parts.append(_order(count, seed, number)[max(begin - first, 0) : end - first])
+            low, high = max(begin - first, 0), min(end - first, count)
+            if count > COUNTED:
+                parts.append(shuffled(torch.arange(low, high), count, seed, number))
+            else:
+                parts.append(_order(count, seed, number)[low:high])
         found: Tensor = torch.cat(parts)
         return found
 
@@ -52,7 +62,7 @@ class Windows:
         """Of the windows of these numbers what a model reads, what it has to foretell there, and the weight of that:
         three tensors of (indices, length) on `device`.
         """
-        ids, weights = self.ids[indices].to(device), self.weights[indices].to(device)
+        ids, weights = self.ids[indices].long().to(device), self.weights[indices].to(device)
         return ids[:, :-1], ids[:, 1:], weights[:, 1:]
 
     def weight(self, indices: Tensor) -> float:
@@ -62,12 +72,17 @@ class Windows:
     @property
     def sha256(self) -> str:
         """Of shape, ids and weights."""
-        digest = hashlib.sha256(f"{tuple(self.ids.shape)}".encode())
-        step = max(1, _HASHED_AT_ONCE // self.ids.shape[1])
-        for begin in range(0, len(self), step):
-            for tensor in (self.ids, self.weights):
-                digest.update(tensor[begin : begin + step].contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return self.known_sha256 or hash_rows(self.ids, self.weights)
+
+
+def hash_rows(ids: Tensor, weights: Tensor) -> str:
+    """SHA-256 of their shape and of both as int64 and float32, some rows at a time."""
+    digest = hashlib.sha256(f"{tuple(ids.shape)}".encode())
+    step = max(1, _HASHED_AT_ONCE // ids.shape[1])
+    for begin in range(0, len(ids), step):
+        for tensor in (ids[begin : begin + step].long(), weights[begin : begin + step]):
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def windows_of(token_ids: Sequence[int], weights: Sequence[float] | None, length: int) -> Windows:

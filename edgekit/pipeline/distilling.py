@@ -41,10 +41,10 @@ def foresee_distillation(recipe: DistillRecipe, *, teacher: Path | None = None) 
     """What the same would cost and whether it fits; nothing is trained. Raises EdgekitError, for a bad line of the
     recipe's own files too.
     """
-    from edgekit.distill.material import own_texts
+    from edgekit.distill.own_texts import check_texts
     from edgekit.distill.planning import plan_distillation
 
-    own_texts(recipe.data, recipe.folder)
+    check_texts(recipe.data, recipe.folder)
     for student in recipe.students:
         for stage in student.stages:
             _check_questions(stage.synthesis, recipe)
