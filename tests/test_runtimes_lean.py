@@ -1,9 +1,11 @@
-"""A lean session says the very same as an ordinary one, whatever it gives back in between."""
+"""A lean session says the very same as an ordinary one, whatever it gives back in between and computes again."""
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import gguf
@@ -14,22 +16,27 @@ from breakages import Copy
 from edgekit.records import Settings
 from edgekit.runtimes import chunk_rows, lean, llamacpp
 from edgekit.runtimes.chunk_rows import RowsAhead, RowsFed
+from edgekit.runtimes.ggml_graph import Engine, operation
+from edgekit.runtimes.ggml_tensor import GgmlTensor
+from edgekit.runtimes.graph_tail import GraphTail
 from edgekit.runtimes.protocol import SessionRefused
 
 # without repacking: a build whose AMX kernels are broken would take this process down
 SETTINGS = Settings(context_tokens=200, batch_tokens=200, ubatch_tokens=160, threads=2, repack=False)
+LEAN = dataclasses.replace(SETTINGS, output_rows=25)
 CHUNKS = [[(step * index + 3) % 1000 for index in range(200)] for step in (7, 11)]
-BLOCK = 32
+BLOCK = 25
+"""At least 8 rows in each: ggml multiplies fewer by other kernels, which add up in another order."""
 
 linux = pytest.mark.skipif("sys.platform != 'linux'", reason="memory is given back on Linux only")
 
 
-def told(session: llamacpp.Session, chunk: list[int]) -> np.ndarray:
-    """Logits of the scored half of a chunk, as an ordinary session gives them in the same batches."""
+def told(session: llamacpp.Session, chunk: list[int], *ends: int) -> np.ndarray:
+    """Logits of the scored half of a chunk, as an ordinary session gives them, evaluated in parts that end there."""
     session.reset()
-    blocks = [chunk[begin : begin + BLOCK] for begin in range(100, 200, BLOCK)]
-    first = session.feed([*chunk[:100], *blocks[0]], want=BLOCK)
-    return np.concatenate([first, *(session.feed(block, want=len(block)) for block in blocks[1:])])
+    parts = [chunk[begin:end] for begin, end in pairwise((0, *ends, len(chunk)))]
+    found = [session.feed(part, want="all") for part in parts]
+    return np.concatenate(found)[100:]
 
 
 def taken(rows: chunk_rows.ChunkRows, chunk: list[int]) -> np.ndarray:
@@ -39,32 +46,46 @@ def taken(rows: chunk_rows.ChunkRows, chunk: list[int]) -> np.ndarray:
 
 @linux
 @pytest.mark.parametrize("flash", ["on", "off"])
-def test_logits_computed_apart_are_the_graph_s_own(tiny_gguf: Path, flash: str) -> None:
-    """Bit for bit, chunk after chunk: keys and values that were given back leave nothing behind. The first block lies
-    in one ubatch, then in two, then in a batch behind the context's.
+@pytest.mark.parametrize(("ubatch", "batch", "ends"), [(200, 200, ()), (112, 200, (88,)), (64, 96, (72, 136))])
+def test_logits_computed_apart_are_the_graph_s_own(
+    tiny_gguf: Path, flash: str, ubatch: int, batch: int, ends: tuple[int, ...]
+) -> None:
+    """Bit for bit, chunk after chunk: keys and values that were given back leave nothing behind, and rows that
+    llama.cpp was not asked for are those that it would have given. They lie in a whole ubatch, in a part of it, in two.
     """
-    for ubatch, batch in ((160, 200), (112, 200), (64, 96)):
-        settings = dataclasses.replace(SETTINGS, flash_attention=flash, ubatch_tokens=ubatch, batch_tokens=batch)
-        plain = llamacpp.open_session(tiny_gguf, settings)
-        session = lean.open_session(tiny_gguf, settings)
-        try:
-            rows = chunk_rows.chunk_rows(session, BLOCK)
-            assert isinstance(rows, RowsAhead)
-            assert session.tokenize("seven okapi") == plain.tokenize("seven okapi")
-            session.forget_words()
-            for chunk in (*CHUNKS, CHUNKS[0]):
-                np.testing.assert_array_equal(taken(rows, chunk), told(plain, chunk))
-        finally:
-            plain.close()
-            session.close()
+    settings = dataclasses.replace(SETTINGS, flash_attention=flash, ubatch_tokens=ubatch, batch_tokens=batch)
+    plain = llamacpp.open_session(tiny_gguf, settings)
+    session = lean.open_session(tiny_gguf, dataclasses.replace(settings, output_rows=BLOCK))
+    try:
+        rows = chunk_rows.chunk_rows(session, BLOCK)
+        assert isinstance(rows, RowsAhead)
+        assert session.tokenize("seven okapi") == plain.tokenize("seven okapi")
+        session.forget_words()
+        for chunk in (*CHUNKS, CHUNKS[0]):
+            np.testing.assert_array_equal(taken(rows, chunk), told(plain, chunk, *ends))
+    finally:
+        plain.close()
+        session.close()
+
+
+@linux
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_few_rows_are_what_the_graph_gives_of_as_few(tiny_gguf: Path, count: int) -> None:
+    plain, session = llamacpp.open_session(tiny_gguf, SETTINGS), lean.open_session(tiny_gguf, LEAN)
+    try:
+        hidden = session.hidden_rows(CHUNKS[0][:50], count)
+        np.testing.assert_array_equal(session.logits_of(hidden), plain.feed(CHUNKS[0][:50], want=count))
+    finally:
+        plain.close()
+        session.close()
 
 
 @linux
 def test_a_block_beyond_a_small_ubatch_has_room_of_its_own(tiny_gguf: Path) -> None:
-    """llama.cpp sees a ubatch of logits at a time and has room for no more. Its kernels for a few rows round otherwise
-    than those for many.
+    """llama.cpp sees a ubatch of logits at a time and has room for no more. The ubatches' last rows are few, whose sums
+    have another order.
     """
-    settings = dataclasses.replace(SETTINGS, ubatch_tokens=16)
+    settings = dataclasses.replace(LEAN, ubatch_tokens=16)
     plain, session = llamacpp.open_session(tiny_gguf, settings), lean.open_session(tiny_gguf, settings)
     try:
         rows = chunk_rows.chunk_rows(session, BLOCK)
@@ -79,7 +100,7 @@ def test_a_block_beyond_a_small_ubatch_has_room_of_its_own(tiny_gguf: Path) -> N
 @linux
 def test_a_last_token_that_tells_nothing_is_not_kept(tiny_gguf: Path) -> None:
     """After the last block that is scored nothing is left, whose memory would stay beside the other model's."""
-    session = lean.open_session(tiny_gguf, SETTINGS)
+    session = lean.open_session(tiny_gguf, LEAN)
     try:
         rows = RowsAhead(session, BLOCK)
         rows.begin(CHUNKS[0][: 2 * BLOCK + 1])
@@ -124,10 +145,63 @@ def test_a_graph_that_ends_otherwise_is_fed(tiny_gguf: Path, tmp_path: Path) -> 
         rows = chunk_rows.chunk_rows(session, BLOCK)
         assert isinstance(rows, RowsFed)
         for chunk in CHUNKS:
-            np.testing.assert_array_equal(taken(rows, chunk), told(plain, chunk))
+            np.testing.assert_array_equal(taken(rows, chunk), told(plain, chunk, 125, 150, 175))
     finally:
         plain.close()
         session.close()
+
+
+class Stretch:
+    """A body's rows, some of them chosen, a weight added to those, and what else is wanted of them."""
+
+    def __init__(self) -> None:
+        self.library = llamacpp.bindings()._lib
+        self.tail, self.kept = GraphTail(), []
+        self.body, self.places = self.tensor("MUL"), self.tensor("NONE", name=b"out_ids", flags=1)
+        self.chosen = self.tensor("GET_ROWS", self.body, self.places)
+        self.weight = self.tensor("NONE")
+        self.end = self.tensor("ADD", self.chosen, self.weight)
+
+    def tensor(self, kind: str, *sources: int, name: bytes = b"", flags: int = 0) -> int:
+        tensor = GgmlTensor(name=name, flags=flags)
+        while operation(self.library, tensor) != kind.encode():
+            tensor.op += 1
+        tensor.ne[:], tensor.nb[:] = (4, 1, 1, 1), (4, 16, 16, 16)
+        tensor.src[: len(sources)] = sources
+        self.kept.append(tensor)
+        return ctypes.addressof(tensor)
+
+    def is_apart(self, *nodes: int) -> bool:
+        for node in (self.body, self.chosen, *nodes):
+            chooses = self.tail.see(node, GgmlTensor.from_address(node))
+            assert chooses == (node == self.chosen)
+        return self.tail.is_apart(self.library, nodes[-1])
+
+
+def test_a_stretch_of_the_graph_is_apart_where_it_needs_chosen_rows_and_weights_alone() -> None:
+    stretch = Stretch()
+    assert stretch.is_apart(stretch.end)
+
+
+@pytest.mark.parametrize("other", ["body", "input", "not chosen"])
+def test_a_stretch_that_needs_more_is_not_computed_again(other: str) -> None:
+    """The body's rows would be those of other tokens, and an input's memory may be overwritten."""
+    stretch = Stretch()
+    if other == "not chosen":
+        assert not GraphTail().is_apart(stretch.library, stretch.end)
+        return
+    source = stretch.body if other == "body" else stretch.tensor("NONE", flags=1)
+    last = stretch.tensor("ADD", stretch.end, source)
+    assert not stretch.is_apart(stretch.end, last)
+    GgmlTensor.from_address(last).ne[1] = 1
+    engine = Engine(stretch.library, 1)
+    buffer = (ctypes.c_float * 4)()
+    GgmlTensor.from_address(last).data = ctypes.addressof(buffer)
+    try:
+        with pytest.raises(SessionRefused, match="another graph"):
+            stretch.tail.rows(engine, last, 2)
+    finally:
+        engine.close()
 
 
 @pytest.mark.parametrize("open_session", [llamacpp.open_session, lean.open_session])

@@ -66,8 +66,8 @@ class RowsFed:
 
 
 class RowsAhead:
-    """The chunk is evaluated at once but for its logits, in batches as `RowsFed` has them, and nothing but hidden rows
-    is kept of it: of two models only one has keys and values at a time.
+    """The chunk is evaluated at once but for its logits, and nothing but hidden rows is kept of it: of two models only
+    one has keys and values at a time.
     """
 
     def __init__(self, session: LeanSession, block_rows: int) -> None:
@@ -76,15 +76,12 @@ class RowsAhead:
 
     def begin(self, chunk: Sequence[int]) -> None:
         """Evaluate the chunk."""
-        import numpy as np
-
-        half = len(chunk) // 2
+        half, size = len(chunk) // 2, self._block_rows
+        begins = range(half, len(chunk) - 1, size)  # nothing follows the last token
+        end = min(begins[-1] + size, len(chunk))
         self._session.reset()
-        self._rows = []
-        for begin in range(half, len(chunk) - 1, self._block_rows):  # nothing follows the last token
-            block = chunk[begin : begin + self._block_rows]
-            parts = self._session.hidden_rows([*chunk[:half], *block] if begin == half else block, len(block))
-            self._rows.append(np.concatenate(parts))
+        rows = self._session.hidden_rows(chunk[:end], end - half)
+        self._rows = [rows[begin - half : begin - half + size] for begin in begins]
         self._session.rest()
 
     def take(self, tokens: Sequence[int]) -> NDArray[np.float32]:

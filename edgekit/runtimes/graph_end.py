@@ -2,7 +2,9 @@
 
 Up to there a token is a row of the hidden size instead of one of the vocabulary's, a hundredth of the bytes. So a
 chunk's rows are kept from one evaluation, its keys and values can go, and logits are made of them a block at a time, by
-ggml's own operation on the model's own matrix: the very numbers that the whole graph gives.
+ggml's own operation on the model's own matrix: the very numbers that the whole graph gives for as many rows. Of fewer
+than 8 rows they may differ from those of many by 1e-7 of their size, there as here: ggml leaves such products to
+kernels that add up in another order (`llamafile_sgemm`).
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from edgekit.runtimes.ggml_graph import F32, NO_OPERATION, Engine, declared, offers_all, operation, tensor_at
 from edgekit.runtimes.ggml_tensor import GgmlTensor
-from edgekit.runtimes.protocol import SessionRefused
+from edgekit.runtimes.graph_tail import GraphTail
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,58 +27,68 @@ if TYPE_CHECKING:
 _HIDDEN, _LOGITS, _CACHE = b"result_norm", b"result_output", b"cache_"
 """What llama.cpp calls the two ends of that product, and how it begins the names of keys and values."""
 
-_F32, _NO_OPERATION = 0, 0  # GGML_TYPE_F32, GGML_OP_NONE in ggml.h
-
 
 class GraphEnd:
     """Watches the nodes of a session's graphs, as `ggml_backend_sched_eval_callback`. It asks to see none, but for the
-    last hidden rows while `cut` has the graph end there.
+    last hidden rows, and where rows are chosen for output, while `cut` has the graph end there.
     """
 
     def __init__(self) -> None:
         self.callback: Any = None
         """What llama.cpp holds, kept alive."""
-        self._cutting = False
-        self._rows: list[NDArray[np.float32]] = []
-        self._product = self._scratch = 0
+        self._wanted: int | None = None
+        self._tail: GraphTail | None = GraphTail()
+        self._product = self._hidden = self._scratch = 0
         self._caches: set[int] = set()
 
     def __call__(self, tensor: int, ask: bool, _: int) -> bool:
-        node = _tensor(tensor)
+        node = tensor_at(tensor)
+        name = node.name
         if not ask:
-            self._rows.append(_values(node))
-            return False  # whatever follows is not computed
-        if node.name == _LOGITS:
+            if name != _HIDDEN and self._tail is not None:
+                self._tail.keep(node, self._wanted or 0)
+            return bool(name != _HIDDEN)  # whatever follows those is not computed
+        if name == _LOGITS:
             self._product = tensor
-        elif node.name == _HIDDEN:
-            self._scratch = node.buffer or 0
-        elif node.name.startswith(_CACHE) and node.view_src:
-            self._caches.add(_tensor(node.view_src).buffer or 0)
-        return self._cutting and bool(node.name == _HIDDEN)
+        elif name == _HIDDEN:
+            self._hidden, self._scratch = tensor, node.buffer or 0
+        elif name.startswith(_CACHE) and node.view_src:
+            self._caches.add(tensor_at(node.view_src).buffer or 0)
+        chooses = self._tail is not None and self._tail.see(tensor, node)
+        return self._wanted is not None and (chooses or bool(name == _HIDDEN))
 
     @contextmanager
-    def cut(self) -> Iterator[list[NDArray[np.float32]]]:
-        """While this lasts graphs end at the hidden rows, which the list holds, (tokens with outputs, hidden size) for
-        each evaluation; the logits that llama.cpp gives are rubbish.
+    def cut(self, wanted: int) -> Iterator[None]:
+        """While this lasts graphs end at the hidden rows, the logits that llama.cpp gives are rubbish, and `rows` can
+        give the last `wanted` of the one ubatch that is evaluated; of none, there may be more.
         """
-        self._rows, self._cutting = [], True
+        self._wanted, self._tail = wanted, GraphTail() if wanted else None
         try:
-            yield self._rows
+            yield
         finally:
-            self._cutting = False
+            self._wanted = None
+
+    def rows(self, engine: Engine) -> NDArray[np.float32]:
+        """The hidden rows that were wanted of the last evaluation, (rows, hidden size). Raises SessionRefused."""
+        assert self._tail is not None
+        assert self._wanted is not None
+        return self._tail.rows(engine, self._hidden, self._wanted)
 
     def product(self, library: Any, threads: int, vocabulary: int) -> Product | None:
-        """The end of the last graph that was not cut; `None` where it is more than a product with a matrix."""
-        if sys.platform != "linux" or not self._product or not _offers_all(library):
+        """The end of the last graph that was not cut; `None` where it is more than a product with a matrix, or hidden
+        rows are not had as `GraphTail` has them.
+        """
+        tail, self._tail = self._tail, None
+        if sys.platform != "linux" or not self._product or not self._hidden or not offers_all(library):
             return None
-        node = _tensor(self._product)
-        name = ctypes.string_at(_declared(library, "ggml_op_name", ctypes.c_char_p, ctypes.c_int)(node.op))
-        if name != b"MUL_MAT" or node.type != _F32 or not node.src[0] or not node.src[1]:
+        node = tensor_at(self._product)
+        if operation(library, node) != b"MUL_MAT" or node.type != F32 or not node.src[0] or not node.src[1]:
             return None
-        matrix, hidden = _tensor(node.src[0]), _tensor(node.src[1])
-        plain = matrix.op == _NO_OPERATION and hidden.name == _HIDDEN and hidden.type == _F32
+        matrix, hidden = tensor_at(node.src[0]), tensor_at(node.src[1])
+        plain = matrix.op == NO_OPERATION and hidden.name == _HIDDEN and hidden.type == F32
         fits = matrix.ne[0] == hidden.ne[0] and matrix.ne[1] == vocabulary and matrix.ne[2] == matrix.ne[3] == 1
-        return Product(library, node, threads, vocabulary) if plain and fits else None
+        apart = tail is not None and tail.is_apart(library, self._hidden)
+        return Product(Engine(library, threads), node, vocabulary) if plain and fits and apart else None
 
     def give_back_scratch(self, library: Any) -> None:
         """Give back the memory in which the last graph was computed, once: the next one writes it anew. Of the logits
@@ -92,8 +105,8 @@ class GraphEnd:
 
 def _give_back_buffer(library: Any, buffer: int) -> None:
     if buffer:
-        begin = _declared(library, "ggml_backend_buffer_get_base", ctypes.c_void_p, ctypes.c_void_p)(buffer)
-        size = _declared(library, "ggml_backend_buffer_get_size", ctypes.c_size_t, ctypes.c_void_p)(buffer)
+        begin = declared(library, "ggml_backend_buffer_get_base", ctypes.c_void_p, ctypes.c_void_p)(buffer)
+        size = declared(library, "ggml_backend_buffer_get_size", ctypes.c_size_t, ctypes.c_void_p)(buffer)
         give_back(begin or 0, size)
 
 
@@ -112,87 +125,21 @@ def give_back(address: int, size: int) -> None:
 class Product:
     """Logits of hidden rows, by the operation that the graph would have run on them."""
 
-    def __init__(self, library: Any, node: GgmlTensor, threads: int, vocabulary: int) -> None:
-        self._library, self.vocabulary = library, vocabulary
+    def __init__(self, engine: Engine, node: GgmlTensor, vocabulary: int) -> None:
+        self.engine, self.vocabulary = engine, vocabulary
         self._matrix, self._parameters = node.src[0], bytes(node.op_params)
-        self._backend = _declared(library, "ggml_backend_cpu_init", ctypes.c_void_p)()
-        _declared(library, "ggml_backend_cpu_set_n_threads", None, ctypes.c_void_p, ctypes.c_int)(
-            self._backend, threads
-        )
 
     def into(self, address: int, rows: NDArray[np.float32]) -> None:
         """Write the logits of `rows`, (tokens, hidden size) without gaps, to `address`, `vocabulary` for each."""
-        library, pointer = self._library, ctypes.c_void_p
-        overheads = (_declared(library, f"ggml_{what}_overhead", ctypes.c_size_t)() for what in ("tensor", "graph"))
-        size = 8 * next(overheads) + next(overheads)
-        context = _declared(library, "ggml_init", pointer, _InitParams)(_InitParams(size, None, True))
-        try:
-            make = _declared(library, "ggml_new_tensor_2d", pointer, pointer, ctypes.c_int, *2 * (ctypes.c_int64,))
-            given = make(context, _F32, rows.shape[1], rows.shape[0])
-            told = _declared(library, "ggml_mul_mat", pointer, pointer, pointer, pointer)(context, self._matrix, given)
-            _tensor(given).data, _tensor(told).data = rows.ctypes.data, address
-            _tensor(told).op_params[:] = memoryview(self._parameters).cast("i")
-            graph = _declared(library, "ggml_new_graph", pointer, pointer)(context)
-            _declared(library, "ggml_build_forward_expand", None, pointer, pointer)(graph, told)
-            status = _declared(library, "ggml_backend_graph_compute", ctypes.c_int, pointer, pointer)(
-                self._backend, graph
-            )
-        finally:
-            _declared(library, "ggml_free", None, pointer)(context)
-        if status != 0:
-            raise SessionRefused("step", f"ggml could not compute logits: `ggml_backend_graph_compute` gave `{status}`")
+        library, pointer = self.engine.library, ctypes.c_void_p
+        with self.engine.room(8) as context:
+            make = declared(library, "ggml_new_tensor_2d", pointer, pointer, ctypes.c_int, *2 * (ctypes.c_int64,))
+            given = make(context, F32, rows.shape[1], rows.shape[0])
+            told = declared(library, "ggml_mul_mat", pointer, pointer, pointer, pointer)(context, self._matrix, given)
+            tensor_at(given).data, tensor_at(told).data = rows.ctypes.data, address
+            tensor_at(told).op_params[:] = memoryview(self._parameters).cast("i")
+            self.engine.compute(self.engine.graph(context, told))
 
     def close(self) -> None:
         """Free what the computing took."""
-        _declared(self._library, "ggml_backend_free", None, ctypes.c_void_p)(self._backend)
-
-
-class _InitParams(ctypes.Structure):
-    """`struct ggml_init_params` of `ggml/include/ggml.h`."""
-
-    _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
-
-
-_FUNCTIONS = (
-    "ggml_op_name",
-    "ggml_init",
-    "ggml_free",
-    "ggml_tensor_overhead",
-    "ggml_graph_overhead",
-    "ggml_new_tensor_2d",
-    "ggml_mul_mat",
-    "ggml_new_graph",
-    "ggml_build_forward_expand",
-    "ggml_backend_cpu_init",
-    "ggml_backend_cpu_set_n_threads",
-    "ggml_backend_graph_compute",
-    "ggml_backend_free",
-    "ggml_backend_buffer_get_base",
-    "ggml_backend_buffer_get_size",
-)
-
-
-def _offers_all(library: Any) -> bool:
-    """Whether ggml's functions can be reached: not in builds that load their backends later."""
-    return all(hasattr(library, name) for name in _FUNCTIONS)
-
-
-def _declared(library: Any, name: str, result: Any, *arguments: Any) -> Any:
-    function = getattr(library, name)
-    function.restype, function.argtypes = result, list(arguments)
-    return function
-
-
-def _tensor(address: int) -> GgmlTensor:
-    return ctypes.cast(address, ctypes.POINTER(GgmlTensor)).contents
-
-
-def _values(node: GgmlTensor) -> NDArray[np.float32]:
-    """A copy of a node's rows."""
-    import numpy as np
-
-    shape = (node.ne[1], node.ne[0])
-    values = np.empty(shape, np.float32)
-    for row in range(shape[0]):
-        ctypes.memmove(values[row].ctypes.data, node.data + row * node.nb[1], 4 * shape[1])
-    return values
+        self.engine.close()

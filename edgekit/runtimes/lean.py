@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,16 +46,30 @@ class LeanSession(llamacpp.Session):
         self._product = self._end.product(self._c._lib, self.threads, self.vocabulary)
         self.rest()
 
-    def hidden_rows(self, tokens: Sequence[int], outputs: int) -> list[NDArray[np.float32]]:
-        """Evaluate tokens up to the end of their graphs, in batches as `feed` has them: the rows of the last so many,
-        (rows, hidden size), in one part or several.
+    def hidden_rows(self, tokens: Sequence[int], outputs: int) -> NDArray[np.float32]:
+        """Evaluate tokens up to the end of their graphs: the rows of the last so many, (outputs, hidden size).
+        llama.cpp is asked for no more rows at once than it has room for the logits of.
         """
+        import numpy as np
+
+        assert self._product is not None
         found = []
-        for part, wanted in self._parts(tokens, outputs):
-            with self._end.cut() as rows:
-                self.evaluate(part, wanted or 1)
-            found += rows if wanted else []
-        return found
+        for part, wanted in self._ubatches(tokens, outputs):
+            with self._end.cut(wanted):
+                self.evaluate(part, min(wanted, self.output_rows or wanted) or 1)
+                if wanted:
+                    found.append(self._end.rows(self._product.engine))
+        return np.concatenate(found)
+
+    def _ubatches(self, tokens: Sequence[int], outputs: int) -> Iterator[tuple[Sequence[int], int]]:
+        """`tokens` in parts, and how many of each part's last ones give rows: none, in a batch, or some, in a ubatch."""
+        size, at = self.ubatch_tokens, max(0, len(tokens) - -(-outputs // self.ubatch_tokens) * self.ubatch_tokens)
+        for begin in range(0, at, self.batch_tokens):
+            yield tokens[begin : min(begin + self.batch_tokens, at)], 0
+        while at < len(tokens):
+            end = len(tokens) - (len(tokens) - at - 1) // size * size
+            yield tokens[at:end], min(outputs - (len(tokens) - end), end - at)
+            at = end
 
     def logits_of(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """The logits of hidden rows, good until the next call or evaluation: in llama.cpp's own memory, where it has
