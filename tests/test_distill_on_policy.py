@@ -238,6 +238,22 @@ def trained(out: Path, stage: Any = ASKED, **more: Any) -> tuple[dict[str, Any],
     return load_model(Path(chain.student.path)).state_dict(), chain
 
 
+KILLED = """
+import sys
+sys.path.insert(0, sys.argv[2])
+import os, signal, torch
+torch.set_num_threads(1)
+from pathlib import Path
+from test_distill_on_policy import trained
+
+def progress(stage, done, total, detail=""):
+    if stage == "1-half 1-on-policy" and done == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+trained(Path(sys.argv[1]), progress=progress)
+"""
+
+
 @needs_trl
 @pytest.mark.slow
 def test_an_on_policy_stage_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,9 +282,11 @@ def test_an_on_policy_stage_goes_on_where_it_was(tmp_path: Path, monkeypatch: py
     config = json.loads((place / "model" / "config.json").read_text(encoding="utf-8"))
     start = json.loads((tmp_path / "whole" / "1-half" / "start" / "config.json").read_text(encoding="utf-8"))
     assert config == start
-    for at in (2, 3):  # in steps 3 and 5: behind the checkpoints of steps 2 and 4
-        with pytest.raises(Stop):
-            trained(tmp_path / "parts", progress=stopping(at, "1-half 1-on-policy"))
+    (tmp_path / "killed.py").write_text(KILLED, encoding="utf-8")
+    command = [sys.executable, str(tmp_path / "killed.py"), str(tmp_path / "parts"), str(Path(__file__).parent)]
+    assert subprocess.run(command, check=False).returncode == -9  # in step 3, behind the checkpoint of step 2
+    with pytest.raises(Stop):  # in step 5
+        trained(tmp_path / "parts", progress=stopping(3, "1-half 1-on-policy"))
     again, resumed = trained(tmp_path / "parts")
     assert resumed.links[0].stages[0].training.resumed_at == (2, 4)
     assert resumed.links[0].stages[0].training.tokens == stage.training.tokens
@@ -295,34 +313,6 @@ def test_a_teachers_rows_for_padding_change_nothing(tmp_path: Path) -> None:
         )  # fmt: skip
         found.append(student.state_dict())
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
-
-
-KILLED = """
-import sys
-sys.path.insert(0, sys.argv[2])
-import os, signal, torch
-torch.set_num_threads(1)
-from pathlib import Path
-from test_distill_on_policy import trained
-
-def progress(stage, done, total, detail=""):
-    if stage == "1-half 1-on-policy" and done == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-trained(Path(sys.argv[1]), progress=progress)
-"""
-
-
-@needs_trl
-@pytest.mark.slow
-def test_a_killed_one_gives_the_same_weights(tmp_path: Path) -> None:
-    whole, _ = trained(tmp_path / "whole")
-    (tmp_path / "killed.py").write_text(KILLED, encoding="utf-8")
-    command = [sys.executable, str(tmp_path / "killed.py"), str(tmp_path / "parts"), str(Path(__file__).parent)]
-    assert subprocess.run(command, check=False).returncode == -9
-    again, chain = trained(tmp_path / "parts")
-    assert chain.links[0].stages[0].training.resumed_at == (2,)
-    assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
 @needs_trl
