@@ -98,7 +98,7 @@ def test_a_learned_map_finds_the_layers_that_the_student_has() -> None:
     theirs = states(4, 8, tokens=200)
     turned = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(3))).Q
     own = [theirs[0], theirs[1] @ turned, theirs[3] @ turned]
-    match = FeatureMatch(config(2, 8), config(4, 8), "learned")
+    match = FeatureMatch(config(2, 8), config(4, 8), "learned", start=(1, 3))
     assert [row.index(max(row)) for row in match.layer_map().weights] == [1, 3]
     groups = match.groups(1e-2)
     assert [group.name for group in groups] == ["projection", "layer_map"]
@@ -124,6 +124,12 @@ def test_a_map_starts_at_the_layers_that_the_student_was_carved_of() -> None:
     assert [row.index(max(row)) for row in found.weights] == [1, 2]
     assert 0.5 < found.weights[0][1] < 0.9
     assert len(FeatureMatch(config(2, 8), config(6, 8), "last").groups(1e-3)) == 1  # nothing to learn of the map
+
+
+def test_where_nothing_is_said_layers_meet_those_of_the_same_depth() -> None:
+    fixed, learned = FeatureMatch(config(3, 8), config(6, 8)), FeatureMatch(config(3, 8), config(6, 8), "learned")
+    assert fixed.layer_map().weights == ((1, 0, 0, 0, 0, 0), (0, 0, 0.5, 0.5, 0, 0), (0, 0, 0, 0, 0, 1))
+    assert [row.index(max(row)) for row in learned.layer_map().weights] == [0, 2, 5]
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ class Stage:
     """In place of the data's."""
     temperature: Temperature = field(default_factory=Temperature)
     cache: Literal["online", "offline"] = "online"
-    mapping: Literal["learned", "uniform", "last", "relative"] = "uniform"
+    mapping: Literal["learned", "uniform", "last", "relative"] = "relative"
     feature_loss: Literal["cosine", "mse"] = "cosine"
     feature_weight: float = 1.0
     mapping_learning_rate: float = 0.03
