@@ -62,7 +62,7 @@ class LeanSession(llamacpp.Session):
         return np.concatenate(found)
 
     def _ubatches(self, tokens: Sequence[int], outputs: int) -> Iterator[tuple[Sequence[int], int]]:
-        """`tokens` in parts, and how many of each part's last ones give rows: none, in a batch, or some, in a ubatch."""
+        """`tokens` in parts, and how many of each part's last ones give rows: none of a batch, or some of a ubatch."""
         size, at = self.ubatch_tokens, max(0, len(tokens) - -(-outputs // self.ubatch_tokens) * self.ubatch_tokens)
         for begin in range(0, at, self.batch_tokens):
             yield tokens[begin : min(begin + self.batch_tokens, at)], 0
