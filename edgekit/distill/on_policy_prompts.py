@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Any
 
 from edgekit import corpus
-from edgekit.corpus.item import Item
 from edgekit.distill.asking import STYLES, bare, may_be_evaluated, questions_of
 from edgekit.distill.generating import Request
 from edgekit.distill.recipe_parts import OnPolicy
@@ -17,12 +16,11 @@ from edgekit.errors import EdgekitError, import_extra
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompts:
-    """`texts` to complete, each of at most `longest` tokens; a completion ends at any token of `stops`, at the model's
-    own end, or after `most_tokens`. `left_out` were too long, or evaluations ask them.
+    """`texts` to complete; a completion ends at any token of `stops`, at the model's own end, or after `most_tokens`.
+    `left_out` were too long, or evaluations ask them.
     """
 
     texts: tuple[str, ...]
-    longest: int
     most_tokens: int
     stops: tuple[int, ...]
     left_out: int = 0
@@ -55,10 +53,12 @@ def prompts_of(asked: OnPolicy, tokenizer: Any, *, length: int, templates: tuple
     left to ask.
     """
     domains = asked.domains or corpus.DOMAINS
+    # the first questions of the same seed are those that earlier stages saw
     items = questions_of(domains, asked.templates or templates, asked.each, seed + 1, most=asked.questions)
     room, judged = length - asked.most_tokens, may_be_evaluated()
     found, left_out = [], 0
-    for text in dict.fromkeys(_text(item, asked.style) for item in items if bare(item.prompt) not in judged):
+    put = STYLES[asked.style].prompt
+    for text in dict.fromkeys(put(item) for item in items if bare(item.prompt) not in judged):
         fits = len(tokenizer.encode(text).ids) <= room
         found += [text] if fits else []
         left_out += not fits
@@ -69,11 +69,7 @@ def prompts_of(asked: OnPolicy, tokenizer: Any, *, length: int, templates: tuple
             hint=f"make it longer, or `most_tokens` (now {asked.most_tokens}) less",
         )
     stops = _with_a_line_end(tokenizer) if asked.style == "answer" else ()
-    return Prompts(texts=tuple(found), longest=room, most_tokens=asked.most_tokens, stops=stops, left_out=left_out)
-
-
-def _text(item: Item, style: str) -> str:
-    return STYLES[style].prompt(item)
+    return Prompts(texts=tuple(found), most_tokens=asked.most_tokens, stops=stops, left_out=left_out)
 
 
 def _with_a_line_end(tokenizer: Any) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ student), 1 KL(student ‖ teacher), between them the generalized Jensen–Shann
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -59,7 +59,6 @@ class _Rows:
     prompts: Prompts
     settings: TrainSettings
     begun: int
-    column: str = field(default="prompt")
 
     def __len__(self) -> int:
         return (self.settings.steps - self.begun) * self.settings.batch
@@ -67,7 +66,7 @@ class _Rows:
     def __getitem__(self, row: int) -> dict[str, str]:
         if not 0 <= row < len(self):
             raise IndexError(row)
-        return {self.column: self.prompts.at(self.begun * self.settings.batch + row, self.settings.seed)}
+        return {"prompt": self.prompts.at(self.begun * self.settings.batch + row, self.settings.seed)}
 
 
 def trl_version() -> str:
