@@ -93,6 +93,10 @@ class Quantity:
             return calibration.features_of(row.shares, row.streamed_gb)
         return calibration.features_of(row.body_shares, row.shape.body / 1e9)
 
+    def size(self, row: Row) -> float:
+        """Bytes that a decoded token streams, or weights that a prompt token meets."""
+        return row.streamed_gb * 1e9 if self.name == "decode" else row.shape.body
+
     def has_reference(self, row: Row) -> bool:
         """Whether the device's own reference rate is known."""
         return self.name == "decode" and row.bandwidth_gbs > 0
@@ -433,6 +437,7 @@ def _with_ranges(rows: Sequence[Row], quantity: Quantity) -> dict[str, Any]:
         fitted["scale"]["bare"] = round(scale_for(bare), 3)
     if quantity.name == "decode":
         fitted["reference_gbs"] = REFERENCE_GBS
+    fitted["smallest_bytes"] = round(min(quantity.size(row) for row in rows))
     fitted["devices_held_out"] = len({pair.target.device for pair in anchored})
     fitted["devices_by_kind"] = devices_by_kind(rows, quantity)
     fitted["devices_by_family"] = devices_by_family(rows, quantity)

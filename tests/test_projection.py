@@ -590,3 +590,44 @@ def test_one_silicon_is_held_out_under_all_its_names() -> None:
     assert {"Raspberry Pi 4", "Raspberry Pi 4B", "Raspberry Pi 400 (4GB)"} <= names["BCM2711"]
     assert {"Mac M4 Max", "Mac M4 (Max)", "Apple M4 Max 12P+4E", "Mac M4 Max i8mm"} <= names["Apple M4 Max"]
     assert len({device for device, own in names.items() if any("OnePlus 13" in n or "S25" in n for n in own)}) == 1
+
+
+# ---- smaller than anything that was run ---------------------------------------------------------------------------
+
+
+def shrunk(header: Header, times: int) -> Header:
+    """The same mix in so many times fewer rows of every matrix."""
+    cut = [
+        replace(one, shape=(*one.shape[:-1], max(1, one.shape[-1] // times)), size_bytes=one.size_bytes // times)
+        for one in header.tensors
+    ]
+    return replace(header, tensors=tuple(cut))
+
+
+@pytest.mark.parametrize("anchored", [False, True])
+def test_what_a_token_costs_beside_its_bytes_is_in_the_range_of_the_smallest(anchored: bool) -> None:
+    """A file of a megabyte streams in no time, and its tokens still take some: nobody has published how long."""
+    device = phone(*([anchor_of(header_of(), 40.0)] if anchored else []))
+    shown = [decode_of(project_to(device, shrunk(header_of(), times), Settings(threads=4))) for times in (1, 8, 512)]
+    assert not shown[0].note.startswith("1"), "published sizes stay as they were fitted"
+    assert width(shown[2]) > width(shown[1]) > width(shown[0])
+    assert "× smaller than any model that was run" in shown[2].note
+    assert shown[2].low < 3 * shown[1].low, "no more is sure of it than of the smallest that was run"
+    assert shown[2].low < shown[2].value < shown[2].high
+
+
+def test_the_smallest_size_is_that_of_the_data() -> None:
+    import fit_projection as fit
+    from calibration_rows import read_rows
+
+    fitted, rows = calibration.load_fitted(), read_rows()
+    for name in ("decode", "prefill"):
+        quantity = fit.Quantity(name=name)
+        assert fitted[name]["smallest_bytes"] == round(min(quantity.size(row) for row in rows if quantity.usable(row)))
+
+
+def test_the_size_of_a_run_can_be_read_back_and_changed() -> None:
+    features = calibration.features_of({"q4_0": 0.9, "q6_K": 0.1} if "q6_K" in KINDS else {"q4_0": 1.0}, 0.87)
+    assert calibration.amount_of(features) == pytest.approx(0.87)
+    assert calibration.resized(features, 0.87) == pytest.approx(features)
+    assert calibration.amount_of(calibration.resized(features, 0.002)) == pytest.approx(0.002)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from edgekit.devices.anchors import is_llama_cpp
@@ -40,6 +41,8 @@ from edgekit.records import (
 DEPTHS: tuple[int, ...] = (1024, 4096)
 AT_THE_BOUND = 0.95
 """A range that begins this close to the bandwidth bound says that what it rests on is wrong."""
+
+BARE = "from memory bandwidth alone: no CPU run on this device is known"
 
 RANGE = 1.645
 """Standard deviations to either end of a 90 % range of a normal variable."""
@@ -135,7 +138,7 @@ def _decode(
 ) -> Figure:
     table = fitted["decode"]
     prior = _widened(calibration.prior_of(table, target.family), table, device.bandwidth_bytes_per_s)
-    estimate = _estimate(table, prior, points, asked, _reference_gbs(fitted, device) * 1e9 / target.streamed)
+    estimate = _sized(table, prior, points, asked, _reference_gbs(fitted, device) * 1e9, target.streamed)
     ceiling = bound.high if isinstance(bound, Estimate) else math.inf
     if estimate.low >= AT_THE_BOUND * ceiling:
         return refusals.too_fast()
@@ -144,7 +147,30 @@ def _decode(
         low=estimate.low,
         high=min(estimate.high, ceiling),
         basis="projected",
-        note="" if points else "from memory bandwidth alone: no CPU run on this device is known",
+        note="; ".join(filter(None, (estimate.note, "" if points else BARE))),
+    )
+
+
+def _sized(
+    table: Mapping[str, Any], prior: Prior, points: Sequence[Point], asked: Sequence[Point], rate: float, size: float
+) -> Estimate:
+    """The projected tokens/s at `rate` bytes or weights a second for `size` of them.
+
+    Below the smallest that was ever run, a token takes at most as long as there, and at least what the fit says of so
+    little; what it costs beside its bytes nobody has published. The value is the geometric middle.
+    """
+    found = _estimate(table, prior, points, asked, rate / size)
+    least = min([float(table["smallest_bytes"]), *(1e9 * calibration.amount_of(point.features) for point in points)])
+    if size >= least:
+        return found
+    there = [replace(point, features=calibration.resized(point.features, least / 1e9)) for point in asked]
+    known = _estimate(table, prior, points, there, rate / least)
+    return replace(
+        found,
+        value=math.sqrt(found.value * known.value),
+        low=min(found.low, known.low),
+        high=max(found.high, known.high),
+        note=f"{least / size:.3g} × smaller than any model that was run: its tokens may take as long as that one's",
     )
 
 
@@ -193,7 +219,7 @@ def _prefill(
             settle=refusals.to_measure(device),
         )
     prior = _widened(calibration.prior_of(table, target.family), table, None)
-    return _estimate(table, prior, points, asked, calibration.PREFILL_REFERENCE * 1e9 / target.body)
+    return _sized(table, prior, points, asked, calibration.PREFILL_REFERENCE * 1e9, target.body)
 
 
 def _sustained(device: Device, decode: Figure) -> Figure:

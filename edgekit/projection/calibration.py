@@ -69,6 +69,16 @@ def features_of(shares: Mapping[str, float], amount: float) -> tuple[float, ...]
     return (1.0, -math.log1p(SIZE_SCALE / amount), *(row[kind] for kind in KINDS))
 
 
+def amount_of(features: Sequence[float]) -> float:
+    """The amount that `features_of` was given."""
+    return SIZE_SCALE / math.expm1(-features[1])
+
+
+def resized(features: Sequence[float], amount: float) -> tuple[float, ...]:
+    """The features of the same mix of another amount."""
+    return (features[0], -math.log1p(SIZE_SCALE / amount), *features[2:])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prior:
     """What is expected of a device of one kernel family before its own runs are seen.
