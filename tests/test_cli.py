@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -165,6 +166,29 @@ def test_ctrl_c_that_a_library_makes_an_error_of_is_no_bug(
     assert main(["doctor"]) == 130
     assert capsys.readouterr().err.startswith("error: interrupted\n")
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_that_a_library_passes_over_is_heard_at_the_next_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edgekit.cli.telling import progress
+
+    def importing(**_: object) -> int:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with progress(quiet=True) as told:
+            try:
+                raise ValueError("on its way")
+            except ValueError:
+                told("cleaning up", 0, 1)  # nothing is cut off twice
+            told("measuring", 0, 1)
+        return 0
+
+    monkeypatch.setattr("edgekit.cli.app", importing)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err.startswith("error: interrupted\n")
+    monkeypatch.setattr("edgekit.cli.app", lambda **_: progress(quiet=True).__enter__()("measuring", 0, 1) or 0)
+    assert main(["doctor"]) == 0, "of the call before"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes break in another way there")

@@ -111,3 +111,18 @@ def test_a_loss_that_is_no_number_stops_the_training() -> None:
         EdgekitError, match=r"diverged at step 1 of 9 \(the loss is no number: nan\) with learning rate `0.2`"
     ):
         train_causal(model, CYCLE, steps=9, batch=4, length=16, learning_rate=0.2)
+
+
+@pytest.mark.parametrize("right", [0.0, 1.0])
+def test_a_share_of_none_or_all_has_a_range(right: float) -> None:
+    """That twelve windows were all wrong proves no zero: as for any share, by Wilson over the windows."""
+    from edgekit.distill.held_out import summed
+    from edgekit.intervals import share_interval
+    from edgekit.records import Estimate
+    from edgekit.records.distillation import ScoredWindow
+
+    windows = [ScoredWindow(weight=5.0, nll=10.0, top1=5.0 * right, kld=None) for _ in range(12)]
+    top1 = summed(windows, 60).top1
+    assert isinstance(top1, Estimate)
+    assert (top1.value, (top1.low, top1.high)) == (right, share_interval(round(right) * 12, 12))
+    assert top1.high - top1.low > 0.1

@@ -33,7 +33,7 @@ RULE = "edgekit answers 1: choices by nats a byte, own words up to the end of th
 """Part of a bank's identity: answers got in another way are not compared."""
 
 MAX_PICKED = 200
-_SPARE_TOKENS = 8
+SPARE_TOKENS = 8
 """What a right answer may take beyond a token a byte: spaces, a period."""
 
 
@@ -132,7 +132,7 @@ def _of_item(item: Item) -> _Asked:
         question: Question = Weigh(prompt=item.prompt, continuations=tuple(f" {choice}" for choice in item.choices))
         return _Asked(id=item.id, question=question, record=lambda reply: _chosen(item, reply))
     # whatever is longer than the answer is wrong
-    question = Write(prompt=item.prompt, max_tokens=len(item.answer.encode()) + _SPARE_TOKENS, stop=("\n",))
+    question = Write(prompt=item.prompt, max_tokens=len(item.answer.encode()) + SPARE_TOKENS, stop=("\n",))
     return _Asked(id=item.id, question=question, record=lambda reply: _said(item, reply))
 
 

@@ -51,12 +51,22 @@ def main(arguments: list[str] | None = None) -> int:
         return _called(arguments, noticed)
 
 
+_noticed: list[int] = []
+"""A signal number from the first Ctrl-C of this call on."""
+
+
+def interrupted() -> bool:
+    """Whether there was a Ctrl-C: a library that was being imported may have passed over it."""
+    return bool(_noticed)
+
+
 @contextmanager
 def _noticing_ctrl_c() -> Iterator[list[int]]:
     """Holds a signal number from the first Ctrl-C on: a library that is being imported may turn that into an error of
     its own.
     """
-    noticed: list[int] = []
+    noticed = _noticed
+    noticed.clear()
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
         yield noticed

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from edgekit.cli import interrupted
 from edgekit.progress import Progress, silent
 
 _LINE_EVERY_S = 30.0
@@ -14,12 +15,14 @@ _LINE_EVERY_S = 30.0
 
 @contextmanager
 def progress(*, quiet: bool) -> Iterator[Progress]:
-    """Progress on stderr: a bar on a terminal, a line per stage in a log, nothing when quiet."""
+    """Progress on stderr: a bar on a terminal, a line per stage in a log, nothing when quiet. Where it is told, a
+    Ctrl-C that nobody heard is heard.
+    """
     if quiet:
-        yield silent
+        yield _heeding(silent)
         return
     if not sys.stderr.isatty():
-        yield _StageLines()
+        yield _heeding(_StageLines())
         return
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
@@ -27,7 +30,17 @@ def progress(*, quiet: bool) -> Iterator[Progress]:
 
     columns = (TextColumn("{task.description:<24}"), BarColumn(), TextColumn("{task.fields[detail]}"))
     with Bars(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bars:
-        yield _StageBars(bars, bars.add_task("starting", total=None, detail=""))
+        yield _heeding(_StageBars(bars, bars.add_task("starting", total=None, detail="")))
+
+
+def _heeding(told: Progress) -> Progress:
+    def tell(stage: str, done: float, total: float, detail: str = "") -> None:
+        # not in a `finally` that it is already on its way through
+        if interrupted() and sys.exc_info()[0] is None:
+            raise KeyboardInterrupt
+        told(stage, done, total, detail)
+
+    return tell
 
 
 class _StageLines:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.distill.heads import head_of
 from edgekit.distill.windows import Windows
 from edgekit.errors import EdgekitError, import_extra
-from edgekit.intervals import mean_interval
+from edgekit.intervals import mean_interval, share_interval
 from edgekit.progress import Progress, silent
 from edgekit.records import Estimate, Figure, HeldOut, ScoredWindow, Unknown
 
@@ -86,6 +86,8 @@ def _mean(sums: Sequence[float], weights: Sequence[float], most: float = float("
     pieces = [ratio + (value - ratio * weight) / mean_weight for value, weight in zip(sums, weights, strict=True)]
     low, high = mean_interval(pieces) or (ratio, ratio)
     low, high = min(max(0.0, low), ratio), max(min(most, high), ratio)
+    if most == 1.0 and ratio in (0.0, 1.0):  # all alike show no spread, and yet are no more than so many windows
+        low, high = share_interval(round(ratio) * len(sums), len(sums))
     return Estimate(value=ratio, low=low, high=high, basis="measured-here")
 
 

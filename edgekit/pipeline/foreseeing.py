@@ -70,6 +70,7 @@ def _scoring(model: Path, prepared: Prepared) -> Iterator[tuple[str, list[_Work]
 def _answering(model: Path, prepared: Prepared) -> Iterator[tuple[str, list[_Work]]]:
     """Items and prompts, put to the model and to a teacher that runs."""
     from edgekit import corpus
+    from edgekit.bench.answering import SPARE_TOKENS
 
     if prepared.bank is None:
         return
@@ -78,7 +79,8 @@ def _answering(model: Path, prepared: Prepared) -> Iterator[tuple[str, list[_Wor
     header = read_header(model)
     read = _tokens("".join([*asked, *(prompt.prompt for prompt in prompts)]), header)
     own = "".join(item.answer for item in prepared.bank.items if item.mode == "generate")
-    written = _tokens(own, header)[0], len(own.encode()) + sum(prompt.max_tokens for prompt in prompts)
+    spare = SPARE_TOKENS * sum(item.mode == "generate" for item in prepared.bank.items)
+    written = _tokens(own, header)[0], len(own.encode()) + spare + sum(prompt.max_tokens for prompt in prompts)
     teacher = prepared.teacher if isinstance(prepared.teacher, Path) else None
     of = f" of the model and of {teacher.name}" if teacher is not None else " of the model"
     line = f"ask {len(asked)} questions and {len(prompts)} prompts{of}"
