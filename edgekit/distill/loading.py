@@ -8,20 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.checkpoint import hash_checkpoint, open_checkpoint
-from edgekit.distill import sharding, students
+from edgekit.distill import sharded_loading, sharding, students
 from edgekit.distill.pruning import copy_tokenizer
 from edgekit.errors import import_extra
 from edgekit.files import replacing_folder
 
 
-def load_model(path: Path, *, frozen: bool = False) -> Any:
+def load_model(path: Path, *, frozen: bool = False, shared: bool = False) -> Any:
     """The transformers model in the folder `path`: in float32 where it is to be trained or runs on a CPU, else
-    (`frozen`) as it is stored. Raises EdgekitError where it is none that transformers knows, or weights are missing.
+    (`frozen`) as it is stored. One that several processes are to share (`shared`) has no weights before `trainer.train`
+    shards it, and then each process its own. Raises EdgekitError where it is none that transformers knows, or weights
+    are missing.
     """
     open_checkpoint(path)  # says what is wrong with a folder before transformers does
-    model = students.load_model(path)
-    if not (frozen and sharding.here().device.type != "cpu"):
-        model = model.float()
+    place = sharding.here()
+    as_stored = frozen and place.device.type != "cpu"
+    model = sharded_loading.unread_model(path, as_stored=as_stored) if shared and place.processes > 1 else None
+    if model is None:
+        model = students.load_model(path)
+        model = model if as_stored else model.float()
     return model.requires_grad_(False).eval() if frozen else model
 
 

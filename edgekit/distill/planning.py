@@ -84,7 +84,10 @@ def _notes(recipe: DistillRecipe, models: Sequence[ModelFacts]) -> list[str]:
             f"{format_bytes(most * _TOKEN_BYTES)} where no token is seen twice"
         )
     if recipe.cluster is not None and recipe.cluster.count > 1:
-        notes.append(f"each process reads whole models into the host's memory before they are sharded: {_read(models)}")
+        notes.append(
+            "each process reads its own shards; a teacher that is asked before (a cache, samples), or held out against "
+            f"and not taught by, is read whole by each, and so is every model that is scored alone: {_read(models)}"
+        )
         notes.append("all of this is foreseen from shapes: nothing of many accelerators was run by edgekit's makers")
     if recipe.teacher.make is not None:
         notes.append("training the teacher itself is not counted")

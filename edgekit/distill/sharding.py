@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from edgekit.distill import sharded_loading
 from edgekit.distill.settings import ParameterGroup
 from edgekit.errors import EdgekitError, import_extra
 
@@ -65,7 +66,8 @@ def rooted(model: Any, extra: Sequence[ParameterGroup], place: Place) -> Any:
     """A module that runs a function inside its forward pass: there parameters are whole tensors, sharded or not.
 
     With several processes every transformer block is a shard of its own and what is left (embeddings, heads, the
-    modules of `extra`) belongs to the root. Raises EdgekitError for a model that is sharded already.
+    modules of `extra`) belongs to the root; of a model that is not read yet each process then reads its shards. Raises
+    EdgekitError for a model that is sharded already.
     """
     torch = import_extra("torch", extra="distill")
 
@@ -89,6 +91,7 @@ def rooted(model: Any, extra: Sequence[ParameterGroup], place: Place) -> Any:
             shard(block, mesh=mesh)
         vars(module)[_ROOT] = root  # not as a submodule: the root owns the model, not the other way round
     shard(root, mesh=mesh)
+    sharded_loading.read_into(root, modules, place.device)
     return root
 
 

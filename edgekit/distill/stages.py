@@ -89,7 +89,7 @@ def run_stage(lesson: Lesson, stage: Stage, student: Path, place: Path) -> Stage
     if found is not None:
         return scored_anew(lesson, found, place)
     import_extra("torch", extra="distill").manual_seed(lesson.seed)  # the projection's start
-    model = load_model(student)
+    model = load_model(student, shared=True)
     alignment = align(open_checkpoint(Path(lesson.teacher.path)), open_checkpoint(student))
     alignment.check_ids(material.windows.ids)
     taught = _taught(lesson, stage, model, material.windows, alignment, place)
@@ -115,7 +115,7 @@ def run_stage(lesson: Lesson, stage: Stage, student: Path, place: Path) -> Stage
         training,
         teacher=taught.teacher,
         cost=_cost(lesson, stage, student, taught, training, material),
-        layer_map=_layer_map(taught.match),
+        layer_map=None if taught.match is None else taught.match.layer_map(),
         notes=material.notes,
     )
 
@@ -286,7 +286,8 @@ def _taught(lesson: Lesson, stage: Stage, student: Any, windows: Windows, alignm
     )
     if not stage.asks:
         return _Taught(objective=task_objective(None, softly))
-    model = load_model(Path(lesson.teacher.path), frozen=True)  # the trainer moves it, or shards it as it moves
+    beside_it = stage.kind == "features" or stage.cache == "online"  # else it is asked before, whole
+    model = load_model(Path(lesson.teacher.path), frozen=True, shared=beside_it)
     beside = ParameterGroup(name="teacher", module=model, learning_rate=None)
     if stage.kind == "features":
         from edgekit.distill.mapping import FeatureMatch
@@ -389,10 +390,6 @@ def _cost(
         seconds=training.seconds + taught.seconds + material.seconds,
         peak_bytes=training.peak_bytes,
     )
-
-
-def _layer_map(match: FeatureMatch | None) -> LayerMap | None:
-    return match.layer_map() if match is not None else None
 
 
 def renamed(progress: Progress, stage: str, _: str, done: float, total: float, detail: str = "") -> None:

@@ -174,6 +174,17 @@ def load_model(folder: Path) -> Any:
     return model
 
 
+def read_config(folder: Path) -> Any:
+    """The transformers configuration in `folder`, nothing fetched and no code run. Raises EdgekitError."""
+    transformers = import_extra("transformers", extra="distill")
+    _check_config(folder)
+    try:
+        with _quiet():
+            return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises whatever a configuration's own checks do
+        raise EdgekitError(f"transformers cannot load the configuration ({shown(error)}): `{folder}`") from None
+
+
 def _check_config(folder: Path) -> None:
     """Refuse what makes transformers fetch a kernel from the hub (which is code), or fill memory with names."""
     config = open_checkpoint(folder).config

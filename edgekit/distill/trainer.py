@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.distill import checkpointing, fitting, metrics, optimizing, precision, sharding, stepping
+from edgekit.distill import (
+    checkpointing,
+    fitting,
+    metrics,
+    optimizing,
+    precision,
+    sharded_loading,
+    sharding,
+    stepping,
+)
 from edgekit.distill.checkpointing import Reached, RunKey
 from edgekit.distill.settings import Objective, ParameterGroup, StepInfo, TrainSettings, check
 from edgekit.distill.watching import Watch
@@ -154,11 +163,17 @@ def _key(
     place: sharding.Place,
 ) -> RunKey:
     modules = {"model": model} | {group.name: group.module for group in extra if group.learning_rate is not None}
-    start = {f"{name}.{inner}": value for name, module in modules.items() for inner, value in _state_of(module)}
+    sources = [source.sha256 for one in modules.values() if (source := sharded_loading.source_of(one)) is not None]
+    start = {
+        f"{name}.{inner}": value
+        for name, module in modules.items()
+        if sharded_loading.source_of(module) is None
+        for inner, value in _state_of(module)
+    }
     return RunKey(
         settings=checkpointing.settings_text(settings, extra),
         windows_sha256=windows.sha256,
-        start_sha256=checkpointing.hash_tensors(start),
+        start_sha256=" ".join([*sources, checkpointing.hash_tensors(start)]),
         about=about,
         precision=precision.chosen(settings.precision, place.device),
         processes=place.processes,
