@@ -87,13 +87,23 @@ def artifact(tiny_gguf: Path, tmp_path: Path) -> Artifact:
 
 
 def bench_shim(path: Path, artifact: Artifact, before: str = "", **changed: Any) -> Path:
-    """A llama-bench that answers at once with five repetitions each of pp512 and tg128 of `artifact`."""
+    """A llama-bench that answers at once with the repetitions asked for, of pp512 and tg128 of `artifact`."""
+    answers = path.parent / f"{path.name}.answers"
+    answers.mkdir(parents=True, exist_ok=True)
+    for count in range(1, 13):
+        (answers / str(count)).write_text(json.dumps(answer_of(artifact, count, **changed)))
+    return script(path, f"{before}\nsleep 0.15\n{REPETITIONS}\ncat {shlex.quote(str(answers))}/$count")
+
+
+REPETITIONS = 'while [ "$1" != -r ]; do shift; done; count=$2'
+"""Shell of a llama-bench: what was asked of it."""
+
+
+def answer_of(artifact: Artifact, count: int, **changed: Any) -> list[dict[str, Any]]:
+    """llama-bench's rows of so many repetitions."""
     model = Path(artifact.path)
-    rows = [row(model, **changed), row(model, (400, 410, 420, 430, 440), n_prompt=512, n_gen=0, **changed)]
-    answer = path.parent / f"{path.name}.answer"
-    answer.parent.mkdir(parents=True, exist_ok=True)
-    answer.write_text(json.dumps(rows))
-    return script(path, f"{before}\nsleep 0.15\ncat {shlex.quote(str(answer))}")
+    decode, prefill = ([rate + step * (index % 5) for index in range(count)] for rate, step in ((60, 1), (400, 10)))
+    return [row(model, tuple(decode), **changed), row(model, tuple(prefill), n_prompt=512, n_gen=0, **changed)]
 
 
 def findings(run: Measurement) -> dict[str, str]:
@@ -118,12 +128,14 @@ def test_a_run_leaves_a_record_and_nothing_else(
     run = measure_there(where, artifact, WORKLOAD, on_device="galaxy-s25", runner=runner)
     assert run.on_device == "galaxy-s25"
     assert run.imported_from == "llama-bench"
-    assert sorted({(sample.test, sample.process) for sample in run.samples}) == [
-        ("pp512", 0), ("pp512", 1), ("tg128", 0), ("tg128", 1),
-    ]  # fmt: skip
+    assert sorted((sample.test, sample.process) for sample in run.samples) == [
+        (test, process) for test in ("pp512", "tg128") for process in range(10)
+    ]
+    (told,) = [finding.message for finding in run.findings if finding.code == "repetitions"]
+    assert told.startswith("each repetition ran in a process of its own")
     assert run.host.isa, "the far side's own files say what it is"
     assert run.host.ram_bytes > 0
-    assert [peak.process for peak in run.peaks] == [0, 1]
+    assert [peak.process for peak in run.peaks] == list(range(10))
     assert all(peak.hwm_bytes and peak.unevictable_bytes for peak in run.peaks)
     assert "fault" not in findings(run).values()
     assert left_there(tmp_path) == []
@@ -336,7 +348,7 @@ def test_ssh_not_installed(artifact: Artifact, tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     "text",
     ["shh:pi", "ssh:", "ssh:-oProxyCommand=touch x", "ssh:a b", "ssh:pi@host;reboot", "adb:", "adb:-s", "adb:a b",
-     "local:x", "", "usb"],
+     "ssh:127.0.0.1:1", "ssh:pi@host:2222", "local:x", "", "usb"],
 )  # fmt: skip
 def test_places_refused(text: str) -> None:
     with pytest.raises(EdgekitError) as caught:
@@ -348,6 +360,7 @@ def test_places_refused(text: str) -> None:
 def test_places_read() -> None:
     assert parse_where("local") == Where(kind="local")
     assert parse_where("ssh:pi@10.0.0.2") == Where(kind="ssh", address="pi@10.0.0.2")
+    assert parse_where("ssh:fe80::1") == Where(kind="ssh", address="fe80::1")
     assert parse_where("adb") == Where(kind="adb")
     assert parse_where("adb:192.168.1.5:5555") == Where(kind="adb", address="192.168.1.5:5555")
 
@@ -549,7 +562,7 @@ def test_a_real_ssh_server(loopback: Where, artifact: Artifact, tmp_path: Path) 
     runner = bench_shim(tmp_path / "far/run 'er", artifact)
     run = measure_there(loopback, artifact, WORKLOAD, on_device="galaxy-s25", runner=runner)
     assert len(run.samples) == 20
-    assert len(run.peaks) == 2
+    assert len(run.peaks) == 10
     assert "fault" not in findings(run).values()
     assert not list(tmp_path.rglob("pwned"))
     with open_remote(loopback, artifact.sha256[:16]) as remote:

@@ -22,12 +22,13 @@ from edgekit.energy import measured_battery
 from edgekit.errors import EdgekitError
 from edgekit.pipeline import open_artifact
 from edgekit.pipeline.elsewhere import in_a_row, measure_there
-from edgekit.records import Artifact, Battery, EnergyReading, Gauge, Sample, Unknown
+from edgekit.records import Artifact, Battery, DeviceState, EnergyReading, Gauge, Sample, Unknown
 from edgekit.summary import sustained_speed
 from edgekit.targets.facts import fetch_facts
 from edgekit.targets.once import key_of, run_once
 from edgekit.targets.readiness import judge_readiness
 from edgekit.targets.remote import Ran, Remote, TargetLost
+from edgekit.targets.repeating import spread
 from edgekit.targets.run_lock import run_lock
 from edgekit.targets.running import run_process
 from edgekit.targets.state import FAKED
@@ -197,10 +198,10 @@ exit 1""")  # fmt: skip
 
 
 def sustained_shim(path: Path, artifact: Artifact) -> Path:
-    """A llama-bench that answers at once: four repetitions of either test, or as many of one as it is asked for."""
+    """A llama-bench that answers at once: one repetition of either test, or as many of one as it is asked for."""
     model = Path(artifact.path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    both = [row(model, (50.0,) * 5), row(model, (400.0,) * 5, n_prompt=512, n_gen=0)]
+    both = [row(model, (50.0,)), row(model, (400.0,), n_prompt=512, n_gen=0)]
     many = [row(model, (50.0,) * 240)]
     (path.parent / "both").write_text(json.dumps(both))
     (path.parent / "many").write_text(json.dumps(many))
@@ -214,14 +215,14 @@ def test_ten_minutes_on_the_device_by_llama_bench(ssh_shim: Path, artifact: Arti
     run = measure_there(SSH, artifact, replace(WORKLOAD, sustained_s=600), on_device="galaxy-s25", runner=runner)
     assert "fault" not in findings(run).values()
     calls = (tmp_path / "far/calls").read_text().splitlines()
-    assert len(calls) == 3
-    assert "-r 236 " in calls[2], "600 s at 50 tok/s in pieces of 128 tokens, and one more"
+    assert len(calls) == 11
+    assert "-r 236 " in calls[-1], "600 s at 50 tok/s in pieces of 128 tokens, and one more"
     speed = sustained_speed(run)
     assert not isinstance(speed, Unknown), speed
     assert speed.value == pytest.approx(50)
     assert run.energy == ()
     assert "shows no battery" in run.energy_unknown
-    assert [peak.process for peak in run.peaks] == [0, 1], "a sustained process never fills what prefill needs"
+    assert [peak.process for peak in run.peaks] == list(range(10)), "a sustained process never fills what prefill needs"
 
 
 def test_hours_follow_from_the_draw_that_was_metered_there(ssh_shim: Path, artifact: Artifact, tmp_path: Path) -> None:
@@ -252,7 +253,7 @@ def test_what_finished_before_the_connection_dropped_is_not_run_again(
     runner = bench_shim(
         tmp_path / "far/runner", artifact, f'echo x >> "{count}"; [ $(wc -l < "{count}") = 2 ] && touch "{gone}"'
     )
-    workload = replace(WORKLOAD, processes=3)
+    workload = replace(WORKLOAD, repetitions_min=3)
     lost = measure_there(SSH, artifact, workload, on_device="galaxy-s25", runner=runner)
     assert {sample.process for sample in lost.samples} == {0}
     assert findings(lost) | {"target-lost": "fault", "left-behind": "warning"} == findings(lost)
@@ -392,3 +393,43 @@ def test_a_word_of_ssh_hides_no_run_that_was_taken_up() -> None:
     once = run_once(answering("", "Warning: a new key\n=edgekit= found\nits own words\n"), "key", ["x"], timeout_s=1)
     assert (once.found, once.ran.err) == (True, "Warning: a new key\nits own words\n")
     assert not run_once(answering("", "its own words"), "key", ["x"], timeout_s=1).found
+
+
+# ---- how repetitions are spread -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lasted_s", "status", "repetitions", "words"),
+    [
+        (15.0, "", (1,) * 9, "each repetition ran in a process of its own"),
+        (19.9, "Charging", (1,) * 9, "loading and warming up took 9.9 s beside 10.0 s"),
+        (20.2, "", (5, 4), "repetitions shared processes"),
+        (15.0, "Discharging", (1,) * 5 + (4,), "but for 4 in the last, long enough for the battery's gauge"),
+        (None, "", (5, 4), "the device tells no time"),
+        (-3.0, "", (5, 4), "the device tells no time"),
+    ],
+)
+def test_repetitions_have_a_process_each_where_loading_is_short(
+    lasted_s: float | None, status: str, repetitions: tuple[int, ...], words: str
+) -> None:
+    samples = [Sample(test=test, process=0, repetition=0, tokens=1, elapsed_s=5.0) for test in ("pp512", "tg128")]
+    watched = Watched(begun_s=100.0, ended_s=None if lasted_s is None else 100.0 + lasted_s)
+    before = (
+        DeviceState(
+            at_s=0.0,
+            process=0,
+            before="",
+            zones=(),
+            clocks=(),
+            load=None,
+            gauges=(Gauge(name="battery", percent=80, status=status),),
+        )
+        if status
+        else None
+    )
+    workload = replace(WORKLOAD, processes=3, repetitions_min=10)
+    found = spread(workload, samples, watched, before)
+    assert found.repetitions == repetitions
+    assert sum(found.repetitions) == 9, "with the first, as many as were asked for"
+    assert words in found.told.message
+    assert spread(replace(workload, repetitions_min=1), samples, watched, before).repetitions == ()

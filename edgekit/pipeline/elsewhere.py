@@ -34,11 +34,12 @@ from edgekit.targets.facts import fetch_facts
 from edgekit.targets.foreign import ForeignRun, refuse_other_model
 from edgekit.targets.readiness import Readiness, judge_readiness, wait_until_ready
 from edgekit.targets.remote import Remote, TargetLost, place
+from edgekit.targets.repeating import spread
 from edgekit.targets.run_lock import RunLock, run_lock
 from edgekit.targets.runners import Picked, file_sha256, pick
 from edgekit.targets.running import command_of, run_process
 from edgekit.targets.variants import features_of
-from edgekit.targets.watching import Watched, doubts_of, kept_states, metered
+from edgekit.targets.watching import NOTHING_SEEN, Watched, doubts_of, kept_states, metered
 from edgekit.targets.where import Where, open_remote
 
 READY_LIMIT_S = 300.0
@@ -108,6 +109,8 @@ class _There:
     energy: list[EnergyReading] = field(default_factory=list)
     no_energy: dict[str, None] = field(default_factory=dict)
     """Why it was not metered, each reason once."""
+    watched: Watched = NOTHING_SEEN
+    """Of the last process."""
     watched_since_s: float | None = None
     findings: list[Finding] = field(default_factory=list)
 
@@ -157,11 +160,16 @@ class _There:
         """Fresh processes in turn, each when the device is ready; ends early when one breaks."""
         self.progress("copying the model", 0, 1, self.remote.name)
         model = place(self.remote, Path(self.artifact.path), "model.gguf", self.artifact.sha256)
-        repetitions = math.ceil(self.workload.repetitions_min / self.workload.processes)
-        command = command_of(program, model, self.workload, repetitions)
-        for index in range(self.workload.processes):
-            self.progress("measuring there", index, self.workload.processes, self.remote.name)
-            if not self.one_process(command, index, self.workload.timeout_s):
+        self.progress("measuring there", 0, self.workload.repetitions_min, self.remote.name)
+        asked = self.workload
+        if not self.one_process(command_of(program, model, asked, 1), 0, asked.timeout_s):
+            return
+        found = spread(asked, self.samples, self.watched, self.states[0] if self.states else None)
+        self.findings.append(found.told)
+        count = 1 + len(found.repetitions)
+        for index, repetitions in enumerate(found.repetitions, start=1):
+            self.progress("measuring there", index, count, self.remote.name)
+            if not self.one_process(command_of(program, model, asked, repetitions), index, asked.timeout_s):
                 return
         rate = self.decode_rate()
         if self.workload.sustained_s > 0 and rate is not None:
@@ -170,7 +178,7 @@ class _There:
             only = replace(self.workload, prompt_tokens=(), generated_tokens=(tokens,))
             command = command_of(program, model, only, math.ceil(self.workload.sustained_s * rate / tokens) + 1)
             timeout_s = self.workload.timeout_s + 1.5 * self.workload.sustained_s
-            self.one_process(command, self.workload.processes, timeout_s, sustained=True)
+            self.one_process(command, count, timeout_s, sustained=True)
 
     def decode_rate(self) -> float | None:
         """Tokens/s of the longest decode test so far."""
@@ -204,6 +212,7 @@ class _There:
 
     def watch(self, watched: Watched, ready: Readiness, index: int) -> None:
         """Keep what was seen of the device; times count from the first look that it took itself."""
+        self.watched = watched
         if ready.state is not None:
             self.states.append(replace(ready.state, process=index, before=f"process {index}"))
         if watched.states and self.watched_since_s is None:

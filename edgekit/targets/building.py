@@ -57,7 +57,7 @@ def build_runners(
     check_space(place / "runner", NEEDED_BYTES, "building a runner", hint="set `XDG_CACHE_HOME` to a larger disk")
     with _disk_errors(place), scratch(place) as folder:
         work = Path(folder)
-        progress("fetching llama.cpp", 0, 1, "" if source else "by pip")
+        progress("unpacking llama.cpp" if source else "fetching llama.cpp", 0, 1, str(source) if source else "by pip")
         found = unpack_source(source, work)
         return [_build(order, found, work, jobs or os.cpu_count() or 1, force, progress) for order in orders]
 

@@ -36,7 +36,10 @@ def read_elf(path: Path) -> Elf | None:
             if head[:4] != b"\x7fELF":
                 return None
             if len(head) < 64 or head[5] != 1:  # every target here is little-endian
-                raise EdgekitError(f"the runner is cut off, or of a big-endian machine: `{path}`")
+                raise EdgekitError(
+                    f"the runner is cut off, or of a big-endian machine: `{path}`",
+                    hint="copy it anew, or build one: `edgekit runner build --help` lists for which devices",
+                )
             machine = _MACHINES.get(struct.unpack_from("<H", head, 18)[0], "a machine that edgekit does not know")
             if head[4] != 2:
                 return Elf(machine=machine, loader="")

@@ -94,7 +94,7 @@ def run_process(remote: Remote, command: list[str], index: int, *, sha256: str, 
     beside = ["sh", "-c", _BESIDE, "edgekit", remote.folder, tenths, *command]
     try:
         # a round takes longer than its tenth on a busy device: the limit here is only for one that hangs
-        once = run_once(remote, key_of(sha256, str(index), *command), beside, timeout_s=4 * timeout_s + 60.0)
+        once = run_once(remote, key_of(sha256, str(index), tenths, *command), beside, timeout_s=4 * timeout_s + 60.0)
     except TargetLost as lost:
         return Process(run=None, fault=Finding(level="fault", code="target-lost", message=lost.message, hint=lost.hint))
     return replace(_ended(once.ran, command[0], index), found=once.found)

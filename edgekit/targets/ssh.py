@@ -35,6 +35,12 @@ def check_address(address: str) -> str:
     """`user@host`, or a host of the user's ssh configuration. Raises EdgekitError for what ssh could take for an
     option.
     """
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and host and ":" not in host:
+        raise EdgekitError(
+            f"a port does not go into the address: `ssh:{address[:80]}`",
+            hint="give the host a name and its port in `~/.ssh/config`, and write that name: `ssh:NAME`",
+        )
     if not _ADDRESS.fullmatch(address) or address.startswith("-"):
         raise EdgekitError(
             f"not an address for ssh: `{address[:80]}`",

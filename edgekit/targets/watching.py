@@ -56,11 +56,12 @@ SHORTEST_S = 20.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """The looks of one process, in order; `ended_s` is when it ended, on the same clock. `None` where the device tells
-    no time.
+    """The looks of one process, in order; `begun_s` and `ended_s` are when it did, on the same clock. `None` where the
+    device tells no time.
     """
 
     states: tuple[DeviceState, ...] = ()
+    begun_s: float | None = None
     ended_s: float | None = None
 
 
@@ -69,16 +70,17 @@ NOTHING_SEEN = Watched()
 
 def read_watch(text: str, process: int) -> Watched:
     """What `look` wrote, and a last `=up` for the end. Looks without a time are left out."""
-    states, ended_s = [], None
+    states, begun_s, ended_s = [], None, None
     for part in text.split("=up ")[1 : MAX_LOOKS + 2]:
         head, _, rest = part.partition("\n")
         if not re.fullmatch(r"\d{1,12}(?:\.\d{1,3})?", head.strip()):
             continue
         ended_s = float(head)
+        begun_s = ended_s if begun_s is None else begun_s
         files = dict(_files(rest))
         if files:
             states.append(state_of(files, at_s=ended_s, process=process))
-    return Watched(states=tuple(states), ended_s=ended_s)
+    return Watched(states=tuple(states), begun_s=begun_s, ended_s=ended_s)
 
 
 def _files(text: str) -> Iterator[tuple[str, str]]:
