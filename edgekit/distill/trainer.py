@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -241,18 +239,10 @@ def _record(run: _Run, losses: list[tuple[int, float]], stopped: str | None) -> 
         seconds=run.seconds,
         losses=tuple(losses),
         tokens_per_s=tokens / run.seconds if run.seconds else 0.0,
-        peak_bytes=max(run.peak_bytes, _peak_bytes(run.work.place)),
+        peak_bytes=max(run.peak_bytes, metrics.peak_bytes(run.work.place.device)),
         stopped=stopped,
         resumed_at=run.resumed_at,
     )
-
-
-def _peak_bytes(place: sharding.Place) -> int:
-    torch = import_extra("torch", extra="distill")
-    if place.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(place.device))
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return largest if sys.platform == "darwin" else largest * 1024
 
 
 # ---- the loop --------------------------------------------------------------------------------------------------------
@@ -339,7 +329,7 @@ def _checkpoint(run: _Run, logged: metrics.Metrics) -> None:
         key=run.key,
         step=run.step,
         seconds=run.seconds,
-        peak_bytes=max(run.peak_bytes, _peak_bytes(run.work.place)),
+        peak_bytes=max(run.peak_bytes, metrics.peak_bytes(run.work.place.device)),
         recent=run.watch.recent,
         resumed_at=run.resumed_at,
     )
