@@ -53,8 +53,8 @@ def judge_answers(student: Answers, teacher: Answers | None = None) -> Tasks:
     The ranges are paired, item by item, and clustered by template (`edgekit.bench.paired`). Retention is `Unknown`
     without a teacher, where the teacher's range over items comes within 10 points of chance, for fewer than 30 items,
     for random weights, and where teacher and student are one model; overall it is over all items, also of domains where
-    it is unknown alone. `cliffs` names the domains whose retention is 15 points or more below the whole, beyond what the
-    draw of items explains, whether or not the whole would pass a gate.
+    it is unknown alone. `cliffs` names the domains whose retention is 15 points or more below the whole, beyond what
+    the draw of items explains, whether or not the whole would pass a gate.
 
     Raises EdgekitError where no items were answered, and where the two answered different ones.
     """
