@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from edgekit.runtimes.scores import RowScores
 
 
-SPINS = "2000"
-"""Turns that a thread waits at a barrier before it sleeps, some 50 to 100 µs: most are met by then, and a sleep costs
-as much. libgomp's own 300 000 starve numpy's threads between two batches, and a busy machine altogether.
+SPINS = "100000"
+"""Turns that a thread waits at a barrier before it sleeps, some 5 ms: to be woken costs more than most waits, at a
+thousand barriers a batch a tenth of its time. libgomp's own 300 000 keep numpy's threads waiting between two batches.
 """
 
 
