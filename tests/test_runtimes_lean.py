@@ -122,15 +122,95 @@ def test_another_token_s_row_is_another(tiny_gguf: Path) -> None:
         session.close()
 
 
-def scaled(source: Path, out: Path) -> Path:
-    """The same weights as a Granite model, which scales its logits: its graph does not end with a product."""
+def renamed(source: Path, architecture: str, **more: tuple[object, gguf.GGUFValueType]) -> Copy:
+    """The same model as one of another architecture, with more keys of that one's."""
     copy = Copy(source)
-    old, new = f"{copy.architecture}.", "granite."
+    old, new = f"{copy.architecture}.", f"{architecture}."
     copy.keys = {key.replace(old, new): value for key, value in copy.keys.items()}
     copy._types = {key.replace(old, new): kind for key, kind in copy._types.items()}
-    copy.keys["granite.logit_scale"] = 0.5
-    copy._types["granite.logit_scale"] = (gguf.GGUFValueType.FLOAT32, None)
-    copy.architecture = "granite"
+    copy.architecture = architecture
+    for name, (value, kind) in more.items():
+        copy.keys[new + name.replace("__", ".")], copy._types[new + name.replace("__", ".")] = value, (kind, None)
+    return copy
+
+
+def put(copy: Copy, name: str, *shape: int) -> None:
+    """A tensor of random numbers, of the size at which rows keep theirs."""
+    values = np.random.default_rng(len(copy.names)).normal(0, shape[-1] ** -0.5, shape).astype(np.float32)
+    copy._tensors[name] = (values + name.endswith("norm.weight"), gguf.GGMLQuantizationType.F32)
+
+
+WIDTH, FFN = 256, 768
+"""Of the `tiny` shape, as the number of its heads and their width below."""
+
+
+def parallel(source: Path, out: Path) -> Path:
+    """Random weights as a GPT-NeoX model: what attention gives is added last, after all of the last layer that lies
+    behind the choice of rows.
+    """
+    types = gguf.GGUFValueType
+    copy = renamed(
+        source,
+        "gptneox",
+        use_parallel_residual=(True, types.BOOL),
+        attention__layer_norm_epsilon=(1e-5, types.FLOAT32),
+        attention__head_count_kv=(4, types.UINT32),
+        rope__dimension_count=(64, types.UINT32),
+    )
+    copy._tensors = {"token_embd.weight": copy._tensors["token_embd.weight"]}
+    vocabulary = len(copy["token_embd.weight"])
+    put(copy, "output.weight", vocabulary, WIDTH)
+    products = {"attn_qkv": (3 * WIDTH, WIDTH), "attn_output": (WIDTH, WIDTH), "ffn_up": (FFN, WIDTH)}
+    products["ffn_down"] = (WIDTH, FFN)
+    norms = [f"blk.{layer}.{norm}" for layer in range(copy.layers) for norm in ("attn_norm", "ffn_norm")]
+    for norm in (*norms, "output_norm"):
+        put(copy, f"{norm}.weight", WIDTH)
+        put(copy, f"{norm}.bias", WIDTH)
+    for layer in range(copy.layers):
+        for name, shape in products.items():
+            put(copy, f"blk.{layer}.{name}.weight", *shape)
+            put(copy, f"blk.{layer}.{name}.bias", shape[0])
+    return copy.write(out)
+
+
+def experts(source: Path, out: Path) -> Path:
+    """The same attention with a choice of random experts, whose weights llama.cpp has computed before them."""
+    count, width = 8, 128
+    kind = gguf.GGUFValueType.UINT32
+    more = {"expert_count": count, "expert_used_count": 2, "expert_feed_forward_length": width}
+    copy = renamed(source, "qwen3moe", **{name: (value, kind) for name, value in more.items()})
+    for name in [name for name in copy.names if ".ffn_" in name and "norm" not in name]:
+        copy.drop(name)
+    for layer in range(copy.layers):
+        put(copy, f"blk.{layer}.ffn_gate_inp.weight", count, WIDTH)
+        put(copy, f"blk.{layer}.ffn_gate_exps.weight", count, width, WIDTH)
+        put(copy, f"blk.{layer}.ffn_up_exps.weight", count, width, WIDTH)
+        put(copy, f"blk.{layer}.ffn_down_exps.weight", count, WIDTH, width)
+    return copy.write(out)
+
+
+@linux
+@pytest.mark.parametrize("made", [parallel, experts])
+def test_rows_computed_again_are_the_graph_s_own_whatever_the_layer(
+    made: Callable[[Path, Path], Path], tiny_gguf: Path, tmp_path: Path
+) -> None:
+    """llama.cpp's tensors share memory, in an order that is not the one in which a graph's end asks for them."""
+    path, settings = made(tiny_gguf, tmp_path / "made.gguf"), dataclasses.replace(SETTINGS, ubatch_tokens=200)
+    plain = llamacpp.open_session(path, settings)
+    session = lean.open_session(path, dataclasses.replace(settings, output_rows=BLOCK))
+    try:
+        rows = chunk_rows.chunk_rows(session, BLOCK)
+        assert isinstance(rows, RowsAhead)
+        for chunk in CHUNKS:
+            np.testing.assert_array_equal(taken(rows, chunk), told(plain, chunk))
+    finally:
+        plain.close()
+        session.close()
+
+
+def scaled(source: Path, out: Path) -> Path:
+    """The same weights as a Granite model, which scales its logits: its graph does not end with a product."""
+    copy = renamed(source, "granite", logit_scale=(0.5, gguf.GGUFValueType.FLOAT32))
     for name in [name for name in copy.names if name.endswith(("_q_norm.weight", "_k_norm.weight"))]:
         copy.drop(name)
     return copy.write(out)
@@ -183,16 +263,20 @@ def test_a_stretch_of_the_graph_is_apart_where_it_needs_chosen_rows_and_weights_
     assert stretch.is_apart(stretch.end)
 
 
-@pytest.mark.parametrize("other", ["body", "input", "not chosen"])
+@pytest.mark.parametrize("other", ["body", "input", "view", "not chosen"])
 def test_a_stretch_that_needs_more_is_not_computed_again(other: str) -> None:
-    """The body's rows would be those of other tokens, and an input's memory may be overwritten."""
+    """The body's rows would be those of other tokens, an input's memory may be overwritten, and a view of chosen rows
+    looks where llama.cpp had them.
+    """
     stretch = Stretch()
     if other == "not chosen":
         assert not GraphTail().is_apart(stretch.library, stretch.end)
         return
-    source = stretch.body if other == "body" else stretch.tensor("NONE", flags=1)
+    view = stretch.tensor("VIEW", stretch.chosen)
+    GgmlTensor.from_address(view).view_src = stretch.chosen
+    source = {"body": stretch.body, "input": stretch.tensor("NONE", flags=1), "view": view}[other]
     last = stretch.tensor("ADD", stretch.end, source)
-    assert not stretch.is_apart(stretch.end, last)
+    assert not stretch.is_apart(*([view] if other == "view" else []), stretch.end, last)
     GgmlTensor.from_address(last).ne[1] = 1
     engine = Engine(stretch.library, 1)
     buffer = (ctypes.c_float * 4)()
@@ -200,6 +284,18 @@ def test_a_stretch_that_needs_more_is_not_computed_again(other: str) -> None:
     try:
         with pytest.raises(SessionRefused, match="another graph"):
             stretch.tail.rows(engine, last, 2)
+    finally:
+        engine.close()
+
+
+def test_rows_that_llama_cpp_never_had_are_missed() -> None:
+    """No error of the callback's is heard of: what it did not keep must not be read from beside it."""
+    stretch, engine = Stretch(), Engine(llamacpp.bindings()._lib, 1)
+    assert stretch.is_apart(stretch.end)
+    stretch.tail.keep(GgmlTensor.from_address(stretch.chosen), 2)  # the body has one
+    try:
+        with pytest.raises(SessionRefused, match="another graph"):
+            stretch.tail.rows(engine, stretch.end, 2)
     finally:
         engine.close()
 

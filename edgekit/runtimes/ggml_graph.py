@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -84,10 +84,11 @@ class Engine:
         finally:
             declared(self.library, "ggml_free", None, _POINTER)(context)
 
-    def graph(self, context: Any, node: int) -> Any:
-        """All that `node` is computed from, and it."""
+    def graph(self, context: Any, nodes: Iterable[int]) -> Any:
+        """`nodes` one after the other, each after all that it is computed from."""
         graph = declared(self.library, "ggml_new_graph", _POINTER, _POINTER)(context)
-        declared(self.library, "ggml_build_forward_expand", None, _POINTER, _POINTER)(graph, node)
+        for node in nodes:
+            declared(self.library, "ggml_build_forward_expand", None, _POINTER, _POINTER)(graph, node)
         return graph
 
     def compute(self, graph: Any) -> None:

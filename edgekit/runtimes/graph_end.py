@@ -138,7 +138,7 @@ class Product:
             told = declared(library, "ggml_mul_mat", pointer, pointer, pointer, pointer)(context, self._matrix, given)
             tensor_at(given).data, tensor_at(told).data = rows.ctypes.data, address
             tensor_at(told).op_params[:] = memoryview(self._parameters).cast("i")
-            self.engine.compute(self.engine.graph(context, told))
+            self.engine.compute(self.engine.graph(context, [told]))
 
     def close(self) -> None:
         """Free what the computing took."""

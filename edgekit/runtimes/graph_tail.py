@@ -9,6 +9,7 @@ one row alone. That way a chunk is one evaluation, where rows in blocks of 64 ta
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgekit.runtimes.ggml_graph import F32, MOST_NODES, NO_OPERATION, Engine, operation, tensor_at
@@ -30,7 +31,8 @@ class GraphTail:
     """The stretch of one evaluation, seen node by node: `see` for each, `keep` where rows are chosen."""
 
     def __init__(self) -> None:
-        self._seen: set[int] = set()
+        self._seen: dict[int, None] = {}
+        """In the order in which they are computed."""
         self._choices: list[int] = []
         self._kept: list[NDArray[np.float32]] = []
 
@@ -40,73 +42,86 @@ class GraphTail:
         if chooses:
             self._choices.append(address)
         elif self._choices:
-            self._seen.add(address)
+            self._seen[address] = None
         return chooses
 
     def keep(self, node: GgmlTensor, wanted: int) -> None:
         """Keep the last `wanted` rows of what `node`, just computed, chose its rows from."""
-        self._kept.append(values(tensor_at(node.src[0]), wanted))
+        source = tensor_at(node.src[0])
+        if source.ne[1] >= wanted:  # nobody hears of errors here: `rows` misses what is not kept
+            self._kept.append(values(source, wanted))
 
     def is_apart(self, library: object, end: int) -> bool:
         """Whether all that `end` is computed from, up to the chosen rows, is this stretch and weights."""
+        return self._stretch(library, end) is not None
+
+    def _stretch(self, library: object, end: int) -> list[int] | None:
+        """All that `end` is computed from after the chosen rows, in llama.cpp's order; `None` where that is not all."""
         chosen = [tensor_at(address) for address in self._choices]
-        if not chosen or any(operation(library, node) != b"GET_ROWS" or not _is_plain(node) for node in chosen):
-            return False
+        if end not in self._seen or any(operation(library, one) != b"GET_ROWS" or not _is_plain(one) for one in chosen):
+            return None
         open_ends, stretch = [end], {end}
         while open_ends:
-            for source in filter(None, tensor_at(open_ends.pop()).src):
-                if source in stretch or source in self._choices:
+            node = tensor_at(open_ends.pop())
+            if node.view_src in self._choices:
+                return None
+            for source in filter(None, node.src):
+                if source in stretch or source in self._choices or _is_weight(tensor_at(source)):
                     continue
-                node = tensor_at(source)
-                if node.op == NO_OPERATION and not node.flags & _INPUT_FLAG:
-                    continue  # a weight
                 if source not in self._seen or len(stretch) == MOST_NODES // 2:
-                    return False
+                    return None
                 stretch.add(source)
                 open_ends.append(source)
-        return True
+        return [address for address in self._seen if address in stretch]
 
     def rows(self, engine: Engine, end: int, wanted: int) -> NDArray[np.float32]:
-        """The last `wanted` rows of `end`, (rows, width): those that were computed, and the others, computed now."""
+        """The last `wanted` rows of `end`, (rows, width): those that were computed, and the others, computed now.
+        Raises SessionRefused where the evaluation was of another graph than `is_apart` was asked of.
+        """
         import numpy as np
 
-        last = tensor_at(end)
+        last, stretch = tensor_at(end), self._stretch(engine.library, end)
+        if stretch is None or [len(kept) for kept in self._kept] != [wanted] * len(self._choices):
+            raise SessionRefused("step", "llama.cpp evaluated another graph than before: its last rows cannot be had")
         have = min(last.ne[1], wanted)
         found = np.empty((wanted, last.ne[0]), np.float32)
         found[wanted - have :] = values(last, have)
         if wanted > have:
-            self._check(engine, end, wanted)
-            self._replay(engine, end, found, have)
+            self._replay(engine, stretch, found, have)
         return found
 
-    def _check(self, engine: Engine, end: int, wanted: int) -> None:
-        counts = [len(kept) for kept in self._kept]
-        if not self.is_apart(engine.library, end) or counts != [wanted] * len(self._choices):
-            raise SessionRefused("step", "llama.cpp evaluated another graph than before: its last rows cannot be had")
+    def _replay(self, engine: Engine, stretch: Sequence[int], found: NDArray[np.float32], size: int) -> None:
+        """Fill all but the last `size` rows, so many at a time.
 
-    def _replay(self, engine: Engine, end: int, found: NDArray[np.float32], size: int) -> None:
-        """Fill all but the last `size` rows, so many at a time."""
+        Tensors lie in memory that others have had before and will have after: each is whole only from when it is
+        computed in llama.cpp's order to its last use there. So that order is kept, and the chosen rows, all of which
+        are there before, lie in memory of their own.
+        """
         chosen = [tensor_at(address) for address in self._choices]
-        sources = [(node.op, node.src[0], node.src[1]) for node in chosen]
+        before = [(node.op, node.src[0], node.src[1], node.data) for node in chosen]
         with engine.room(0) as context:
             try:
                 for node in chosen:  # what they chose is given now, and nothing before them asked for
                     node.op, node.src[0], node.src[1] = NO_OPERATION, None, None
-                graph = engine.graph(context, end)
+                graph = engine.graph(context, stretch)
                 for begin in range(0, len(found) - size, size):
                     for node, kept in zip(chosen, self._kept, strict=True):
-                        _set_values(node, kept[begin : begin + size])
+                        node.data = kept[begin : begin + size].ctypes.data
                     engine.compute(graph)
-                    found[begin : begin + size] = values(tensor_at(end), size)
+                    found[begin : begin + size] = values(tensor_at(stretch[-1]), size)
             finally:
-                for node, before in zip(chosen, sources, strict=True):
-                    node.op, node.src[0], node.src[1] = before
+                for node, was in zip(chosen, before, strict=True):
+                    node.op, node.src[0], node.src[1], node.data = was
+
+
+def _is_weight(node: GgmlTensor) -> bool:
+    return bool(node.op == NO_OPERATION and not node.flags & _INPUT_FLAG)
 
 
 def _is_plain(node: GgmlTensor) -> bool:
-    """Whether rows of float32 are chosen from rows of float32."""
+    """Whether rows of float32 are chosen from rows of float32, to lie one after the other."""
     source = tensor_at(node.src[0])
-    return all(
+    return bool(node.nb[1] == 4 * node.ne[0]) and all(
         tensor.type == F32 and tensor.nb[0] == 4 and tensor.ne[2] == tensor.ne[3] == 1 for tensor in (node, source)
     )
 
@@ -120,8 +135,3 @@ def values(node: GgmlTensor, count: int) -> NDArray[np.float32]:
     for row in range(count):
         ctypes.memmove(found[row].ctypes.data, node.data + (rows - count + row) * node.nb[1], 4 * width)
     return found
-
-
-def _set_values(node: GgmlTensor, rows: NDArray[np.float32]) -> None:
-    for index, row in enumerate(rows):
-        ctypes.memmove(node.data + index * node.nb[1], row.ctypes.data, row.nbytes)
