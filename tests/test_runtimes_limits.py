@@ -127,7 +127,8 @@ def test_only_want_of_memory_is_blamed_on_the_limit() -> None:
     assert explain_limited(aborted, SCOPE).finding.code == "memory-limit"
     threadless = "the worker ended early with status `1` (Thread creation failed: Resource temporarily unavailable)"
     exited = WorkerDied(Finding(level="fault", code="worker-exited", message=threadless))
-    assert explain_limited(exited, SCOPE).finding.code == "memory-limit"
+    assert explain_limited(exited, replace(SCOPE, means="rlimit")).finding.code == "memory-limit"
+    assert explain_limited(exited, SCOPE) is exited, "a group counts no stack that nobody has used"
 
 
 def test_threads_that_were_not_asked_for_do_not_count(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,16 +226,19 @@ def cached_warning(limit: MemoryLimit, part: float) -> Finding | None:
 
 _WANT_OF_MEMORY = re.compile(
     r"unable to allocate|failed to allocate|cannot allocate|bad_alloc|out of memory|memoryerror"
-    r"|mem_buffer != NULL"  # what ggml_init asserts where malloc gave nothing
-    r"|thread creation failed|can't start new thread",  # a thread's stack is reserved memory
+    r"|mem_buffer != NULL",  # what ggml_init asserts where malloc gave nothing
     re.IGNORECASE,
 )
+
+_WANT_OF_A_STACK = re.compile(r"thread creation failed|can't start new thread", re.IGNORECASE)
+"""A thread's stack is reserved memory, which RLIMIT_DATA counts. A control group does not: there they are too many."""
 
 
 def explain_limited(died: WorkerDied, limit: MemoryLimit) -> WorkerDied:
     """`died` as the finding that the model does not fit, where that is what ended it: no bad input but a result."""
     found = died.finding
-    if found.code != "worker-out-of-memory" and not _WANT_OF_MEMORY.search(found.message):
+    wanted = found.code == "worker-out-of-memory" or _WANT_OF_MEMORY.search(found.message)
+    if not wanted and not (limit.means == "rlimit" and _WANT_OF_A_STACK.search(found.message)):
         return died
     return WorkerDied(
         Finding(
