@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from test_targets_there import (  # noqa: F401 - fixtures
     findings,
     left_there,
     loopback,
+    script,
     shims,
     ssh_shim,
 )
@@ -31,7 +33,7 @@ from edgekit.errors import EdgekitError, ExitCode
 from edgekit.files import cache_folder
 from edgekit.pipeline.elsewhere import measure_there
 from edgekit.records import Artifact
-from edgekit.targets.remote import Remote
+from edgekit.targets.remote import Ran, Remote
 from edgekit.targets.run_lock import run_lock
 from edgekit.targets.where import Where, open_remote
 
@@ -94,6 +96,59 @@ def test_of_many_who_come_at_once_one_is_let_in(ssh_shim: Path) -> None:
             time.sleep(0.02)
         ended.set()
         assert sorted(one.result() for one in came) == [False] * 5 + [True]
+
+
+def meanwhile(shims: Path, what: str) -> None:
+    """Have `what` happen on the far side when a lock is about to be made for the first time."""
+    once = shims / "done"
+    first = f"if [ \"$1\" = lock ] && [ ! -e '{once}' ]; then : > '{once}'; {what}; fi"
+    script(shims / "mkdir", f'{first}\nexec /bin/mkdir "$@"')
+
+
+def test_of_two_names_in_one_lock_neither_is_let_in_unseen(ssh_shim: Path, shims: Path) -> None:
+    """Another found our lock empty, removed it and made its own, all before we had written our name."""
+    rival = f"lock/{'a' * 24}.owner"
+    meanwhile(shims, f"/bin/mkdir lock; rmdir lock; /bin/mkdir lock; echo '{{}}' > {rival}; exit 0")
+    with open_remote(SSH, "x") as remote:
+        with pytest.raises(EdgekitError, match="another run of this model is at work"):
+            run_lock(remote, silent_s=60).__enter__()
+        left = [path.name for path in (Path(remote.folder) / "lock").glob("*.owner")]
+    assert left == [Path(rival).name]
+
+
+def test_a_lock_in_a_folder_that_is_on_its_way_out_is_none(ssh_shim: Path, shims: Path) -> None:
+    meanwhile(shims, 'mv "$PWD" "$PWD.gone"')
+    with open_remote(SSH, "x") as remote, run_lock(remote, silent_s=60) as held:
+        held.renew()
+        assert list(Path(f"{remote.folder}.gone").iterdir()) == [], "its owner can remove it"
+        assert held.clean_up() == ""
+
+
+def full(remote: Remote, written: str) -> Remote:
+    """The same device whose disk takes names of files and not `written`."""
+
+    def execute(line: str, stdin: Path | None, timeout_s: float) -> Ran:
+        return remote.execute(line.replace(written, f"{written} && false"), stdin, timeout_s)
+
+    return replace(remote, execute=execute)
+
+
+def test_a_full_disk_leaves_no_lock_of_nobody(ssh_shim: Path, tmp_path: Path) -> None:
+    """A name without a word on whose it is would keep everybody out for ever."""
+    with open_remote(SSH, "x") as remote:
+        with pytest.raises(EdgekitError, match="no space left on"):
+            run_lock(full(remote, '> "lock/$2.owner"'), silent_s=60).__enter__()
+        with run_lock(remote, silent_s=60) as held:
+            assert held.clean_up() == ""
+    assert left_there(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_is_not_another_run(ssh_shim: Path) -> None:
+    with open_remote(SSH, "x") as remote, run_lock(remote, silent_s=60) as held:
+        with pytest.raises(EdgekitError, match="cannot write on") as caught:
+            replace(held, remote=full(remote, "> lock/seen")).renew()
+        assert caught.value.code is ExitCode.BROKE
+        assert held.clean_up() == ""
 
 
 # ---- who is dead --------------------------------------------------------------------------------------------------

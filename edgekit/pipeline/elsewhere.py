@@ -290,7 +290,7 @@ def _told(remote: Remote) -> Finding:
 
 
 def _fault(error: EdgekitError) -> Finding:
-    code = "target-lost" if isinstance(error, TargetLost) else "target-taken"
+    code = "target-lost" if isinstance(error, TargetLost) else "target-failed"
     return Finding(level="fault", code=code, message=error.message, hint=error.hint)
 
 

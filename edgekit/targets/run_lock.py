@@ -35,13 +35,22 @@ alive() { up=; read -r up x < /proc/uptime; echo "$up" > lock/seen; } 2>/dev/nul
 """
 
 # $1 folder, $2 token, $3 owner. A lock without an owner is of somebody between two commands, or of a device that was
-# switched off there: `rmdir` takes only an empty one, and who lost it that way finds no place for the name: once more.
+# switched off there: `rmdir` takes only an empty one, and who lost it that way finds no place for the name, or another
+# name beside it: once more. So does who came into a folder that its owner was just about to remove.
 _TAKE = (
     _SEEN
     + f"""
-mkdir -p -- "$1" && chmod 700 -- "$1" && cd -- "$1" || exit 45
+enter() {{ mkdir -p -- "$1" && chmod 700 -- "$1" && cd -- "$1"; }}
+take() {{
+  mkdir lock && printf '%s\\n' "$3" > "lock/$2.owner" || return 1
+  for one in lock/*.owner; do
+    [ "$one" = "lock/$2.owner" ] || {{ rm -f "lock/$2.owner"; return 1; }}
+  done
+  [ -e "$1/lock/$2.owner" ] || {{ rm -f "lock/$2.owner"; rmdir lock; return 1; }}
+}}
+enter "$@" || exit 45
 tries=9
-until mkdir lock 2>/dev/null && printf '%s\\n' "$3" > "lock/$2.owner"; do
+until take "$@"; do
   for one in lock/*.owner; do
     if [ -e "$one" ]; then
       echo "=owner $one"; head -c {MAX_OWNER_CHARACTERS} "$one"; echo
@@ -52,6 +61,7 @@ until mkdir lock 2>/dev/null && printf '%s\\n' "$3" > "lock/$2.owner"; do
   done
   tries=$((tries - 1)); [ "$tries" -gt 0 ] || exit 45
   rmdir lock || sleep 1
+  enter "$@" || exit 45
 done 2>/dev/null
 alive
 """
@@ -86,12 +96,20 @@ class RunLock:
     """The file here that tells others of this machine that we live."""
 
     def renew(self) -> None:
-        """Give a sign of life. Raises EdgekitError where another run has taken the folder, and TargetLost."""
+        """Give a sign of life. Raises EdgekitError where another run has taken the folder, or nothing can be written
+        there, and TargetLost.
+        """
         ran = self.remote.script(_RENEW, self.remote.folder, self.token)
-        if ran.returncode:
+        if ran.returncode == LOST:
             raise EdgekitError(
                 f"another run has taken the place of this one on `{self.remote.name}`: `{self.remote.folder}`",
                 hint="this machine said nothing for long: was it asleep? run the same command when that run has ended",
+                code=ExitCode.BROKE,
+            )
+        if ran.returncode:
+            raise EdgekitError(
+                f"cannot write on `{self.remote.name}` ({ran.said}): `{self.remote.folder}`",
+                hint="free some space there, and run the same command",
                 code=ExitCode.BROKE,
             )
 
@@ -118,14 +136,15 @@ def run_lock(remote: Remote, *, silent_s: float) -> Iterator[RunLock]:
     """
     token = secrets.token_hex(12)
     with _alive_here(token) as alive:
+        held = RunLock(remote=remote, token=token, alive=alive)
         try:
             _take(remote, token, _owner(silent_s))
         except TargetLost:  # who knows how far it came: the file tells the next run of our end
             raise
         except EdgekitError:
-            alive.unlink(missing_ok=True)
+            held.clean_up()  # a disk that is full has our name and not who we are: nobody could tell that we have ended
             raise
-        yield RunLock(remote=remote, token=token, alive=alive)
+        yield held
 
 
 def _take(remote: Remote, token: str, owner: str) -> None:
@@ -258,7 +277,7 @@ def _free(path: Path) -> bool | None:
         import fcntl
 
         with path.open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)  # who asks at the same time does not count
             return True
     except ImportError:
         return None
