@@ -437,7 +437,7 @@ def _with_ranges(rows: Sequence[Row], quantity: Quantity) -> dict[str, Any]:
         fitted["scale"]["bare"] = round(scale_for(bare), 3)
     if quantity.name == "decode":
         fitted["reference_gbs"] = REFERENCE_GBS
-    fitted["smallest_bytes"] = round(min(quantity.size(row) for row in rows))
+    fitted["smallest"] = round(min(quantity.size(row) for row in rows))
     fitted["devices_held_out"] = len({pair.target.device for pair in anchored})
     fitted["devices_by_kind"] = devices_by_kind(rows, quantity)
     fitted["devices_by_family"] = devices_by_family(rows, quantity)

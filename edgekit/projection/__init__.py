@@ -42,6 +42,9 @@ DEPTHS: tuple[int, ...] = (1024, 4096)
 AT_THE_BOUND = 0.95
 """A range that begins this close to the bandwidth bound says that what it rests on is wrong."""
 
+ALIKE = 1 + 1e-6
+"""A run's size is read back from its features, off by a rounding; such a run of this very model is no smaller one."""
+
 BARE = "from memory bandwidth alone: no CPU run on this device is known"
 
 RANGE = 1.645
@@ -160,8 +163,8 @@ def _sized(
     little; what it costs beside its bytes nobody has published. The value is the geometric middle.
     """
     found = _estimate(table, prior, points, asked, rate / size)
-    least = min([float(table["smallest_bytes"]), *(1e9 * calibration.amount_of(point.features) for point in points)])
-    if size >= least:
+    least = min([float(table["smallest"]), *(1e9 * calibration.amount_of(point.features) for point in points)])
+    if size * ALIKE >= least:
         return found
     there = [replace(point, features=calibration.resized(point.features, least / 1e9)) for point in asked]
     known = _estimate(table, prior, points, there, rate / least)
