@@ -5,17 +5,23 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import gate_records
 import pytest
+import test_gate_quality as gate_quality
+from lineage_records import distillation
 from report_records import REPORTS, header, quality
 
 from edgekit.devices import load_device
 from edgekit.errors import EdgekitError
 from edgekit.pipeline import sweeping
 from edgekit.pipeline.asking import Text
+from edgekit.progress import silent
 from edgekit.quantize import workshop
 from edgekit.quantize.targets import parse_target
 from edgekit.quantize.workshop import Making, Source
+from edgekit.records import Lineage, Report, Workload
 from edgekit.storage import write_record
 
 TEXT = Text(content="the heron waits", origin="a test")
@@ -68,6 +74,33 @@ def test_a_run_is_kept_for_the_threads_it_was_asked_with(tmp_path: Path, monkeyp
     asked = run.workload.settings.threads
     assert sweeping.benched(artifact, replace(judging, threads=asked)).exit_code == old.exit_code
     assert sweeping.benched(artifact, replace(judging, threads=asked + 1)).exit_code == 4
+
+
+def test_the_rows_of_a_walk_are_held_against_its_own_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saved answers that do not say whose they are pass no report of a walk, nor a row of its sweep."""
+    known = gate_quality.quality(tasks=gate_quality.tasks(gate_quality.here(0.9, 0.9, 0.9)))
+    mine = gate_records.evidence()
+    run = Report(evidence=mine, verdicts=(), exit_code=0)
+    monkeypatch.setattr(workshop, "make_target", lambda *_, **__: SimpleNamespace(path=str(tmp_path / "m.gguf")))
+    monkeypatch.setattr(sweeping, "open_artifact", lambda *_, **__: mine.artifact)
+    monkeypatch.setattr(sweeping, "benched", lambda *_: run)
+    monkeypatch.setattr(sweeping, "rescored", lambda found: found)
+    monkeypatch.setattr(sweeping, "gather", lambda *_, quality, **__: replace(mine, quality=quality))
+    device = gate_records.phone(gates=gate_records.gates(gate_records.RETENTION))
+
+    def judged(lineage: Lineage | None) -> str:
+        appraisal = sweeping.Appraisal(measure=lambda *_: known, holds=lambda *_: False, lineage=lineage)
+        judging = sweeping.Judging(name="phone", device=device, workload=Workload())
+        source = Source(path=tmp_path, name="m", sha256="aa" * 32)
+        job = sweeping._Job(
+            source=source, base=mine.artifact, folder=tmp_path, making=Making(), judging=judging, appraisal=appraisal
+        )
+        report = sweeping._row(job, parse_target("gguf:q4_0"), silent).report
+        assert report.evidence.lineage == lineage
+        return report.verdicts[0].status
+
+    assert judged(None) == "pass"
+    assert judged(Lineage(distillation=distillation())) == "unknown"
 
 
 def quantizing(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:

@@ -80,6 +80,8 @@ def test_saved_answers_of_another_teacher_are_refused_before_training(
     write_record(tmp_path / "teacher.json", replace(answers, checkpoint_sha256="0b" * 32))
     with pytest.raises(EdgekitError, match=r"are of another teacher than the recipe's \(checkpoint 0b0b0b0b0b0b"):
         walking.run(recipe, tmp_path / "out", teacher=teacher)
+    with pytest.raises(EdgekitError, match="are of another teacher than the recipe's"):
+        foresee(recipe, tmp_path / "out", teacher=teacher)
     own = hash_checkpoint(open_checkpoint(teacher))
     for known in (own, ""):  # what does not say whose it is leaves the gate without retention
         write_record(tmp_path / "teacher.json", replace(answers, checkpoint_sha256=known))
@@ -234,6 +236,8 @@ def check_walk(walk: Walk, out: Path) -> None:
     assert {change.metric for change in found.changes} >= {"decode", "prefill", "size"}
     for row in walk.sweep.rows:
         assert row.report is not None
+        assert row.report.evidence.lineage is not None
+        assert row.report.evidence.lineage.distillation == chain
         quality = row.report.evidence.quality
         assert quality is not None
         assert quality.tasks is not None

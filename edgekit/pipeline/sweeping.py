@@ -25,7 +25,19 @@ from edgekit.progress import Progress, silent, under
 from edgekit.quantize import workshop
 from edgekit.quantize.targets import Target, parse_target
 from edgekit.quantize.workshop import Making
-from edgekit.records import Answers, Artifact, Device, Gates, Quality, Report, Sweep, SweepRow, Unknown, Workload
+from edgekit.records import (
+    Answers,
+    Artifact,
+    Device,
+    Gates,
+    Lineage,
+    Quality,
+    Report,
+    Sweep,
+    SweepRow,
+    Unknown,
+    Workload,
+)
 from edgekit.storage import load_record, write_record
 
 CLASSIC = ("gguf:f16", "gguf:q8_0", "gguf:q4_k_m", "onnx:int8", "onnx:int4")
@@ -53,11 +65,13 @@ class Judging:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Appraisal:
     """How the quality of an artifact is found, beside the full-precision GGUF, and whether an earlier record of it
-    (artifact and all) is what would be found now.
+    (artifact and all) is what would be found now. `lineage` says whose student the checkpoint is, where that is known:
+    answers of another teacher pass nothing then.
     """
 
     measure: Callable[[Artifact, Artifact, Progress], Quality]
     holds: Callable[[Quality, Artifact], bool]
+    lineage: Lineage | None = None
 
 
 def sweep(
@@ -144,7 +158,8 @@ def _row(job: _Job, target: Target, progress: Progress) -> SweepRow:
     # judged anew, by today's profile, gates and predictions and with this quality: only what was measured is kept
     measured = report.evidence.measurement
     evidence = gather(artifact, job.judging.device, measurement=measured, quality=rescored(quality))
-    judged = conclude(evidence, job.judging.device, job.judging.gates)
+    known = replace(evidence, lineage=job.appraisal.lineage)
+    judged = conclude(known, job.judging.device, job.judging.gates)
     return SweepRow(target=str(target), artifact=artifact, report=judged)
 
 

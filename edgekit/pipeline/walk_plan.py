@@ -10,7 +10,7 @@ from typing import Literal
 from edgekit.distill.recipe import DistillRecipe
 from edgekit.distill.students import place_of
 from edgekit.pipeline.distilling import foresee_distillation
-from edgekit.pipeline.walk_job import REPORT_FILES, Job, prepare_job
+from edgekit.pipeline.walk_job import REPORT_FILES, Job, check_answers, known_teacher, prepare_job
 from edgekit.quantize import workshop
 from edgekit.quantize.targets import Target
 from edgekit.records import DistillPlan
@@ -43,6 +43,8 @@ class Foreseen:
 def foresee(recipe: DistillRecipe, out: Path, *, teacher: Path | None = None) -> Foreseen:
     """The steps of `run` with the same arguments; nothing is written. Raises EdgekitError as it does."""
     job = prepare_job(recipe, out, 0, write=False)
+    if recipe.gate.answers:
+        check_answers(recipe, known_teacher(recipe, teacher))
     places = list(_steps(job, teacher))
     return Foreseen(
         recipe=recipe.name,

@@ -35,6 +35,7 @@ from edgekit.records import (
     Artifact,
     Distillation,
     Evidence,
+    Lineage,
     Quality,
     Report,
     Settings,
@@ -188,9 +189,16 @@ def _artifacts(job: Job, chain: Distillation, taught: _Taught, progress: Progres
         appraisal=sweeping.Appraisal(
             measure=lambda artifact, base, told: _quality(job, artifact, base, taught, told),
             holds=lambda old, base: _still_holds(job, old, base, taught),
+            lineage=_lineage(job, chain, taught),
         ),
         progress=progress,
     )
+
+
+def _lineage(job: Job, chain: Distillation, taught: _Taught) -> Lineage:
+    """Whose student all of them are; the teacher's own build is run when they are."""
+    own = gather(taught.artifact, job.judging.device) if taught.artifact is not None else None
+    return Lineage(distillation=chain, teacher=own)
 
 
 def _quality(job: Job, artifact: Artifact, base: Artifact, taught: _Taught, progress: Progress) -> Quality:
