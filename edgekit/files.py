@@ -198,9 +198,9 @@ def cache_folder(kind: str) -> Path:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of the file's bytes. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of the file's bytes. Raises OSError as `open_file` does."""
+    with open_file(path) as file:  # a buffered reader, whose `readinto` the type does not tell of
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 MAX_TEXT_BYTES = 256 * 2**20

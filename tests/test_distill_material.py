@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,3 +143,28 @@ def test_what_a_small_file_says_is_read_once(folder: Path, tokenizer: Any, monke
     (folder / "mine.jsonl").write_text('{"text": "something else"}\n', encoding="utf-8")
     own_texts.check_texts(DATA, folder)
     assert read == ["mine.jsonl"] * 2, "a changed file is another"
+
+
+def test_small_files_that_are_large_together_are_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixty-four of them would take gigabytes."""
+    monkeypatch.setattr(own_texts, "KEPT_BYTES", max(path.stat().st_size for path in folder.iterdir()) + 1)
+    own_texts._kept.cache_clear()
+    own_texts.check_texts(DATA, folder)
+    assert own_texts._kept.cache_info().currsize == 0
+    own_texts.check_texts(replace(DATA, files=DATA.files[:1]), folder)
+    assert own_texts._kept.cache_info().currsize == 1
+
+
+def test_blank_lines_are_blank_in_files_from_windows(folder: Path) -> None:
+    whole = [one.text for one in own_texts.own_texts(replace(DATA, files=("mine.txt",)), folder)]
+    assert len(whole) == 120
+    (folder / "theirs.txt").write_bytes((folder / "mine.txt").read_bytes().replace(b"\n", b"\r\n"))
+    assert [one.text for one in own_texts.own_texts(replace(DATA, files=("theirs.txt",)), folder)] == whole
+
+
+@pytest.mark.usefixtures("large")
+def test_files_that_cannot_be_read_are_named_before_they_are_hashed(folder: Path, tokenizer: Any) -> None:
+    os.mkfifo(folder / "pipe.txt")  # which would be waited for
+    for name, said in (("gone.txt", "no such file or directory"), ("pipe.txt", "not a file")):
+        with pytest.raises(EdgekitError, match=rf"cannot read training texts \({said}\): `.*{name}`"):
+            made(folder, tokenizer, folder / "windows", replace(DATA, files=(*DATA.files, name)))

@@ -12,7 +12,7 @@ from typing import Any
 from edgekit import corpus
 from edgekit.distill import stored_windows
 from edgekit.distill.asking import bare, may_be_evaluated
-from edgekit.distill.own_texts import HELD_OUT_SHARE, file_bytes, own_texts
+from edgekit.distill.own_texts import HELD_OUT_SHARE, file_bytes, own_texts, unreadable
 from edgekit.distill.questions import packed, packing, parts_of, questions
 from edgekit.distill.recipe_parts import Data
 from edgekit.distill.windows import Windows, windows_of
@@ -21,12 +21,10 @@ from edgekit.files import hash_file
 from edgekit.progress import Progress, silent
 
 HELD_OUT_WINDOWS = 256
-LARGE_HELD_OUT_CHARACTERS = 2**22
-"""Of the held-out texts of large files that those windows are of."""
 STORED_CHARACTERS = 2**23
 """Of text, about: where there is more, its windows are kept on the disk. (Cut into tokens at once, 30 MB of text take
 4.4 GB of memory, in blocks 0.3 GB.)"""
-STORED_VERSION = 1
+STORED_VERSION = 2
 """Raised when the same data give other windows there."""
 BLOCK_CHARACTERS = 2**18
 """Of text that is cut into tokens at a time, where it is too much for one."""
@@ -88,7 +86,8 @@ def held_out_material(data: Data, folder: Path, tokenizer: Any, *, length: int, 
     if data.files and not own and not (items or text):
         raise EdgekitError(
             f"the recipe's files are too few to hold any out: `{', '.join(data.files)[:200]}`",
-            hint=f"{HELD_OUT_SHARE:.0%} of their lines are kept apart; give some hundred lines, or `characters` too",
+            hint=f"{HELD_OUT_SHARE:.0%} of their lines (of plain text: what stands between blank lines) are kept apart;"
+            " give some hundred, or `characters` too",
         )
     found = _material(tokenizer, items, [text] if text else [], own, length, 0.0)
     count = len(found.windows)
@@ -303,7 +302,7 @@ def _key(asked: _Asked) -> str:
     made = {
         "version": STORED_VERSION,
         "data": data,
-        "files": [hash_file(asked.folder / name) for name in asked.data.files],
+        "files": [_hash(asked.folder / name) for name in asked.data.files],
         "tokenizer": hashlib.sha256(asked.tokenizer.to_str().encode()).hexdigest(),
         "corpus": [replace(asked, data=beginning).text(), *(item.line for item in items)],
         "evaluated": hashlib.sha256("\0".join(sorted(may_be_evaluated())).encode()).hexdigest(),
@@ -312,6 +311,13 @@ def _key(asked: _Asked) -> str:
         "seed": asked.seed,
     }
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+
+
+def _hash(path: Path) -> str:
+    try:
+        return hash_file(path)
+    except OSError as error:
+        raise unreadable(path, error) from None
 
 
 __all__ = ["Material", "held_out_material", "held_out_questions", "is_large", "some_windows", "training_material"]

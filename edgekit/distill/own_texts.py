@@ -1,7 +1,7 @@
 """The files that a recipe names, line by line: each line checked, on its side of the split, without what is evaluated.
 
-What a small file says is kept, so that a chain reads and checks it once. A large one is read again by each who needs
-it, and never held whole.
+What small files say is kept, so that a chain reads and checks them once. Where all of them together are large they are
+read again by each who needs them, and a large one is never held whole.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from edgekit.progress import Progress, silent
 from edgekit.units import format_bytes
 
 KEPT_BYTES = 2**25
-"""Of a file whose texts are kept."""
+"""Of a file that is read whole, and of all files together whose texts are kept."""
 MAX_FILE_BYTES = 2**40
 LONGEST_CHARACTERS = 1_000_000
 """Of one text of a file."""
@@ -49,18 +49,17 @@ class Own:
 
 def own_texts(data: Data, folder: Path, progress: Progress = silent) -> Iterator[Own]:
     """What the recipe's files hold: questions of `.jsonl`, texts of both. Raises EdgekitError with file and line."""
+    few = file_bytes(data, folder) <= KEPT_BYTES
     for number, name in enumerate(data.files):
         path = folder / name
         try:
             found = path.stat()
         except OSError as error:
-            raise EdgekitError(
-                f"cannot read training texts ({(error.strerror or 'unreadable').lower()}): `{path}`"
-            ) from None
-        if found.st_size <= KEPT_BYTES:
+            raise unreadable(path, error) from None
+        if few:
             yield from _kept(path, found.st_size, found.st_mtime_ns)
         else:
-            yield from _judged(_texts(path, large=True))
+            yield from _judged(_texts(path, large=found.st_size > KEPT_BYTES))
         progress("reading data", number + 1, len(data.files), path.name)
 
 
@@ -73,6 +72,11 @@ def check_texts(data: Data, folder: Path, progress: Progress = silent) -> None:
 def file_bytes(data: Data, folder: Path) -> int:
     """Of all the recipe's files; those that are not there are found out where they are read."""
     return sum(path.stat().st_size for name in data.files if (path := folder / name).is_file())
+
+
+def unreadable(path: Path, error: OSError) -> EdgekitError:
+    """What to raise where a file cannot be read."""
+    return EdgekitError(f"cannot read {_WHAT} ({(error.strerror or 'unreadable').lower()}): `{path}`")
 
 
 @lru_cache(maxsize=64)
@@ -103,7 +107,10 @@ def _is_held_out(one: Text) -> bool:
 def _texts(path: Path, *, large: bool) -> Iterator[Text]:
     if path.suffix == ".jsonl":
         return _lines(path, _streamed(path) if large else lines_of(path, what=_WHAT, most_bytes=KEPT_BYTES))
-    return _passages(_streamed(path)) if large else iter([one for one in read_text(path).split("\n\n") if one.strip()])
+    if large:
+        return _passages(_streamed(path))
+    text = read_text(path).replace("\r\n", "\n")  # else no line of a file from Windows is blank
+    return (one for one in text.split("\n\n") if one.strip())
 
 
 _WHAT = "training texts"
@@ -148,7 +155,7 @@ def _streamed(path: Path) -> Iterator[tuple[int, str]]:
     except UnicodeDecodeError:
         raise EdgekitError(f"not UTF-8: `{path}:{number}`", hint="convert the file with `iconv -t utf-8`") from None
     except OSError as error:
-        raise EdgekitError(f"cannot read {_WHAT} ({(error.strerror or 'unreadable').lower()}): `{path}`") from None
+        raise unreadable(path, error) from None
 
 
 def _passages(numbered: Iterable[tuple[int, str]]) -> Iterator[str]:
