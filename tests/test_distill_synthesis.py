@@ -28,9 +28,10 @@ pytest.importorskip("transformers", reason="edgekit[distill] is not installed")
 
 from edgekit import corpus  # noqa: E402
 from edgekit.corpus.item import Item, plain  # noqa: E402
-from edgekit.distill.asking import STYLES, bare, evaluated, questions_of  # noqa: E402
+from edgekit.distill import synthesis  # noqa: E402
+from edgekit.distill.asking import STYLES, bare, evaluated, is_evaluated, questions_of  # noqa: E402
 from edgekit.distill.chatting import chat_of  # noqa: E402
-from edgekit.distill.generating import Batches, Completion, Generate, Request, Sampling  # noqa: E402
+from edgekit.distill.generating import Batches, Completion, Generate, Request, Sampling, generate_from  # noqa: E402
 from edgekit.distill.loading import load_model  # noqa: E402
 from edgekit.distill.synthesis import (  # noqa: E402
     Synthesis,
@@ -192,6 +193,22 @@ def test_a_broken_run_keeps_its_batches_and_asks_only_the_rest(tokenizer: Any, t
     assert len(read_samples(out)) == 3 * 45
 
 
+def test_what_was_kept_whole_needs_no_teacher(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill between the last batch and the file."""
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "samples.jsonl"
+    with monkeypatch.context() as patched:
+        patched.setattr(synthesis, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            scripts(tokenizer, SETTINGS, out, lambda one: one.id)
+    unasked = generate_from(lambda: pytest.fail("the teacher was loaded"), tokenizer)
+    report = synthesize(CONFIG, tokenizer, SETTINGS, out, teacher_sha256="t", generate=unasked)
+    assert (report.generated, report.samples) == (0, 3 * 45)
+
+
 # ---- judging ---------------------------------------------------------------------------------------------------------
 
 
@@ -292,9 +309,12 @@ def test_nothing_that_evaluates_is_asked(tokenizer: Any, tmp_path: Path) -> None
 
 
 def test_hostile_questions_are_bared_before_the_tests_time_out() -> None:
-    """A search that went back at every space would take twenty minutes for the first."""
-    for prompt in (" " * 200_000, "Answer" * 30_000, "Answer " * 4_500, "Answer: " * 4_000):
+    """A search that went back at every space would take twenty minutes for the first, one without a limit to what may
+    stand between `Answer` and its colon ten for the third.
+    """
+    for prompt in (" " * 200_000, "Answer" * 30_000, "Answer " * 140_000, "Answer: " * 120_000):
         assert bare(f"a{prompt}b").startswith("a")
+        assert not is_evaluated(f"a{prompt}b")
 
 
 def test_questions_are_spread_and_asked_once(tokenizer: Any, tmp_path: Path) -> None:

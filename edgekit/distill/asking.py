@@ -21,10 +21,11 @@ from edgekit.distill.samples import Sample
 from edgekit.errors import EdgekitError
 from edgekit.tables import nearest
 
-_ASKED = re.compile(r"\bAnswer\b[^:]*:$", re.IGNORECASE)
-"""How the corpus' questions end: `Answer:`, `Answer with the number only:`."""
+_ASKED = re.compile(r"\bAnswer\b[^:]{0,200}:$", re.IGNORECASE)
+"""How the corpus' questions end: `Answer:`, `Answer with the number only:`. (Without the limit a stranger's line of a
+million characters, all of them `Answer `, would be looked at for ten minutes.)"""
 
-_UP_TO_ANSWER = re.compile(r".*?\bAnswer\b[^:\n]*:", re.IGNORECASE)
+_UP_TO_ANSWER = re.compile(r".*?\bAnswer\b[^:\n]{0,200}:", re.IGNORECASE)
 _MOST_ASKED = 200
 """Of one template of a recipe's gate; 200 items are its default, over all that it names. (2000 take half a minute.)"""
 

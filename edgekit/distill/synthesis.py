@@ -196,6 +196,8 @@ def _ask_missing(
             yield at, [one for several in requests for one in several]
 
     progress(STAGE, journal.samples, asks)
+    if not missing:  # whoever generates may load gigabytes before it looks
+        return
     for at, said in generate(batches(), Sampling(temperature=settings.temperature, top_p=settings.top_p)):
         journal.keep(at, said)
         rate = (journal.tokens - before) / max(1e-9, time.monotonic() - started)
