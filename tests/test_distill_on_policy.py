@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import random
 import re
 import subprocess
@@ -11,6 +12,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -25,11 +27,13 @@ from test_distill_recipe import BASE, written  # noqa: E402
 
 from edgekit import corpus  # noqa: E402
 from edgekit.checkpoint import open_checkpoint  # noqa: E402
-from edgekit.distill import random_student, sharding  # noqa: E402
+from edgekit.distill import chain as chaining  # noqa: E402
+from edgekit.distill import on_policy_stage, random_student, sharding, training_memory, trl_trainer  # noqa: E402
 from edgekit.distill.asking import bare, evaluated  # noqa: E402
 from edgekit.distill.chain import distill_student  # noqa: E402
 from edgekit.distill.costs import forward_flops, training_flops  # noqa: E402
 from edgekit.distill.loading import load_model  # noqa: E402
+from edgekit.distill.material import held_out_questions  # noqa: E402
 from edgekit.distill.model_facts import tokenizer_of  # noqa: E402
 from edgekit.distill.on_policy import check_possible, train_on_policy  # noqa: E402
 from edgekit.distill.on_policy_prompts import prompts_of  # noqa: E402
@@ -140,10 +144,37 @@ def test_prompts_that_are_too_long_are_left_out() -> None:
     longest = sorted(len(tokenizer.encode(text).ids) for text in whole.texts)
     some = prompts_of(POLICY, tokenizer, length=longest[-1] + 7, templates=TEMPLATES, seed=1)
     assert whole.left_out == 0 < some.left_out == len(whole.texts) - len(some.texts)
-    assert "too long or evaluated were left out" in some.note
+    assert "too long or held out were left out" in some.note
     assert some.sha256 != whole.sha256
     with pytest.raises(EdgekitError, match=r"no prompt is left .* `length` of `10`"):
         prompts_of(POLICY, tokenizer, length=10, templates=TEMPLATES, seed=1)
+
+
+def test_questions_of_own_files_that_are_held_out_are_not_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, policy = tokenizer_of(open_checkpoint(random_student(SMALL))), replace(POLICY, each=60)
+    whole = prompts_of(policy, tokenizer, length=48, templates=TEMPLATES, seed=1)
+    texts = whole.texts
+    rows = (json.dumps({"prompt": text, "answer": "x"}) for text in texts)
+    (tmp_path / "own.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    data = Data(questions=4, templates=TEMPLATES, files=("own.jsonl",))
+    apart = held_out_questions(data, tmp_path)
+    held = {text for text in texts if bare(text) in apart}
+    assert 0 < len(held) < len(texts) / 2
+    found: list[Any] = []
+
+    def made(*given: Any, **said: Any) -> None:
+        found.append(prompts_of(*given, **said))
+        raise Stop
+
+    monkeypatch.setattr(on_policy_stage, "prompts_of", made)
+    monkeypatch.setattr(chaining, "check_possible", lambda recipe: None)
+    with pytest.raises(Stop):
+        distill_student(on_policy(replace(ASKED, on_policy=policy), data=data, folder=tmp_path), tmp_path / "out")
+    (prompts,) = found
+    assert set(prompts.texts) == set(texts) - held
+    assert prompts.left_out == whole.left_out + len(held)
 
 
 # ---- what it costs --------------------------------------------------------------------------------------------------
@@ -180,6 +211,27 @@ def test_writing_a_large_batch_takes_memory_that_training_it_in_parts_does_not()
         for batch in (4, 4096)
     )
     assert many.value > 100 * few.value
+    all_at_once = plan_distillation(on_policy(replace(ASKED, batch=4096, micro_batch=1, length=4096)))
+    inner = 4096 * (4096 - POLICY.most_tokens) * (2 * 64 + 3 * 96)
+    written = all_at_once.stages[0].memory.activations
+    assert written.value - written.low == 2 * inner, "the prompts of all are read at once"
+    cut = replace(ASKED, batch=4096, micro_batch=1, on_policy=replace(POLICY, top_p=0.9))
+    ranked = plan_distillation(on_policy(cut)).stages[0].memory.activations
+    assert ranked.value - many.value == 4 * 4096 * 5 * 400
+
+
+def test_memory_is_foreseen_for_the_tiles_that_trl_makes() -> None:
+    memory = plan_distillation(on_policy(replace(ASKED, batch=4096, micro_batch=1024))).stages[0].memory
+    head = 4 * 400 * 64
+    tiles = 2 * 4 * 4096 * 400
+    assert memory.logits.value == tiles + head
+    assert memory.logits.high == 3 * tiles + 2 * head
+    few = plan_distillation(on_policy()).stages[0].memory.logits
+    assert few.value == 2 * 4 * (2 * POLICY.most_tokens) * 400 + head
+    if importlib.util.find_spec("trl") is not None:
+        from trl.kernels import chunked_divergence as theirs
+
+        assert training_memory.TRL_TILE == (theirs.TOKEN_CHUNK_SIZE, theirs.VOCAB_CHUNK_SIZE)
 
 
 # ---- what cannot be -------------------------------------------------------------------------------------------------
@@ -192,6 +244,21 @@ def test_without_trl_it_is_refused_before_anything_is_made(tmp_path: Path, monke
     assert refused.value.hint == "pip install 'edgekit[onpolicy]'"
     assert not (tmp_path / "out").exists()
     check_possible(recipe())  # others need none
+
+
+@pytest.mark.parametrize(("found", "has"), [("1.15.2", True), ("0.29.1", True), ("1.16.0", False)])
+def test_a_trl_without_the_trainer_is_refused(monkeypatch: pytest.MonkeyPatch, found: str, has: bool) -> None:
+    made = ModuleType("trl")
+    if has:
+        made.DistillationTrainer = object  # type: ignore[attr-defined]
+    for name in ("trl", "datasets", "pandas"):
+        monkeypatch.setitem(sys.modules, name, made)
+    monkeypatch.setattr(trl_trainer, "version", lambda _: found)
+    with pytest.raises(EdgekitError, match=f"no DistillationTrainer that is known here: `{found}`"):
+        trl_trainer.trl_version()
+    made.DistillationTrainer = object  # type: ignore[attr-defined]
+    monkeypatch.setattr(trl_trainer, "version", lambda _: "2.0.dev0")
+    assert trl_trainer.trl_version() == "2.0.dev0"
 
 
 def test_many_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,6 +274,17 @@ def test_a_teacher_with_fewer_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EdgekitError, match="table has 408 rows, its teacher's `400`"):
         train_on_policy(student, teacher, tokenizer, prompts, settings_of(ASKED, 1), POLICY, out=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_student_without_an_end_is_refused() -> None:
+    """TRL ends completions at whatever fills up shorter prompts: that is no word of the student's."""
+    import transformers
+
+    tokenizer = tokenizer_of(open_checkpoint(random_student(SMALL)))
+    for ends in ((), (10**6, 2**40)):
+        with pytest.raises(EdgekitError, match="completions have no end that the student's tokenizer knows"):
+            tokenizer_for(transformers, tokenizer, ends)
+    assert tokenizer_for(transformers, tokenizer, (10**6, 5)).pad_token_id == 5
 
 
 def padded(rows: int) -> Any:
@@ -339,3 +417,44 @@ def test_a_student_learns_on_what_it_writes(tmp_path: Path) -> None:
     assert isinstance(after.kld, Estimate)
     assert after.kld.value < 0.9 * before.kld.value
     assert link.stages[1].training.losses[-1][1] < 0.7 * link.stages[1].training.losses[0][1]
+
+
+@needs_trl
+@pytest.mark.slow
+def test_of_several_gpus_that_one_process_sees_one_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TRL refuses to put a copy of the student on each, which transformers would."""
+    from trl import DistillationConfig
+
+    real = DistillationConfig.__post_init__
+
+    def seeing_two(self: Any) -> None:
+        real(self)
+        self._n_gpu = 2
+
+    monkeypatch.setattr(DistillationConfig, "__post_init__", seeing_two)
+    tokenizer = tokenizer_of(open_checkpoint(random_student(SMALL)))
+    prompts = prompts_of(POLICY, tokenizer, length=64, templates=TEMPLATES, seed=1)
+    student = load_model(random_student(replace(SMALL, name="chain-half", layers=2)))
+    settings = settings_of(replace(ASKED, steps=1), 1)
+    found = train_on_policy(student, padded(0), tokenizer, prompts, settings, POLICY, out=tmp_path)
+    assert (found.training.steps, found.training.stopped) == (1, None)
+
+
+@needs_trl
+@pytest.mark.slow
+def test_what_trl_sets_for_itself_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A student that ends at more than its configuration says is saved with what that said."""
+    tokenizer = tokenizer_of(open_checkpoint(random_student(SMALL)))
+    prompts = prompts_of(POLICY, tokenizer, length=64, templates=TEMPLATES, seed=1)
+    found = []
+    for number, launched in enumerate(("no", "bf16")):
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+        student = load_model(random_student(replace(SMALL, name="chain-half", layers=2)))
+        student.config.eos_token_id, student.generation_config.eos_token_id = 5, [7, 5]
+        before, told = student.config.to_dict(), student.generation_config.to_dict()
+        settings = settings_of(replace(ASKED, steps=2), 1)
+        train_on_policy(student, padded(0), tokenizer, prompts, settings, POLICY, out=tmp_path / str(number))
+        assert (student.config.to_dict(), student.generation_config.to_dict()) == (before, told)
+        assert os.environ["ACCELERATE_MIXED_PRECISION"] == launched
+        found.append(student.state_dict())
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items()), "float32, as the stage says"

@@ -7,6 +7,7 @@ checkpoint, and gives the same weights on a CPU.
 
 from __future__ import annotations
 
+import os
 import random
 import time
 import warnings
@@ -38,6 +39,9 @@ _RATED = 20
 """Steps that the speed shown is over."""
 _COUNTS = "tokens"
 """Read and written so far, among a checkpoint's tensors."""
+_SET_BY_TRL = ("pad_token_id", "bos_token_id", "eos_token_id", "use_cache")
+"""Of a student's configuration, by it or by transformers' trainer."""
+_PRECISION = "ACCELERATE_MIXED_PRECISION"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,23 +177,30 @@ def _ends(student: Any) -> tuple[int, ...]:
 
 @contextmanager
 def _prepared(student: Any, teacher: Any, settings: TrainSettings, place: sharding.Place) -> Iterator[None]:
-    """Models where and as they are trained; what TRL sets for itself (seeds, padding, loudness) is set back."""
+    """Models where and as they are trained; what TRL sets for itself (seeds, marks, loudness) is set back."""
     torch = import_extra("torch", extra="distill")
     numpy = import_extra("numpy", extra="distill")
     logging = import_extra("transformers.utils.logging", extra="distill")
     student.float().train().to(place.device)
     teacher.requires_grad_(False).eval().to(place.device)
     config, own = student.config.get_text_config(), student.generation_config
-    before = {name: getattr(config, name, None) for name in ("pad_token_id", "use_cache")}
+    before = {name: getattr(config, name) for name in _SET_BY_TRL if hasattr(config, name)}
     states, loud = (random.getstate(), numpy.random.get_state()), logging.get_verbosity()
+    asked = os.environ.pop(_PRECISION, None)  # whatever launched this process: the stage says its precision
     devices = [place.device] if place.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # TRL and transformers to each other
             yield
     finally:
-        for name, value in before.items():
-            setattr(config, name, value)
+        for name in _SET_BY_TRL:
+            if name in before:
+                setattr(config, name, before[name])
+            elif hasattr(config, name):
+                delattr(config, name)
+        os.environ.pop(_PRECISION, None)
+        if asked is not None:
+            os.environ[_PRECISION] = asked
         student.generation_config = own
         if settings.gradient_checkpointing:
             names = ("activation_checkpointing_disable", "gradient_checkpointing_disable")  # the first is newer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,7 +18,7 @@ from edgekit.errors import EdgekitError, import_extra
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompts:
     """`texts` to complete; a completion ends at any token of `stops`, at the model's own end, or after `most_tokens`.
-    `left_out` were too long, or evaluations ask them.
+    `left_out` were too long, or held out.
     """
 
     texts: tuple[str, ...]
@@ -37,7 +38,7 @@ class Prompts:
         words = (
             f"the student completed {len(self.texts)} prompts of the train split, in up to {self.most_tokens} tokens"
         )
-        return words + (f"; {self.left_out} that are too long or evaluated were left out" if self.left_out else "")
+        return words + (f"; {self.left_out} that are too long or held out were left out" if self.left_out else "")
 
     def at(self, place: int, seed: int) -> str:
         """The prompt at that place (from 0) of an endless list: all are asked once before any is asked again."""
@@ -45,9 +46,18 @@ class Prompts:
         return self.texts[_order(count, seed, place // count)[place % count]]
 
 
-def prompts_of(asked: OnPolicy, tokenizer: Any, *, length: int, templates: tuple[str, ...], seed: int) -> Prompts:
+def prompts_of(
+    asked: OnPolicy,
+    tokenizer: Any,
+    *,
+    length: int,
+    templates: tuple[str, ...],
+    seed: int,
+    besides: Collection[str] = (),
+) -> Prompts:
     """The questions that `asked` names (without templates of its own: `templates`), those left out that are longer than
-    `length` tokens with their completion, or that models are evaluated by.
+    `length` tokens with their completion, or that models are evaluated by; `besides` are further ones that are held
+    out, bare.
 
     `tokenizer` is a `tokenizers.Tokenizer`. Raises EdgekitError for unknown domains and templates, and where nothing is
     left to ask.
@@ -55,7 +65,7 @@ def prompts_of(asked: OnPolicy, tokenizer: Any, *, length: int, templates: tuple
     domains = asked.domains or corpus.DOMAINS
     # the first questions of the same seed are those that earlier stages saw
     items = questions_of(domains, asked.templates or templates, asked.each, seed + 1, most=asked.questions)
-    room, judged = length - asked.most_tokens, may_be_evaluated()
+    room, judged = length - asked.most_tokens, may_be_evaluated() | frozenset(besides)
     found, left_out = [], 0
     put = STYLES[asked.style].prompt
     for text in dict.fromkeys(put(item) for item in items if bare(item.prompt) not in judged):

@@ -9,6 +9,7 @@ from edgekit.checkpoint import open_checkpoint
 from edgekit.distill import costs
 from edgekit.distill.alignment import align
 from edgekit.distill.loading import load_model
+from edgekit.distill.material import held_out_questions
 from edgekit.distill.model_facts import facts_of, tokenizer_of
 from edgekit.distill.on_policy import Written, train_on_policy
 from edgekit.distill.on_policy_prompts import Prompts, prompts_of
@@ -35,7 +36,8 @@ def run_on_policy_stage(lesson: Lesson, stage: Stage, policy: OnPolicy, student:
     """
     lesson.progress(f"{place.name}: data", 0, 0)
     tokenizer = tokenizer_of(open_checkpoint(student))
-    prompts = prompts_of(policy, tokenizer, length=stage.length, templates=lesson.data.templates, seed=lesson.seed)
+    apart, templates = held_out_questions(lesson.data, lesson.folder), lesson.data.templates
+    prompts = prompts_of(policy, tokenizer, length=stage.length, templates=templates, seed=lesson.seed, besides=apart)
     key = key_of(lesson, stage, student, prompts.sha256)
     found = made_before(place, key)
     if found is not None:

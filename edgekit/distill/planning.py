@@ -76,7 +76,8 @@ def plan_distillation(recipe: DistillRecipe, *, teacher: Path | None = None) -> 
 
 
 def _notes(recipe: DistillRecipe, models: Sequence[ModelFacts]) -> list[str]:
-    most = max(stage.tokens for student in recipe.students for stage in student.stages)
+    given = [stage for student in recipe.students for stage in student.stages if stage.kind in ("logits", "features")]
+    most = max((stage.tokens for stage in given), default=0)  # what models write takes no such windows
     notes = []
     if most * _TOKEN_BYTES > _NOTED_BYTES:
         notes.append(

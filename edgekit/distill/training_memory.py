@@ -7,6 +7,8 @@ from edgekit.records import Estimate, ModelFacts, TrainingMemory
 
 CHUNK_BYTES = 320_000_000
 """As `chunked` has it (a test compares them): what foresees cost needs no torch."""
+TRL_TILE = (4096, 32_768)
+"""Tokens and rows of the head whose logits TRL's `chunked_divergence` makes at a time, of student and teacher each."""
 _FLOAT32 = 4.0
 _ADAM = 8.0
 """Two moments in float32."""
@@ -27,8 +29,7 @@ def training_memory(student: ModelFacts, teacher: ModelFacts | None, stage: Stag
         gathered = 2 * _FLOAT32 * (_table(student) + 2 * _block(student))
         gathered += 0.0 if teacher is None else _FLOAT32 * (_table(teacher) + 2 * _block(teacher))
     activations = _activations(student, teacher, stage, processes)
-    # a chunk of logits, or two with their block buffers; the head's gradient is a part of `gathered` or `gradients`
-    logits = _between(CHUNK_BYTES, 1.5 * CHUNK_BYTES, 3 * CHUNK_BYTES)
+    logits = _logits(student, stage)
     runtime = _between(*_RUNTIME) if processes > 1 else _between(0.3e9, 0.7e9, 1.5e9)
     fixed = 2 * weights + _ADAM * student.parameters / processes + theirs + gathered
     parts = (activations, logits, runtime)
@@ -64,16 +65,33 @@ def _activations(student: ModelFacts, teacher: ModelFacts | None, stage: Stage, 
         held += tokens * teacher.hidden * deep
     if stage.kind == "features":
         held += tokens * student.hidden * (student.layers + 1)
-    written = 0.0 if stage.on_policy is None else _writing(student, stage)
-    return _between(*(max(written, factor * held) for factor in (2.0, 3.0, 4.0)))
+    written = (_writing(student, stage, width) for width in (0.0, 2.0, 4.0))
+    return _between(*(max(one, factor * held) for one, factor in zip(written, (2.0, 3.0, 4.0), strict=True)))
 
 
-def _writing(student: ModelFacts, stage: Stage) -> float:
-    """While it completes a whole batch of prompts: keys and values of all, and a row of logits each (as they are, and
-    twice as probabilities), in float32.
+def _logits(student: ModelFacts, stage: Stage) -> Estimate:
+    """A chunk of logits, or two with their block buffers; the head's gradient is a part of `gathered` or `gradients`.
+    TRL's has two tiles of them (without Triton some copies beside), and sums the head's gradient up apart.
     """
+    if stage.on_policy is None:
+        return _between(CHUNK_BYTES, 1.5 * CHUNK_BYTES, 3 * CHUNK_BYTES)
+    tokens = min(TRL_TILE[0], (stage.micro_batch or stage.batch) * stage.on_policy.most_tokens)
+    tiles = 2 * _FLOAT32 * tokens * min(TRL_TILE[1], student.vocabulary)
+    head = _FLOAT32 * student.vocabulary * student.hidden
+    return _between(0.0, tiles + head, 3 * tiles + 2 * head)
+
+
+def _writing(student: ModelFacts, stage: Stage, width: float) -> float:
+    """While it completes a whole batch of prompts: keys and values of all, and a row of logits each (as they are, and
+    twice as probabilities; to cut a nucleus they are ranked, too), in float32; before that one gated layer of all
+    prompts, in so many bytes a number (none: prompts of a few tokens).
+    """
+    if stage.on_policy is None:
+        return 0.0
     keys = 2 * student.layers * student.kv_heads * student.head_dim * stage.length
-    return _FLOAT32 * stage.batch * (keys + 3 * student.vocabulary)
+    rows = 3 if stage.on_policy.top_p == 1 else 8
+    read = width * (stage.length - stage.on_policy.most_tokens) * (2 * student.hidden + 3 * student.ffn)
+    return stage.batch * (_FLOAT32 * (keys + rows * student.vocabulary) + read)
 
 
 def _table(model: ModelFacts) -> float:

@@ -21,6 +21,8 @@ from edgekit.distill.settings import TrainSettings
 from edgekit.errors import EdgekitError, import_extra
 
 EXTRA = "onpolicy"
+LEAST = (1, 16)
+"""TRL's version; older ones were not tried."""
 
 
 class Hooks(Protocol):
@@ -77,9 +79,11 @@ def trl_version() -> str:
     for needed in ("datasets", "pandas"):
         import_extra(needed, extra=EXTRA)
     found = version("trl")
-    if "DistillationTrainer" not in dir(trl):  # asking for it would load it
+    numbers = tuple(int(part) for part in found.split(".")[:2] if part.isdecimal())
+    if numbers < LEAST or "DistillationTrainer" not in dir(trl):  # asking for it would load it
         raise EdgekitError(
-            f"this TRL has no DistillationTrainer yet: `{found}`", hint=f"pip install -U 'edgekit[{EXTRA}]'"
+            f"this TRL has no DistillationTrainer that is known here: `{found}`",
+            hint=f"pip install -U 'edgekit[{EXTRA}]'",
         )
     return found
 
@@ -94,6 +98,8 @@ def trainer_of(exercise: Exercise, optimizer: Any, begun: int, hooks: Hooks, out
     settings = exercise.settings
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: optimizing.rate(step + begun, settings))
     exercise.student.generation_config = _generation(transformers, exercise)
+    asked = trl.DistillationConfig(**_arguments(exercise, begun, out), **_recomputed(trl, settings))
+    asked._n_gpu = min(asked.n_gpu, 1)  # of several GPUs that it sees, Trainer would put a copy of the student on each
 
     class Trainer(trl.DistillationTrainer):  # type: ignore[misc,name-defined]
         """Tells what every micro-batch came to."""
@@ -110,9 +116,9 @@ def trainer_of(exercise: Exercise, optimizer: Any, begun: int, hooks: Hooks, out
     trainer = Trainer(
         model=exercise.student,
         teacher_model=exercise.teacher,
-        args=trl.DistillationConfig(**_arguments(exercise, begun, out), **_recomputed(trl, settings)),
+        args=asked,
         train_dataset=_Rows(prompts=exercise.prompts, settings=settings, begun=begun),
-        processing_class=tokenizer_for(transformers, exercise.tokenizer, exercise.ends),
+        processing_class=tokenizer_for(transformers, exercise.tokenizer, _all_ends(exercise)),
         callbacks=[_callback(transformers, hooks)],
         optimizers=(optimizer, rates),
     )
@@ -157,16 +163,27 @@ def _recomputed(trl: Any, settings: TrainSettings) -> dict[str, bool]:
 
 def _generation(transformers: Any, exercise: Exercise) -> Any:
     """Where completions end; what else the student's folder suggests (a penalty, a top-k) is not how it is sampled."""
-    ends = [*exercise.ends, *exercise.prompts.stops]
-    return transformers.GenerationConfig(eos_token_id=ends or None)
+    return transformers.GenerationConfig(eos_token_id=list(_all_ends(exercise)) or None)
+
+
+def _all_ends(exercise: Exercise) -> tuple[int, ...]:
+    return (*exercise.ends, *exercise.prompts.stops)
 
 
 def tokenizer_for(transformers: Any, tokenizer: Any, ends: tuple[int, ...]) -> Any:
-    """`tokenizer` as TRL takes it; what fills up shorter prompts is its end, or its first token, and never counts."""
+    """`tokenizer` as TRL takes it; what fills up shorter prompts is the first of `ends` that it knows (TRL ends
+    completions there too), and never counts. Raises EdgekitError where it knows none.
+    """
+    known = (tokenizer.id_to_token(one) for one in ends if 0 <= one < 2**31)
+    end = next((text for text in known if text is not None), None)
+    if end is None:
+        raise EdgekitError(
+            f"completions have no end that the student's tokenizer knows: `{ends or 'none is named'}`",
+            hint='name its `eos_token_id` in `generation_config.json`; with `style = "answer"` a line ends them too',
+        )
     found = transformers.PreTrainedTokenizerFast(
         tokenizer_object=type(tokenizer).from_str(tokenizer.to_str()), padding_side="left"
     )
-    end = tokenizer.id_to_token(ends[0] if ends else 0)
     found.eos_token = found.pad_token = end
     return found
 
