@@ -143,6 +143,18 @@ def test_own_questions_are_refused_before_training(tmp_path: Path, line: str, sa
     assert said.format(tmp_path) in refused.value.message
 
 
+@pytest.mark.parametrize(("kind", "table"), [("task", "synthesis"), ("on-policy", "on_policy")])
+def test_templates_of_other_domains_are_refused_before_training(tmp_path: Path, kind: str, table: str) -> None:
+    """A stage that names domains takes the data's templates, which may be of others."""
+    text = BASE.replace("questions = 5", 'questions = 5\ntemplates = ["capital"]').replace("logits", kind)
+    asked = f'[student.stage.{table}]\nmost_tokens = 8\ndomains = ["reasoning"]\n'
+    with pytest.raises(EdgekitError, match="no such template in reasoning: `capital`"):
+        foresee_distillation(load_recipe(written(tmp_path, text + asked)))
+    own = asked + 'templates = ["syllogism"]\n'
+    with pytest.raises(EdgekitError, match="cannot open the checkpoint"):  # the next that is wrong
+        foresee_distillation(load_recipe(written(tmp_path, text + own)))
+
+
 def test_names_and_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(EdgekitError, match="unknown recipe: `tinny`") as refused:
         load_recipe("tinny")

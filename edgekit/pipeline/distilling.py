@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgekit import corpus
-from edgekit.distill.recipe import DistillRecipe, Synthesizing, load_recipe, with_student
+from edgekit.distill.recipe import DistillRecipe, OnPolicy, Synthesizing, load_recipe, with_student
+from edgekit.distill.synthesis import Synthesis
 from edgekit.errors import ExitCode, import_extra
 from edgekit.progress import Progress, silent
 from edgekit.records import Distillation, DistillPlan
@@ -47,7 +48,10 @@ def foresee_distillation(recipe: DistillRecipe, *, teacher: Path | None = None) 
     check_texts(recipe.data, recipe.folder)
     for student in recipe.students:
         for stage in student.stages:
-            _check_questions(stage.synthesis, recipe)
+            if stage.kind == "task":
+                _check_questions(stage.synthesis, recipe)
+            if stage.on_policy is not None:
+                _check_templates(stage.on_policy, recipe)
     return plan_distillation(recipe, teacher=teacher)
 
 
@@ -58,6 +62,15 @@ def _check_questions(synthesis: Synthesizing, recipe: DistillRecipe) -> None:
 
     settings, questions = synthesis.asked, synthesis.questions(recipe.folder)
     check_synthesis(settings)
+    if questions.prompts is None:
+        _check_templates(settings, recipe)
     if questions.prompts is not None or questions.held_out:
         items, _ = asked(replace(settings, domains=settings.domains or corpus.DOMAINS), questions)
         check_votes(items, settings)
+
+
+def _check_templates(asked: Synthesis | OnPolicy, recipe: DistillRecipe) -> None:
+    """The data's templates, which a stage without its own takes, may be of other domains than its own."""
+    from edgekit.distill.asking import questions_of
+
+    questions_of(asked.domains or corpus.DOMAINS, asked.templates or recipe.data.templates, 1, recipe.seed, most=1)
