@@ -15,7 +15,10 @@ torch = pytest.importorskip("torch", reason="edgekit[distill] is not installed")
 for module in ("accelerate", "safetensors", "transformers"):
     pytest.importorskip(module, reason="edgekit[distill] is not installed")
 
+from edgekit.distill.loading import load_model  # noqa: E402
+from edgekit.distill.sharded_loading import source_of, unread_model  # noqa: E402
 from edgekit.distill.students import save_model  # noqa: E402
+from edgekit.errors import EdgekitError  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,
@@ -131,3 +134,19 @@ def test_what_is_read_in_shares_learns_the_same(tmp_path: Path, tied: bool) -> N
     assert shares[0]["tied"] == tied
     for one in shares:
         assert one["losses"] == pytest.approx(alone["losses"], abs=1e-6)
+
+
+def test_folders_are_refused_as_one_process_refuses_them(tmp_path: Path) -> None:
+    written(tmp_path, config(1, 64, tied=True))
+    folder = tmp_path / "model"
+    (folder / "generation_config.json").write_text("{", encoding="utf-8")
+    alone, shared = load_model(folder), unread_model(folder)
+    told = [{key: value for key, value in one.generation_config.to_dict().items() if value} for one in (alone, shared)]
+    assert told[0] == told[1], "the configuration's own"
+    assert source_of(shared) is not None
+    assert all(one.is_meta for one in shared.parameters())
+    said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(said | {"hidden_act": "none-such"}), encoding="utf-8")
+    for load in (load_model, unread_model):
+        with pytest.raises(EdgekitError, match="transformers cannot load"):
+            load(folder)

@@ -176,6 +176,22 @@ def test_a_killed_maker_goes_on_from_its_checkpoint_to_the_same_bytes(
     assert found["training_seconds"] > 0
 
 
+def test_checkpoints_of_another_version_are_left_behind(own_cache: Path) -> None:
+    def die(stage: str, done: float, total: float, detail: str = "") -> None:
+        if done == 30:
+            raise Killed
+
+    with pytest.raises(Killed):
+        make_student(MICRO, progress=die)
+    (record,) = own_cache.glob(".micro-*.training/checkpoint-00000024/rank-*.json")
+    found = json.loads(record.read_text(encoding="utf-8"))
+    found["key"]["start_sha256"] = "0b" * 32
+    record.write_text(json.dumps(found), encoding="utf-8")
+    told: list[tuple[float, str]] = []
+    make_student(MICRO, progress=lambda stage, done, total, detail="": told.append((done, detail)))
+    assert [done for done, _ in told] == list(range(1, MICRO.steps + 1))
+
+
 def test_a_student_that_has_not_learned_is_refused_and_leaves_nothing(own_cache: Path) -> None:
     with pytest.raises(EdgekitError, match=r"did not learn: held-out loss .* nats against an entropy of .*: `micro`"):
         make_student(replace(MICRO, steps=1, learning_rate=1e-6))

@@ -6,6 +6,7 @@ So none of them ever holds a whole model: what it takes is its share and one blo
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,32 +20,48 @@ _SOURCE = "_edgekit_source"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where the weights of a model lie that has none yet; `sha256` is of all of them."""
+    """Where the weights of a model lie that has none yet."""
 
     path: Path
     files: dict[str, Path]
-    sha256: str
+
+    def sha256(self) -> str:
+        """Of the checkpoint: a pass over all of it, which nobody needs of a model that is not trained."""
+        return hash_checkpoint(open_checkpoint(self.path))
 
 
 def unread_model(path: Path, *, as_stored: bool = False) -> Any | None:
     """The transformers model in the folder `path` without its weights, which `read_into` reads when it is sharded: in
     float32, or `as_stored`. None where the file's names are not the model's: transformers has to put it together.
+
+    Raises EdgekitError where transformers makes no model of its configuration.
     """
+    checkpoint = open_checkpoint(path)
+    config = students.read_config(path)
+    try:
+        model = _empty(path, config, as_stored=as_stored)
+    except (EdgekitError, MemoryError):
+        raise
+    except Exception as error:  # transformers raises whatever a configuration's own checks do
+        raise students.unloadable(path, error) from None
+    if {name: tuple(one.shape) for name, one in model.named_parameters()} != _shapes(checkpoint, model):
+        return None
+    vars(model)[_SOURCE] = Source(path=path, files={tensor.name: tensor.file for tensor in checkpoint.tensors})
+    return model
+
+
+def _empty(path: Path, config: Any, *, as_stored: bool) -> Any:
     torch = import_extra("torch", extra="distill")
     transformers = import_extra("transformers", extra="distill")
     accelerate = import_extra("accelerate", extra="distill")
-    checkpoint = open_checkpoint(path)
-    config = students.read_config(path)
     dtype = getattr(config, "dtype", None) if as_stored else None
     with accelerate.init_empty_weights(include_buffers=False):
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype or torch.float32)
+        model = transformers.AutoModelForCausalLM.from_config(
+            config, dtype=dtype or torch.float32, trust_remote_code=False
+        )
     model.tie_weights()
-    files = _files(checkpoint)
-    if {name: tuple(one.shape) for name, one in model.named_parameters()} != _shapes(checkpoint, model):
-        return None
-    if (path / "generation_config.json").is_file():
+    with suppress(OSError):  # as transformers: where that cannot be read, what the configuration says stands
         model.generation_config = transformers.GenerationConfig.from_pretrained(path, local_files_only=True)
-    vars(model)[_SOURCE] = Source(path=path, files=files, sha256=hash_checkpoint(checkpoint))
     return model
 
 
@@ -100,10 +117,6 @@ def _rows(parameter: Any, local: Any) -> tuple[int, int]:
     each = -(-len(parameter) // mesh.size())
     begin = min(mesh.get_local_rank() * each, len(parameter))
     return begin, begin + len(local)
-
-
-def _files(checkpoint: Checkpoint) -> dict[str, Path]:
-    return {tensor.name: tensor.file for tensor in checkpoint.tensors}
 
 
 def _shapes(checkpoint: Checkpoint, model: Any) -> dict[str, tuple[int, ...]]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,8 +163,7 @@ def load_model(folder: Path) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # transformers raises whatever a configuration's own checks do
-        reason = shown(" ".join(str(error).split()) or type(error).__name__, 200)
-        raise EdgekitError(f"transformers cannot load the model ({reason}): `{folder}`") from None
+        raise unloadable(folder, error) from None
     lacking = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
     if lacking:
         raise EdgekitError(
@@ -172,6 +172,12 @@ def load_model(folder: Path) -> Any:
             hint="download or save the checkpoint again, whole",
         )
     return model
+
+
+def unloadable(folder: Path, error: Exception) -> EdgekitError:
+    """What to raise where transformers makes no model of a folder."""
+    reason = shown(" ".join(str(error).split()) or type(error).__name__, 200)
+    return EdgekitError(f"transformers cannot load the model ({reason}): `{folder}`")
 
 
 def read_config(folder: Path) -> Any:
@@ -213,15 +219,15 @@ def _quiet() -> Iterator[None]:
 
 def _train(recipe: Recipe, model: Any, tokenizer: Any, text: str, out: Path, progress: Progress) -> dict[str, Any]:
     ids, weights = _tokens(recipe, tokenizer, text, "train")
-    training = train(
-        model,
-        windows_of(ids, weights, recipe.length),
-        next_token_objective,
-        _settings(recipe),
-        out=out,
-        place=sharding.alone(),
-        progress=progress,
-    )
+    windows, alone = windows_of(ids, weights, recipe.length), sharding.alone()
+    begin = partial(train, model, windows, next_token_objective, _settings(recipe), out=out, place=alone)
+    try:
+        training = begin(progress=progress)
+    except EdgekitError as error:
+        if not error.message.startswith("the checkpoints there are of a training"):
+            raise
+        shutil.rmtree(out)  # of another version of torch, or in another precision: a cache asks nobody to remove it
+        training = begin(progress=progress)
     if training.stopped is not None:
         shutil.rmtree(out, ignore_errors=True)  # a recipe that diverges has to be another
         raise EdgekitError(f"training {training.stopped} with learning rate `{recipe.learning_rate}`")

@@ -161,7 +161,7 @@ def _key(
     place: sharding.Place,
 ) -> RunKey:
     modules = {"model": model} | {group.name: group.module for group in extra if group.learning_rate is not None}
-    sources = [source.sha256 for one in modules.values() if (source := sharded_loading.source_of(one)) is not None]
+    sources = [source.sha256() for one in modules.values() if (source := sharded_loading.source_of(one)) is not None]
     start = {
         f"{name}.{inner}": value
         for name, module in modules.items()
