@@ -153,7 +153,11 @@ def test_what_ends_a_sample_is_counted_and_left_out(teacher: tuple[Any, Any]) ->
     before = model.generation_config.eos_token_id
     model.generation_config.eos_token_id = [newline, 3]  # the model's own end in place of ours
     try:
-        assert said(teacher, [replace(one, stop=()) for one in asked], Sampling(temperature=0)) == whole
+        own = said(teacher, [replace(one, stop=()) for one in asked], Sampling(temperature=0))
+        # a token that joins the newline to a letter before it ends a sample of ours, and is no end of the model's
+        plain = [at for at, one in enumerate(whole) if tokenizer.encode(f"{one.text}\n").ids[-1] == newline]
+        assert len(plain) >= len(asked) // 2
+        assert [own[at] for at in plain] == [whole[at] for at in plain]
     finally:
         model.generation_config.eos_token_id = before
     cut = said(teacher, [replace(one, most_tokens=1) for one in asked], Sampling(temperature=0))

