@@ -474,9 +474,11 @@ def test_out_of_memory_names_a_micro_batch_that_fits() -> None:
     given = exercise(count=64)
     given.train(None, steps=1)  # whatever is allocated once is there
 
+    floats = 2**22  # 16 MiB a window
+
     def objective(model: Any, indices: Any, windows: Any, info: stepping.StepInfo) -> Any:
         parts = given.objective(model, indices, windows, info)
-        return replace(parts, total=parts.total + torch.zeros(len(indices), 2**22).sum())  # 16 MiB a window
+        return replace(parts, total=parts.total + torch.zeros(len(indices), floats).sum())
 
     status = Path("/proc/self/status").read_text()
     used = int(next(line for line in status.splitlines() if line.startswith("VmData")).split()[1]) * 1024
@@ -490,7 +492,7 @@ def test_out_of_memory_names_a_micro_batch_that_fits() -> None:
             given.train(None, objective, micro_batch=32, **settings)
         assert whole.value.hint == "set `micro_batch` to 16, which fits: the result is the same"
         assert given.train(None, objective, micro_batch=16, **settings).steps == 2
-        resource.setrlimit(resource.RLIMIT_DATA, (used + 2**23, limits[1]))
+        floats = 2**28  # a window of 1 GiB fits into nothing that was freed before
         with pytest.raises(EdgekitError) as none:
             given.train(None, objective, **settings)
         assert none.value.hint.startswith("not one window fits")
