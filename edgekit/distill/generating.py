@@ -149,14 +149,22 @@ def _own_settings(model: Any) -> Iterator[tuple[int, ...]]:
     """The model's end tokens; within, it samples as it is told, and not as its folder suggests (a penalty, a top-k)."""
     generation = import_extra("transformers.generation", extra="distill")
     own, training = model.generation_config, model.training
-    found = own.eos_token_id if own is not None and own.eos_token_id is not None else model.config.eos_token_id
+    ends = ends_of(model)
     model.generation_config = generation.GenerationConfig()
     model.eval()
     try:
-        yield tuple(found) if isinstance(found, list | tuple) else () if found is None else (int(found),)
+        yield ends
     finally:
         model.generation_config = own
         model.train(training)
+
+
+def ends_of(model: Any) -> tuple[int, ...]:
+    """The tokens that end what a transformers model writes; none where its folder names none."""
+    own = model.generation_config
+    found = own.eos_token_id if own is not None else None
+    found = model.config.get_text_config().eos_token_id if found is None else found
+    return tuple(found) if isinstance(found, list | tuple) else () if found is None else (int(found),)
 
 
 class _Picker:

@@ -9,34 +9,28 @@ from __future__ import annotations
 
 import os
 import random
-import time
 import warnings
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.distill import checkpointing, fitting, metrics, optimizing, precision, sharding
-from edgekit.distill.checkpointing import Reached, RunKey
+from edgekit.distill import checkpointing, fitting, optimizing, precision, sharding, stepping
+from edgekit.distill.checkpointing import RunKey
+from edgekit.distill.course import Course
+from edgekit.distill.generating import ends_of
 from edgekit.distill.on_policy_prompts import Prompts
 from edgekit.distill.recipe_parts import DistillRecipe, OnPolicy
 from edgekit.distill.settings import TrainSettings, check
 from edgekit.distill.trl_trainer import Exercise, trainer_of, trl_version
-from edgekit.distill.watching import Watch
 from edgekit.errors import EdgekitError, import_extra
 from edgekit.progress import Progress, silent
 from edgekit.records.distillation import Training
-from edgekit.units import format_duration, format_rate
 
 if TYPE_CHECKING:
     import torch
 
-LOGGED = 1000
-"""Steps that are logged at most."""
-_RATED = 20
-"""Steps that the speed shown is over."""
 _COUNTS = "tokens"
 """Read and written so far, among a checkpoint's tensors."""
 _SET_BY_TRL = ("pad_token_id", "bos_token_id", "eos_token_id", "use_cache")
@@ -104,7 +98,7 @@ def train_on_policy(
             policy=policy,
             temperature=temperature,
             precision=precision.chosen(settings.precision, place.device),
-            ends=_ends(student),
+            ends=ends_of(student),
         )
         key = RunKey(
             settings=checkpointing.settings_text(settings, ()),
@@ -114,36 +108,34 @@ def train_on_policy(
             precision=exercise.precision,
             processes=1,
         )
-        optimizer = optimizing.optimizer_of(student, (), settings)
-        run = _Run(exercise=exercise, optimizer=optimizer, out=out, key=key, place=place, progress=progress)
-        with metrics.Metrics(out / metrics.NAME, run.resumed()) as logged:
-            run.logged = logged
-            stopped = _taken(run)
-        if stopped is not None:
-            run.back()
-        return Written(training=run.record(stopped), tokens=int(run.counts[1]))
+        run = _Run(exercise, optimizing.optimizer_of(student, (), settings))
+        course = Course(settings=settings, place=place, out=out, key=key, tensors=run.tensors, progress=progress)
+        with course.resumed():
+            reason = _taken(run, course, out)
+            stopped = None if reason is None else course.diverged(reason)
+        return Written(training=course.record(run.tokens, stopped), tokens=int(run.counts[1]))
 
 
-def _taken(run: _Run) -> str | None:
-    """Let TRL take the steps that are left; gives the reason where it did not take them all."""
-    settings = run.exercise.settings
-    if run.step == settings.steps:
+def _taken(run: _Run, course: Course, out: Path) -> str | None:
+    """Let TRL take the steps that are left; gives the reason where a step is not to be taken."""
+    if course.finished:
         return None
-    trainer = trainer_of(run.exercise, run.optimizer, run.step, run, run.out)
+    exercise = run.exercise
+    trainer = trainer_of(exercise, run.optimizer, course.step, _Told(run, course), out)
     run.optimizer = trainer.optimizer
-    run.started = time.perf_counter() - run.seconds
+    course.starts(run.tokens)
     try:
         trainer.train()
     except _Diverged as reason:
-        return f"diverged at step {run.step + 1} of {settings.steps} ({reason})"
+        return str(reason)
     except (RuntimeError, MemoryError) as error:
         if fitting.is_out_of_memory(error):
-            raise _no_memory(settings, run.place) from None
+            raise _no_memory(exercise.settings, course.place) from None
         if "probability tensor contains" in str(error):  # what torch says when it cannot draw from logits
-            return f"diverged at step {run.step + 1} of {settings.steps} (the student's logits are no numbers)"
+            return "the student's logits are no numbers"
         raise
     finally:
-        for model in (run.exercise.student, run.exercise.teacher):  # whose `forward` accelerate may have replaced
+        for model in (exercise.student, exercise.teacher):  # whose `forward` accelerate may have replaced
             trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     return None
 
@@ -166,13 +158,6 @@ def _level(student: Any, teacher: Any) -> None:
         )
     if mine < theirs:
         teacher.resize_token_embeddings(mine)
-
-
-def _ends(student: Any) -> tuple[int, ...]:
-    own = student.generation_config
-    found = own.eos_token_id if own is not None and own.eos_token_id is not None else None
-    found = student.config.get_text_config().eos_token_id if found is None else found
-    return tuple(found) if isinstance(found, list | tuple) else () if found is None else (int(found),)
 
 
 @contextmanager
@@ -203,8 +188,7 @@ def _prepared(student: Any, teacher: Any, settings: TrainSettings, place: shardi
             os.environ[_PRECISION] = asked
         student.generation_config = own
         if settings.gradient_checkpointing:
-            names = ("activation_checkpointing_disable", "gradient_checkpointing_disable")  # the first is newer
-            next(getattr(student, name) for name in names if hasattr(student, name))()
+            stepping.gradient_checkpointing(student, "disable")()
         student.zero_grad(set_to_none=True)
         student.eval()
         random.setstate(states[0])
@@ -212,104 +196,21 @@ def _prepared(student: Any, teacher: Any, settings: TrainSettings, place: shardi
         logging.set_verbosity(loud)
 
 
-@dataclass(slots=True, kw_only=True)
 class _Run:
-    """A training under way: the hooks of `trl_trainer`. `counts` are the tokens trained on, and those written."""
+    """A training under way. `counts` are the tokens trained on, and those of them that the student wrote."""
 
-    exercise: Exercise
-    optimizer: Any
-    out: Path
-    key: RunKey
-    place: sharding.Place
-    progress: Progress
-    logged: metrics.Metrics = field(default_factory=lambda: metrics.Metrics(None, []))
-    watch: Watch = field(default_factory=Watch)
-    counts: Any = None
-    step: int = 0
-    seconds: float = 0.0
-    started: float = 0.0
-    peak_bytes: int = 0
-    resumed_at: tuple[int, ...] = ()
-    loss: float = 0.0
-    norm: float = 0.0
-    times: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_RATED + 1))
-
-    # ---- what TRL's loop tells ----
-
-    def begins(self) -> None:
+    def __init__(self, exercise: Exercise, optimizer: Any) -> None:
         torch = import_extra("torch", extra="distill")
-        self.loss = 0.0
-        torch.manual_seed((self.exercise.settings.seed * 1_000_003 + self.step) * 65_537 % 2**63)
-
-    def read(self, loss: float, prompt_tokens: int, written_tokens: int) -> None:
-        self.loss += loss
-        self.counts[0] += prompt_tokens + written_tokens
-        self.counts[1] += written_tokens
-
-    def taken(self) -> None:
-        torch = import_extra("torch", extra="distill")
-        parameters = self.exercise.student.parameters()
-        self.norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.exercise.settings.gradient_norm))
-        reason = self.watch.see(self.loss, self.norm)
-        if reason is not None:
-            raise _Diverged(reason)
-
-    def done(self) -> None:
-        settings = self.exercise.settings
-        self.step += 1
-        self.seconds = time.perf_counter() - self.started
-        self.times.append((self.seconds, int(self.counts[0])))
-        last = self.step == settings.steps
-        if self.step % (settings.log_every or max(1, settings.steps // LOGGED)) == 0 or last:
-            self.logged.write(self._figures())
-        if last or (self.step % settings.checkpoint_every == 0 and not self.watch.suspicious):
-            self._checkpoint()
-            self.seconds = time.perf_counter() - self.started
-        left = format_duration((settings.steps - self.step) * self.seconds / self.step)
-        words = f"loss {self.loss:.3g}, {format_rate(self._speed())}" + ("" if last else f", {left} left")
-        self.progress("train", self.step, settings.steps, words)
-
-    # ---- where it is ----
-
-    def resumed(self) -> list[tuple[int, float]]:
-        """Go to the newest checkpoint, if there is one; gives the losses logged up to it."""
-        torch = import_extra("torch", extra="distill")
+        self.exercise = exercise
+        self.optimizer = optimizer
         self.counts = torch.zeros(2, dtype=torch.int64)
-        reached, damaged = checkpointing.newest(self.out, self.key, self.place)
-        if reached is not None:
-            self._restore(reached)
-            self.resumed_at = (*reached.resumed_at, reached.step)
-        checkpointing.check_room(self.out, self._tensors())
-        if damaged or reached is not None:
-            words = f"a damaged checkpoint is left out, from step {self.step}" if damaged else f"from step {self.step}"
-            self.progress("train", self.step, self.exercise.settings.steps, words)
-        return metrics.kept(self.out / metrics.NAME, self.step)
 
-    def back(self) -> None:
-        """A diverged model is worth nothing: the one before is."""
-        reached, _ = checkpointing.newest(self.out, self.key, self.place)
-        if reached is not None:
-            self._restore(reached)
+    @property
+    def tokens(self) -> int:
+        """Trained on so far."""
+        return int(self.counts[0])
 
-    def record(self, stopped: str | None) -> Training:
-        tokens = int(self.counts[0])
-        return Training(
-            steps=self.step,
-            tokens=tokens,
-            seconds=self.seconds,
-            losses=tuple(self.logged.losses),
-            tokens_per_s=tokens / self.seconds if self.seconds else 0.0,
-            peak_bytes=max(self.peak_bytes, metrics.peak_bytes(self.place.device)),
-            stopped=stopped,
-            resumed_at=self.resumed_at,
-        )
-
-    def _restore(self, reached: Reached) -> None:
-        checkpointing.load(self.out, reached, self.place, self._tensors())
-        self.step, self.seconds, self.peak_bytes = reached.step, reached.seconds, reached.peak_bytes
-        self.watch = Watch(reached.recent)
-
-    def _tensors(self) -> dict[str, torch.Tensor]:
+    def tensors(self) -> dict[str, torch.Tensor]:
         """All that a step changes, as it is now: TRL's loop puts the optimizer's state into tensors of its own."""
         torch = import_extra("torch", extra="distill")
         found: dict[str, Any] = {_COUNTS: self.counts}
@@ -321,31 +222,35 @@ class _Run:
                 found[f"model.{inner}"] = value
         return found
 
-    def _checkpoint(self) -> None:
-        self.logged.sync()
-        self.peak_bytes = max(self.peak_bytes, metrics.peak_bytes(self.place.device))
-        reached = Reached(
-            key=self.key,
-            step=self.step,
-            seconds=self.seconds,
-            peak_bytes=self.peak_bytes,
-            recent=self.watch.recent,
-            resumed_at=self.resumed_at,
-        )
-        checkpointing.save(self.out, reached, self._tensors(), self.place)
 
-    def _speed(self) -> float:
-        (begun, before), (now, tokens) = self.times[0], self.times[-1]
-        return (tokens - before) / max(now - begun, 1e-9) if len(self.times) > 1 else tokens / max(now, 1e-9)
+class _Told:
+    """The hooks of `trl_trainer`: what TRL's loop tells of a step."""
 
-    def _figures(self) -> metrics.StepFigures:
-        return metrics.StepFigures(
-            step=self.step,
-            loss=self.loss,
-            distill=self.loss,
-            ce=None,
-            learning_rate=self.exercise.settings.learning_rate * optimizing.rate(self.step - 1, self.exercise.settings),
-            gradient_norm=self.norm,
-            tokens_per_s=self._speed(),
-            seconds=self.seconds,
-        )
+    def __init__(self, run: _Run, course: Course) -> None:
+        self._run = run
+        self._course = course
+        self._settings = run.exercise.settings
+        self._loss = self._norm = 0.0
+
+    def begins(self) -> None:
+        torch = import_extra("torch", extra="distill")
+        self._loss = 0.0
+        torch.manual_seed((self._settings.seed * 1_000_003 + self._course.step) * 65_537 % 2**63)
+
+    def read(self, loss: float, prompt_tokens: int, written_tokens: int) -> None:
+        self._loss += loss
+        self._run.counts[0] += prompt_tokens + written_tokens
+        self._run.counts[1] += written_tokens
+
+    def taken(self) -> None:
+        torch = import_extra("torch", extra="distill")
+        parameters = self._run.exercise.student.parameters()
+        self._norm = float(torch.nn.utils.clip_grad_norm_(parameters, self._settings.gradient_norm))
+        reason = self._course.watch.see(self._loss, self._norm)
+        if reason is not None:
+            raise _Diverged(reason)
+
+    def done(self) -> None:
+        rate = self._settings.learning_rate * optimizing.rate(self._course.step, self._settings)
+        loss = stepping.StepLoss(total=self._loss, distill=self._loss, ce=None)
+        self._course.done(loss, self._norm, rate, self._run.tokens)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit.distill.precision import autocast
 from edgekit.distill.settings import Objective, StepInfo, TrainSettings
 from edgekit.distill.sharding import Place
 from edgekit.distill.windows import Windows
-from edgekit.errors import import_extra
+from edgekit.errors import EdgekitError, import_extra
 
 if TYPE_CHECKING:
     import torch
@@ -77,3 +77,13 @@ def forward_backward(work: Work, indices: torch.Tensor, info: StepInfo) -> tuple
     total = parts.total.detach().double()
     values = [total * 0 if value is None else value.detach().double() for value in (parts.distill, parts.ce)]
     return torch.stack([total, *values]), (parts.distill is not None, parts.ce is not None)
+
+
+def gradient_checkpointing(model: Any, what: Literal["enable", "disable"]) -> Any:
+    """The method of a transformers model that turns gradient checkpointing on or off; its name changed in 5. Raises
+    EdgekitError where the model has none.
+    """
+    for name in (f"activation_checkpointing_{what}", f"gradient_checkpointing_{what}"):
+        if hasattr(model, name):
+            return getattr(model, name)
+    raise EdgekitError(f"gradient checkpointing is not to be had of a `{type(model).__name__}`")

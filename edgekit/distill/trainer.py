@@ -2,59 +2,48 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.distill import (
     checkpointing,
     fitting,
-    metrics,
     optimizing,
     precision,
     sharded_loading,
     sharding,
     stepping,
 )
-from edgekit.distill.checkpointing import Reached, RunKey
+from edgekit.distill.checkpointing import RunKey
+from edgekit.distill.course import Course
 from edgekit.distill.settings import Objective, ParameterGroup, StepInfo, TrainSettings, check
-from edgekit.distill.watching import Watch
 from edgekit.distill.windows import Windows
 from edgekit.errors import EdgekitError, import_extra
 from edgekit.progress import Progress, silent
 from edgekit.records.distillation import Training
-from edgekit.units import format_duration, format_rate
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["Objective", "ParameterGroup", "StepInfo", "TrainSettings", "train"]
 
-LOGGED = 1000
-"""Steps of a training that are logged where the settings do not say."""
-_RATED = 20
-"""Steps that the speed shown is over."""
 
-
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Run:
-    """A training under way. `step` steps are done; `seconds` are those of all its processes' lives but lost steps."""
+    """A training under way."""
 
     work: stepping.Work
     optimizer: Any
     trained: list[torch.nn.Parameter]
-    tensors: dict[str, torch.Tensor]
-    out: Path | None
-    key: RunKey | None
-    watch: Watch = field(default_factory=Watch)
-    step: int = 0
-    seconds: float = 0.0
-    peak_bytes: int = 0
-    resumed_at: tuple[int, ...] = ()
+    course: Course
+
+    @property
+    def tokens(self) -> int:
+        """Trained on so far."""
+        return self.course.step * self.work.settings.batch * self.work.windows.length
 
 
 def train(
@@ -99,14 +88,11 @@ def train(
             precision=precision.chosen(settings.precision, place.device),
             place=place,
         )
-        run = _begun(work, extra, out, key)
-        losses = _resumed(run, progress)
-        file = out / metrics.NAME if out is not None and place.index == 0 else None
-        logged = stack.enter_context(metrics.Metrics(file, losses))
-        stopped = _explained(run, logged, progress)
-        if stopped is not None:
-            _back_to_the_last_checkpoint(run)
-        return _record(run, logged.losses, stopped)
+        run = _begun(work, extra, out, key, progress)
+        stack.enter_context(run.course.resumed())
+        reason = _explained(run)
+        stopped = None if reason is None else run.course.diverged(reason)
+        return run.course.record(run.tokens, stopped)
 
 
 # ---- before and after ------------------------------------------------------------------------------------------------
@@ -128,7 +114,7 @@ def _prepared(
         for module in (*trained, *frozen):
             module.to(place.device)
     if settings.gradient_checkpointing:
-        _checkpointing(model, "enable")({"use_reentrant": False})
+        stepping.gradient_checkpointing(model, "enable")({"use_reentrant": False})
     if settings.compile:
         for block in sharding.blocks_of(model) or [model]:
             block.compile()
@@ -141,15 +127,7 @@ def _prepared(
             module.zero_grad(set_to_none=True)
             module.eval()
         if settings.gradient_checkpointing:
-            _checkpointing(model, "disable")()
-
-
-def _checkpointing(model: Any, what: str) -> Any:
-    """The method of a transformers model that turns gradient checkpointing on or off; its name changed in 5."""
-    for name in (f"activation_checkpointing_{what}", f"gradient_checkpointing_{what}"):
-        if hasattr(model, name):
-            return getattr(model, name)
-    raise EdgekitError(f"gradient checkpointing is not to be had of a `{type(model).__name__}`")
+            stepping.gradient_checkpointing(model, "disable")()
 
 
 def _key(
@@ -182,7 +160,9 @@ def _state_of(module: Any) -> list[tuple[str, Any]]:
     return sorted(module.state_dict().items())
 
 
-def _begun(work: stepping.Work, extra: Sequence[ParameterGroup], out: Path | None, key: RunKey | None) -> _Run:
+def _begun(
+    work: stepping.Work, extra: Sequence[ParameterGroup], out: Path | None, key: RunKey | None, progress: Progress
+) -> _Run:
     """The run at its first step: its optimizer, and all tensors that a checkpoint has."""
     torch = import_extra("torch", extra="distill")
     optimizer = optimizing.optimizer_of(work.model, extra, work.settings)
@@ -197,61 +177,19 @@ def _begun(work: stepping.Work, extra: Sequence[ParameterGroup], out: Path | Non
         for inner, value in module.state_dict(keep_vars=True).items():
             if not isinstance(value, torch.nn.Parameter):
                 tensors[f"{name}.{inner}"] = value
-    return _Run(work=work, optimizer=optimizer, trained=list(trained.values()), tensors=tensors, out=out, key=key)
-
-
-def _resumed(run: _Run, progress: Progress) -> list[tuple[int, float]]:
-    """Go to the newest checkpoint, if there is one; gives the losses logged up to it."""
-    if run.out is None or run.key is None:
-        return []
-    place = run.work.place
-    reached, damaged = checkpointing.newest(run.out, run.key, place)
-    if reached is not None:
-        _restore(run, reached)
-        run.resumed_at = (*reached.resumed_at, reached.step)
-    checkpointing.check_room(run.out, run.tensors)
-    if damaged or reached is not None:
-        words = f"a damaged checkpoint is left out, from step {run.step}" if damaged else f"from step {run.step}"
-        progress("train", run.step, run.work.settings.steps, words)
-    return metrics.kept(run.out / metrics.NAME, run.step) if place.index == 0 else []
-
-
-def _restore(run: _Run, reached: Reached) -> None:
-    assert run.out is not None
-    checkpointing.load(run.out, reached, run.work.place, run.tensors)
-    run.step, run.seconds, run.peak_bytes = reached.step, reached.seconds, reached.peak_bytes
-    run.watch = Watch(reached.recent)
-
-
-def _back_to_the_last_checkpoint(run: _Run) -> None:
-    """A diverged model is worth nothing: the one before is."""
-    if run.out is not None and run.key is not None:
-        reached, _ = checkpointing.newest(run.out, run.key, run.work.place)
-        if reached is not None:
-            _restore(run, reached)
-
-
-def _record(run: _Run, losses: list[tuple[int, float]], stopped: str | None) -> Training:
-    tokens = run.step * run.work.settings.batch * run.work.windows.length
-    return Training(
-        steps=run.step,
-        tokens=tokens,
-        seconds=run.seconds,
-        losses=tuple(losses),
-        tokens_per_s=tokens / run.seconds if run.seconds else 0.0,
-        peak_bytes=max(run.peak_bytes, metrics.peak_bytes(run.work.place.device)),
-        stopped=stopped,
-        resumed_at=run.resumed_at,
+    course = Course(
+        settings=work.settings, place=work.place, out=out, key=key, tensors=lambda: tensors, progress=progress
     )
+    return _Run(work=work, optimizer=optimizer, trained=list(trained.values()), course=course)
 
 
 # ---- the loop --------------------------------------------------------------------------------------------------------
 
 
-def _explained(run: _Run, logged: metrics.Metrics, progress: Progress) -> str | None:
+def _explained(run: _Run) -> str | None:
     """The loop, with words for those of torch's failures that a user can do something about."""
     try:
-        return _loop(run, logged, progress)
+        return _loop(run)
     except (RuntimeError, MemoryError) as error:
         if fitting.is_out_of_memory(error):
             raise fitting.refusal(run.work, run.optimizer, error) from None
@@ -264,73 +202,29 @@ def _explained(run: _Run, logged: metrics.Metrics, progress: Progress) -> str | 
         raise
 
 
-def _loop(run: _Run, logged: metrics.Metrics, progress: Progress) -> str | None:
-    """Train to the last step; gives the reason where it stops before."""
-    settings, place = run.work.settings, run.work.place
-    every = settings.log_every or max(1, settings.steps // LOGGED)
+def _loop(run: _Run) -> str | None:
+    """Train to the last step; gives the reason where a step is not to be taken."""
+    settings, course = run.work.settings, run.course
     window = settings.batch * run.work.windows.length
-    started = time.perf_counter() - run.seconds
-    times = deque([run.seconds], maxlen=_RATED + 1)
-    while run.step < settings.steps:
+    course.starts(run.tokens)
+    while not course.finished:
         loss, norm, reason = _step(run)
         if reason is not None:
-            return f"diverged at step {run.step + 1} of {settings.steps} ({reason})"
-        run.step += 1
-        run.seconds = time.perf_counter() - started
-        times.append(run.seconds)
-        speed = window * (len(times) - 1) / max(times[-1] - times[0], 1e-9)
-        last = run.step == settings.steps
-        if run.step % every == 0 or last:
-            figures = _figures(run, loss, norm, speed)
-            logged.write(figures)
-        if last or (run.step % settings.checkpoint_every == 0 and not run.watch.suspicious):
-            _checkpoint(run, logged)
-            run.seconds = time.perf_counter() - started
-        left = format_duration((settings.steps - run.step) * window / speed)
-        if place.index == 0:
-            words = f"loss {loss.total:.3g}, {format_rate(speed)}" + ("" if last else f", {left} left")
-            progress("train", run.step, settings.steps, words)
+            return reason
+        course.done(loss, norm, run.optimizer.param_groups[0]["lr"], run.tokens + window)
     return None
 
 
 def _step(run: _Run) -> tuple[stepping.StepLoss, float, str | None]:
     """One step of the optimizer: its loss, the norm of its gradient, and why it was not taken, if it was not."""
     torch = import_extra("torch", extra="distill")
-    settings = run.work.settings
-    optimizing.set_rate(run.optimizer, optimizing.rate(run.step, settings))
-    loss = stepping.run(run.work, run.step)
+    settings, course = run.work.settings, run.course
+    optimizing.set_rate(run.optimizer, optimizing.rate(course.step, settings))
+    loss = stepping.run(run.work, course.step)
     found = torch.nn.utils.clip_grad_norm_(run.trained, settings.gradient_norm)
     norm = float(found.full_tensor() if hasattr(found, "full_tensor") else found)
-    reason = run.watch.see(loss.total, norm)
+    reason = course.watch.see(loss.total, norm)
     if reason is None:
         run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     return loss, norm, reason
-
-
-def _figures(run: _Run, loss: stepping.StepLoss, norm: float, speed: float) -> metrics.StepFigures:
-    return metrics.StepFigures(
-        step=run.step,
-        loss=loss.total,
-        distill=loss.distill,
-        ce=loss.ce,
-        learning_rate=run.optimizer.param_groups[0]["lr"],
-        gradient_norm=norm,
-        tokens_per_s=speed,
-        seconds=run.seconds,
-    )
-
-
-def _checkpoint(run: _Run, logged: metrics.Metrics) -> None:
-    if run.out is None or run.key is None:
-        return
-    logged.sync()
-    reached = Reached(
-        key=run.key,
-        step=run.step,
-        seconds=run.seconds,
-        peak_bytes=max(run.peak_bytes, metrics.peak_bytes(run.work.place.device)),
-        recent=run.watch.recent,
-        resumed_at=run.resumed_at,
-    )
-    checkpointing.save(run.out, reached, run.tensors, run.work.place)
