@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +35,7 @@ from edgekit.files import cache_folder
 from edgekit.pipeline.elsewhere import measure_there
 from edgekit.records import Artifact
 from edgekit.targets.remote import Ran, Remote
-from edgekit.targets.run_lock import run_lock
+from edgekit.targets.run_lock import RunLock, run_lock
 from edgekit.targets.where import Where, open_remote
 
 
@@ -77,8 +78,11 @@ def test_a_second_run_is_refused_and_the_first_goes_on(
     assert alive_files() == [], "nor is anything left here"
 
 
-def test_of_many_who_come_at_once_one_is_let_in(ssh_shim: Path) -> None:
-    gate, ended = threading.Barrier(6), threading.Event()
+def let_in(count: int, then: Callable[[RunLock], bool]) -> list[bool]:
+    """What `then` gave those who were let in, of so many who came at once; False for all others, who came first to an
+    end.
+    """
+    gate, ended = threading.Barrier(count), threading.Event()
 
     def come() -> bool:
         with open_remote(SSH, "x") as remote:
@@ -86,16 +90,20 @@ def test_of_many_who_come_at_once_one_is_let_in(ssh_shim: Path) -> None:
             try:
                 with run_lock(remote, silent_s=60) as held:
                     ended.wait(timeout=30)
-                    return held.clean_up() == ""
+                    return then(held)
             except EdgekitError:
                 return False
 
-    with ThreadPoolExecutor(6) as pool:
-        came = [pool.submit(come) for _ in range(6)]
-        while sum(one.done() for one in came) < 5:
+    with ThreadPoolExecutor(count) as pool:
+        came = [pool.submit(come) for _ in range(count)]
+        while sum(one.done() for one in came) < count - 1:
             time.sleep(0.02)
         ended.set()
-        assert sorted(one.result() for one in came) == [False] * 5 + [True]
+        return sorted(one.result() for one in came)
+
+
+def test_of_many_who_come_at_once_one_is_let_in(ssh_shim: Path) -> None:
+    assert let_in(6, lambda held: held.clean_up() == "") == [False] * 5 + [True]
 
 
 def meanwhile(shims: Path, what: str) -> None:
@@ -155,7 +163,7 @@ def test_a_disk_that_fills_up_is_not_another_run(ssh_shim: Path) -> None:
 
 DIES = """
 import os, sys
-from edgekit.targets.run_lock import run_lock
+from edgekit.targets.run_lock import RunLock, run_lock
 from edgekit.targets.where import Where, open_remote
 with open_remote(Where(kind="ssh", address="pi@device"), "x") as remote, run_lock(remote, silent_s=3600):
     os.kill(os.getpid(), 9)
@@ -200,25 +208,11 @@ def test_a_run_of_another_machine_is_dead_when_it_has_been_silent_for_too_long(
 
 
 def test_of_many_who_follow_a_dead_run_one_is_let_in(dead: None) -> None:
-    gate, ended = threading.Barrier(5), threading.Event()
+    def renewed(held: RunLock) -> bool:
+        held.renew()
+        return True
 
-    def come() -> bool:
-        with open_remote(SSH, "x") as remote:
-            gate.wait()
-            try:
-                with run_lock(remote, silent_s=60) as held:
-                    ended.wait(timeout=30)
-                    held.renew()
-                    return True
-            except EdgekitError:
-                return False
-
-    with ThreadPoolExecutor(5) as pool:
-        came = [pool.submit(come) for _ in range(5)]
-        while sum(one.done() for one in came) < 4:
-            time.sleep(0.02)
-        ended.set()
-        assert sum(one.result() for one in came) == 1
+    assert let_in(5, renewed) == [False] * 4 + [True]
 
 
 def test_a_run_that_slept_too_long_finds_its_place_taken(ssh_shim: Path, tmp_path: Path) -> None:
@@ -252,6 +246,18 @@ def test_a_lock_without_an_owner_is_of_nobody(ssh_shim: Path, tmp_path: Path) ->
         (folder_of(remote, tmp_path) / "lock").mkdir(parents=True)
         with run_lock(remote, silent_s=60) as held:
             held.renew()
+
+
+def test_what_a_release_that_was_cut_off_left_is_removed(ssh_shim: Path, tmp_path: Path) -> None:
+    with open_remote(SSH, "x") as remote:
+        left, other = Path(f"{remote.folder}.{'a' * 24}"), Path(f"{remote.folder}.mine")
+        for folder in (left, other):
+            folder.mkdir(parents=True)
+            (folder / "model.gguf").touch()
+        with run_lock(remote, silent_s=60) as held:
+            assert not left.exists()
+            assert held.clean_up() == ""
+        assert (other / "model.gguf").exists()
 
 
 # ---- OpenSSH itself -----------------------------------------------------------------------------------------------

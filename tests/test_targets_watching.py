@@ -25,12 +25,12 @@ from edgekit.pipeline.elsewhere import in_a_row, measure_there
 from edgekit.records import Artifact, Battery, DeviceState, EnergyReading, Gauge, Sample, Unknown
 from edgekit.summary import sustained_speed
 from edgekit.targets.facts import fetch_facts
-from edgekit.targets.once import key_of, run_once
+from edgekit.targets.once import end_others, key_of, run_once
 from edgekit.targets.readiness import judge_readiness
 from edgekit.targets.remote import Ran, Remote, TargetLost
 from edgekit.targets.repeating import spread
 from edgekit.targets.run_lock import run_lock
-from edgekit.targets.running import run_process
+from edgekit.targets.running import process_key, run_process
 from edgekit.targets.state import FAKED
 from edgekit.targets.watching import Watched, doubts_of, metered, read_watch
 from edgekit.targets.where import Where, open_remote
@@ -242,13 +242,16 @@ def test_hours_follow_from_the_draw_that_was_metered_there(ssh_shim: Path, artif
 # ---- taken up again -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("short", [False, True], ids=["long", "short"])
 def test_what_finished_before_the_connection_dropped_is_not_run_again(
-    shims: Path, artifact: Artifact, tmp_path: Path
+    shims: Path, artifact: Artifact, tmp_path: Path, short: bool
 ) -> None:
+    """Nor is it removed where the device can be reached again at once."""
     gone, back = tmp_path / "gone", tmp_path / "back"
     script(shims / "ssh", f'[ -e "{gone}" ] && [ ! -e "{back}" ] && {{ echo "Connection closed" >&2; exit 255; }}\n'
            'case "$*" in *"-O exit"*) exit 0;; esac\nfor last; do :; done\nsh -c "$last"; code=$?\n'
-           f'[ -e "{gone}" ] && [ ! -e "{back}" ] && exit 255\nexit $code')  # fmt: skip
+           f'[ -e "{gone}" ] && [ ! -e "{back}" ] && {{ {"" if not short else f"touch {back};"} exit 255; }}\n'
+           'exit $code')  # fmt: skip
     count = tmp_path / "count"
     runner = bench_shim(
         tmp_path / "far/runner", artifact, f'echo x >> "{count}"; [ $(wc -l < "{count}") = 2 ] && touch "{gone}"'
@@ -332,6 +335,29 @@ def test_what_was_given_up_does_not_go_on_there(near: Remote, tmp_path: Path, be
     while not is_over(pid) and time.monotonic() < until:
         time.sleep(0.1)
     assert is_over(pid)
+    assert left_there(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system has no /proc to see processes in")
+def test_what_a_dead_run_left_at_work_ends_before_another_measures(
+    ssh_shim: Path, artifact: Artifact, tmp_path: Path
+) -> None:
+    """The same command would take it up; one that asks for something else would be measured beside it."""
+    pid, both = tmp_path / "pid", tmp_path / "both"
+    stays = script(tmp_path / "far/long", f'echo $$ > "{pid}"; exec sleep 60')
+    with open_remote(SSH, artifact.sha256[:16]) as remote:
+        hasty = replace(remote, execute=lambda line, stdin, _: remote.execute(line, stdin, 1.0))
+        remote.script('mkdir -p "$1"', remote.folder)
+        assert run_process(hasty, [str(stays)], 0, sha256="", timeout_s=60).fault is not None
+        end_others(remote, process_key([str(stays)], 0, sha256="", timeout_s=60))
+        assert not is_over(int(pid.read_text()))
+        runner = bench_shim(
+            tmp_path / "far/runner", artifact, f'grep -q . /proc/$(cat "{pid}")/cmdline && touch "{both}"'
+        )
+        run = measure_there(SSH, artifact, WORKLOAD, on_device="galaxy-s25", runner=runner)
+    assert run.samples
+    assert is_over(int(pid.read_text()))
+    assert not both.exists()
     assert left_there(tmp_path) == []
 
 

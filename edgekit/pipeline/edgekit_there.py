@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -37,11 +38,18 @@ def edgekit_there(remote: Remote) -> str:
 
 
 def bench_there(
-    remote: Remote, program: str, artifact: Artifact, workload: Workload, on_device: str, sha256: str
+    remote: Remote,
+    program: str,
+    artifact: Artifact,
+    workload: Workload,
+    on_device: str,
+    sha256: str,
+    begins: Callable[[str], None],
 ) -> Measurement:
     """`edgekit bench` there with the judged settings; its measurement, checked to be of this file and this workload.
 
-    `sha256` is that of the profile's file. Raises EdgekitError in the words of the edgekit there where it refuses, and
+    `sha256` is that of the profile's file; `begins` is called when all is there, with the key that the run is known by
+    (`targets.once`). Raises EdgekitError in the words of the edgekit there where it refuses, and
     where what comes back is of something else.
     """
     device = load_device(on_device)
@@ -51,7 +59,9 @@ def bench_there(
     command = [program, "bench", model, "--device", profile, "--on-device", profile, "--out", out, "--quiet"]
     kept = f"XDG_CACHE_HOME={remote.folder}/cache"  # what it would note for its next run goes with our folder
     whole = ["env", kept, *command, *flags_of(workload)]
-    once = run_once(remote, key_of(artifact.sha256, sha256, *whole), [*_AFRESH, out, *whole], timeout_s=RUN_S)
+    key = key_of(artifact.sha256, sha256, *whole)
+    begins(key)
+    once = run_once(remote, key, [*_AFRESH, out, *whole], timeout_s=RUN_S)
     evidence = remote.script('cat -- "$1"', f"{out}/evidence.json")
     if evidence.returncode:
         raise _refused(once.ran, remote.name)

@@ -32,12 +32,13 @@ from edgekit.records import (
 from edgekit.summary import SUSTAINED
 from edgekit.targets.facts import fetch_facts
 from edgekit.targets.foreign import ForeignRun, refuse_other_model
+from edgekit.targets.once import end_others
 from edgekit.targets.readiness import Readiness, judge_readiness, wait_until_ready
 from edgekit.targets.remote import Remote, TargetLost, place
 from edgekit.targets.repeating import spread
 from edgekit.targets.run_lock import RunLock, run_lock
 from edgekit.targets.runners import Picked, file_sha256, pick
-from edgekit.targets.running import command_of, run_process
+from edgekit.targets.running import command_of, process_key, run_process
 from edgekit.targets.variants import features_of
 from edgekit.targets.watching import NOTHING_SEEN, Watched, doubts_of, kept_states, metered
 from edgekit.targets.where import Where, open_remote
@@ -81,10 +82,11 @@ def measure_there(
                 return run.by_edgekit(own, on_device)
             run.look()
             run.all_processes(run.runner(runner))
+        except TargetLost:
+            run.lost = True
+            raise
         finally:
-            left = held.clean_up()
-            if left:
-                run.findings.append(Finding(level="warning", code="left-behind", message=left))
+            run.leave()
         return run.measurement(load_device(on_device).name)
 
 
@@ -113,10 +115,28 @@ class _There:
     """Of the last process."""
     watched_since_s: float | None = None
     findings: list[Finding] = field(default_factory=list)
+    lost: bool = False
+    """Whether the connection was, so that something may still be at work there."""
 
     @property
     def remote(self) -> Remote:
         return self.held.remote
+
+    def leave(self) -> None:
+        """Clean up there, unless the same command is to go on with what stands there."""
+        hint = ""
+        if self.lost:
+            left = f"`{self.remote.folder}` stays on `{self.remote.name}`, where the connection was lost"
+            hint = "run the same command again: it goes on there, and cleans up"
+        else:
+            left = self.held.clean_up()
+        if left:
+            self.findings.append(Finding(level="warning", code="left-behind", message=left, hint=hint))
+
+    def ready(self, key: str) -> Readiness:
+        """The state in which what `key` names begins: nothing else of ours at work there, and waited for."""
+        end_others(self.remote, key)
+        return wait_until_ready(self.look, limit_s=READY_LIMIT_S, sleep=self.sleep, clock=self.clock)
 
     def look(self) -> Readiness:
         """The device's state now; the first look says what it is."""
@@ -129,12 +149,17 @@ class _There:
 
     def by_edgekit(self, program: str, on_device: str) -> Measurement:
         """The measurement of the edgekit there, with what this side noticed."""
-        ready = wait_until_ready(self.look, limit_s=READY_LIMIT_S, sleep=self.sleep, clock=self.clock)
-        self.progress("measuring there", 0, 1, f"edgekit on {self.remote.name}")
+        obstacles: list[str] = []
+
+        def begins(key: str) -> None:
+            obstacles.extend(self.ready(key).obstacles)
+            self.progress("measuring there", 0, 1, f"edgekit on {self.remote.name}")
+
+        self.progress("copying the model", 0, 1, self.remote.name)
         sha256 = file_sha256(profile_file(on_device))
-        run = bench_there(self.remote, program, self.artifact, self.workload, on_device, sha256)
+        run = bench_there(self.remote, program, self.artifact, self.workload, on_device, sha256, begins)
         found = any(finding.code == "resumed" for finding in run.findings)  # how it was when that began nobody looked
-        noticed = [] if found else [_not_ready(0, words) for words in ready.obstacles]
+        noticed = [] if found else [_not_ready(0, words) for words in obstacles]
         words = f"ran on `{self.remote.name}` with the edgekit there, the model's hash checked there"
         told = Finding(level="note", code="elsewhere", message=words)
         return replace(run, findings=(*run.findings, told, *noticed))
@@ -188,13 +213,14 @@ class _There:
 
     def one_process(self, command: list[str], index: int, timeout_s: float, *, sustained: bool = False) -> bool:
         """Run one when the device is ready, and keep what it brought; False when the run cannot go on."""
+        brought = self.picked.sha256 if self.picked else ""
         try:
-            ready = wait_until_ready(self.look, limit_s=READY_LIMIT_S, sleep=self.sleep, clock=self.clock)
+            ready = self.ready(process_key(command, index, sha256=brought, timeout_s=timeout_s))
             self.held.renew()
         except EdgekitError as error:
+            self.lost = isinstance(error, TargetLost)
             self.findings.append(_fault(error))
             return False
-        brought = self.picked.sha256 if self.picked else ""
         process = run_process(self.remote, command, index, sha256=brought, timeout_s=timeout_s)
         doubts = () if process.found else ready.obstacles  # how it was when that one began nobody looked
         self.findings += [_not_ready(index, words) for words in doubts]
@@ -202,6 +228,7 @@ class _There:
             self.peaks += [] if sustained else [process.peak]
         self.watch(process.watched, ready, index)
         if process.fault is not None or process.run is None:
+            self.lost = process.fault is not None and process.fault.code == "target-lost"
             self.findings += [process.fault] if process.fault else []
             return False
         if process.found:

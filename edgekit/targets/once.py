@@ -29,6 +29,19 @@ fi
 cat "$key.out"; tail -c 4000 "$key.err" >&2; read -r code < "$key.code"; exit "$code"
 """
 
+# $1 folder, $2 key. What is at work under another key ends when its guard misses the file.
+_END_OTHERS = """
+cd -- "$1" || exit 45
+for file in run-*.pid; do
+  one=${file%.pid}
+  [ -e "$file" ] && [ "$one" != "$2" ] && [ ! -e "$one.code" ] || continue
+  read -r was < "$file"; rm -f -- "$file"; tries=30
+  while [ "$tries" -gt 0 ] && grep -q "$one" "/proc/$was/cmdline"; do sleep 1; tries=$((tries - 1)); done
+  rm -f -- "$one".*
+done 2>/dev/null
+exit 0
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Once:
@@ -41,6 +54,13 @@ class Once:
 def key_of(*parts: str) -> str:
     """The same for the same command on the same files, and for nothing else."""
     return "run-" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+def end_others(remote: Remote, key: str) -> None:
+    """End what runs that are dead left at work in our folder there, but for what `run_once` would take up by `key`: it
+    would disturb what is measured next. Raises TargetLost.
+    """
+    remote.script(_END_OTHERS, remote.folder, key)
 
 
 def run_once(remote: Remote, key: str, command: Sequence[str], *, timeout_s: float) -> Once:

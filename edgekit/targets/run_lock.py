@@ -34,9 +34,10 @@ _SEEN = """
 alive() { up=; read -r up x < /proc/uptime; echo "$up" > lock/seen; } 2>/dev/null
 """
 
-# $1 folder, $2 token, $3 owner. A lock without an owner is of somebody between two commands, or of a device that was
-# switched off there: `rmdir` takes only an empty one, and who lost it that way finds no place for the name, or another
-# name beside it: once more. So does who came into a folder that its owner was just about to remove.
+# $1 folder, $2 token, $3 owner. A release that was cut off left its folder under another name. A lock without an owner
+# is of somebody between two commands, or of a device that was switched off there: `rmdir` takes only an empty one, and
+# who lost it that way finds no place for the name, or another name beside it: once more. So does who came into a folder
+# that its owner was just about to remove.
 _TAKE = (
     _SEEN
     + f"""
@@ -49,6 +50,7 @@ take() {{
   [ -e "$1/lock/$2.owner" ] || {{ rm -f "lock/$2.owner"; rmdir lock; return 1; }}
 }}
 enter "$@" || exit 45
+for left in "$1".????????????????????????; do [ -d "$left" ] && rm -rf -- "$left"; done
 tries=9
 until take "$@"; do
   for one in lock/*.owner; do

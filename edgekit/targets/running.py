@@ -86,15 +86,24 @@ def _unusual(settings: Settings) -> list[str]:
     return flags + ([] if settings.repack else ["--repack", "0"])
 
 
+def process_key(command: list[str], index: int, *, sha256: str, timeout_s: float) -> str:
+    """What `run_process` of the same arguments is known by there."""
+    return key_of(sha256, str(index), _tenths(timeout_s), *command)
+
+
+def _tenths(seconds: float) -> str:
+    return str(max(1, int(seconds * 10)))
+
+
 def run_process(remote: Remote, command: list[str], index: int, *, sha256: str, timeout_s: float) -> Process:
     """One fresh process there, or the one that ended there when the connection had dropped. A device that goes away is
     a fault of it, not an exception. `sha256` is of the program, where it was brought.
     """
-    tenths = str(max(1, int(timeout_s * 10)))
-    beside = ["sh", "-c", _BESIDE, "edgekit", remote.folder, tenths, *command]
+    beside = ["sh", "-c", _BESIDE, "edgekit", remote.folder, _tenths(timeout_s), *command]
+    key = process_key(command, index, sha256=sha256, timeout_s=timeout_s)
     try:
         # a round takes longer than its tenth on a busy device: the limit here is only for one that hangs
-        once = run_once(remote, key_of(sha256, str(index), tenths, *command), beside, timeout_s=4 * timeout_s + 60.0)
+        once = run_once(remote, key, beside, timeout_s=4 * timeout_s + 60.0)
     except TargetLost as lost:
         return Process(run=None, fault=Finding(level="fault", code="target-lost", message=lost.message, hint=lost.hint))
     return replace(_ended(once.ran, command[0], index), found=once.found)
