@@ -47,8 +47,8 @@ def root(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code; every failure is one `error:` line with a hint."""
-    with _noticing_ctrl_c() as noticed:
-        return _called(arguments, noticed)
+    with _noticing_ctrl_c():
+        return _called(arguments)
 
 
 _noticed: list[int] = []
@@ -61,29 +61,28 @@ def interrupted() -> bool:
 
 
 @contextmanager
-def _noticing_ctrl_c() -> Iterator[list[int]]:
-    """Holds a signal number from the first Ctrl-C on: a library that is being imported may turn that into an error of
+def _noticing_ctrl_c() -> Iterator[None]:
+    """While this lasts `interrupted` tells of a Ctrl-C: a library that is being imported may turn that into an error of
     its own.
     """
-    noticed = _noticed
-    noticed.clear()
+    _noticed.clear()
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield noticed
+        yield
         return
 
     def notice(number: int, frame: FrameType | None) -> None:
-        noticed.append(number)
+        _noticed.append(number)
         signal.default_int_handler(number, frame)
 
     signal.signal(signal.SIGINT, notice)
     try:
-        yield noticed
+        yield
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def _called(arguments: list[str] | None, noticed: list[int]) -> int:
+def _called(arguments: list[str] | None) -> int:
     bare = not (sys.argv[1:] if arguments is None else arguments)
     try:
         code = app(args=["--help"] if bare else arguments, prog_name="edgekit", standalone_mode=False)
@@ -101,7 +100,7 @@ def _called(arguments: list[str] | None, noticed: list[int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.BROKE
     except Exception as error:
-        if noticed:
+        if interrupted():
             return _interrupted()
         if os.environ.get("EDGEKIT_TRACEBACK"):
             raise
