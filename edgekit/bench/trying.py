@@ -90,12 +90,15 @@ class Bench:
     opened: int = 0
 
     def run(self, one: Settings, other: Settings, *, rounds: int = ROUNDS) -> Tried:
-        """`other` against `one`. One round suffices where it is much slower. Raises WorkerDied."""
+        """`other` against `one`. One round suffices where it is much slower, two where they disagree on which is
+        faster: no third would make that sure. Raises WorkerDied.
+        """
         pairs: list[Pair] = []
         with self._seat(one) as first, self._seat(other) as second:
             for index in range(rounds):
                 pairs += self._round(first, second, one, index)
-                if index == 0 and log_ratios(pairs, "decode")[0] < -SETTLED:
+                decode = log_ratios(pairs, "decode")
+                if decode[0] < -SETTLED or min(decode) <= 0 < max(decode):
                     break
             first.finish()
             return Tried(rounds=tuple(pairs), peak=second.finish())
