@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import math
 import random
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -120,11 +121,11 @@ def _slowed(path: Path, settings: Settings, *, timeout_s: float, seed: int) -> I
 
 def here(model: Path, compares: int, threads: int) -> dict[str, float]:
     """The same on this machine: `model` against itself, and against itself slowed."""
-    slowed = model.with_name(f"{model.stem}-slowed.gguf")
-    slowed.symlink_to(model.resolve())
-    try:
-        settings = Settings(context_tokens=512, threads=threads)
-        result: dict[str, float] = {}
+    settings = Settings(context_tokens=512, threads=threads)
+    result: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+        slowed = Path(folder) / f"{model.stem}-slowed.gguf"
+        slowed.symlink_to(model.resolve())
         base = open_artifact(model)
         for label, other in (("same", base), ("slower", open_artifact(slowed))):
             verdicts = []
@@ -133,9 +134,7 @@ def here(model: Path, compares: int, threads: int) -> dict[str, float]:
                 verdicts.append(found.status)
                 print(f"{label} {index + 1}: {found.status}, {found.changes[0].reason}", flush=True)
             result |= {f"{label}_{word}": verdicts.count(word) / compares for word in ("pass", "fail", "unknown")}
-        return result
-    finally:
-        slowed.unlink()
+    return result
 
 
 def main() -> None:
