@@ -27,7 +27,7 @@ from peer import circumstances, write_result
 from edgekit import in_turn, runtimes
 from edgekit.bench import compare
 from edgekit.pipeline import open_artifact
-from edgekit.records import Settings
+from edgekit.records import MemoryLimit, Settings
 from edgekit.runtimes import RawSample, Step
 
 RESULTS = Path(__file__).parent / "results" / "false_alarms.json"
@@ -105,9 +105,11 @@ def simulate(machine: Machine, compares: int) -> dict[str, float]:
 
 
 @contextmanager
-def _slowed(path: Path, settings: Settings, *, timeout_s: float, seed: int) -> Iterator[Any]:
+def _slowed(
+    path: Path, settings: Settings, *, timeout_s: float, seed: int, limit: MemoryLimit | None = None
+) -> Iterator[Any]:
     """A worker whose runs take 1 ÷ 0.95 of their time if its file's name says so."""
-    with runtimes.open_worker(path, settings, timeout_s=timeout_s, seed=seed) as worker:
+    with runtimes.open_worker(path, settings, timeout_s=timeout_s, seed=seed, limit=limit) as worker:
         if "slowed" in path.name:
             whole = worker.run
 
@@ -115,7 +117,7 @@ def _slowed(path: Path, settings: Settings, *, timeout_s: float, seed: int) -> I
                 for sample in whole(step):
                     yield replace(sample, elapsed_s=sample.elapsed_s / (1 - SLOWDOWN))
 
-            worker.run = run  # type: ignore[method-assign]
+            worker.run = run  # type: ignore[method-assign,assignment]
         yield worker
 
 
