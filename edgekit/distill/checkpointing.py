@@ -72,6 +72,10 @@ _MATTER = ("steps", "batch", "learning_rate", "warmup", "floor", "weight_decay",
 """Settings that the weights depend on; the others only move memory or time about (and the last bits)."""
 
 
+class OtherRun(EdgekitError):  # noqa: N818  (named for what is there)
+    """The checkpoints in a folder are of another run."""
+
+
 def settings_text(settings: TrainSettings, extra: Sequence[ParameterGroup]) -> str:
     """What of the settings is part of the key."""
     found = {name: getattr(settings, name) for name in _MATTER}
@@ -109,7 +113,7 @@ def opened(out: Path, place: Place) -> Iterator[None]:
 def newest(out: Path, key: RunKey, place: Place) -> tuple[Reached | None, bool]:
     """The newest sound checkpoint that all processes have, if there is one, and whether a damaged one was passed over.
 
-    Raises EdgekitError where there is one of another run (and says what differs).
+    Raises OtherRun where there is one of another run (and says what differs).
     """
     steps, damaged = _steps(out), False
     while True:
@@ -199,7 +203,7 @@ def _read(out: Path, step: int, key: RunKey, place: Place) -> Reached | None:
     return found if sound else None
 
 
-def _other_run(out: Path, found: RunKey, wanted: RunKey) -> EdgekitError:
+def _other_run(out: Path, found: RunKey, wanted: RunKey) -> OtherRun:
     name = next(name for name in wanted.__slots__ if getattr(found, name) != getattr(wanted, name))
     what = {
         "settings": "with other settings",
@@ -211,7 +215,7 @@ def _other_run(out: Path, found: RunKey, wanted: RunKey) -> EdgekitError:
     }[name]
     if name == "settings":
         what += _difference(found.settings, wanted.settings)
-    return EdgekitError(
+    return OtherRun(
         f"the checkpoints there are of a training {what}: `{out}`", hint="name another folder, or remove this one"
     )
 

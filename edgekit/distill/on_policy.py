@@ -212,15 +212,7 @@ class _Run:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All that a step changes, as it is now: TRL's loop puts the optimizer's state into tensors of its own."""
-        torch = import_extra("torch", extra="distill")
-        found: dict[str, Any] = {_COUNTS: self.counts}
-        for name, parameter in optimizing.trained_parameters({"model": self.exercise.student}).items():
-            found[name] = parameter
-            found |= {f"{name}:{part}": value for part, value in self.optimizer.state[parameter].items()}
-        for inner, value in self.exercise.student.state_dict(keep_vars=True).items():
-            if not isinstance(value, torch.nn.Parameter):
-                found[f"model.{inner}"] = value
-        return found
+        return {_COUNTS: self.counts} | optimizing.tensors_of({"model": self.exercise.student}, self.optimizer)
 
 
 class _Told:

@@ -72,3 +72,17 @@ def set_rate(optimizer: Any, share: float) -> None:
     """Every group at this share of its own rate."""
     for group in optimizer.param_groups:
         group["lr"] = group["base"] * share
+
+
+def tensors_of(modules: dict[str, Any], optimizer: Any) -> dict[str, torch.Tensor]:
+    """All that a step changes, by name: trained parameters, what the optimizer keeps of each, and buffers."""
+    torch = import_extra("torch", extra="distill")
+    found: dict[str, Any] = {}
+    for name, parameter in trained_parameters(modules).items():
+        found[name] = parameter
+        found |= {f"{name}:{part}": value for part, value in optimizer.state[parameter].items()}
+    for name, module in modules.items():
+        for inner, value in module.state_dict(keep_vars=True).items():
+            if not isinstance(value, torch.nn.Parameter):
+                found[f"{name}.{inner}"] = value
+    return found

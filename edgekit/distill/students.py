@@ -21,6 +21,7 @@ from typing import Any
 from edgekit import corpus
 from edgekit.checkpoint import open_checkpoint, shown
 from edgekit.distill import sharding
+from edgekit.distill.checkpointing import OtherRun
 from edgekit.distill.questions import packed, questions
 from edgekit.distill.settings import TrainSettings
 from edgekit.distill.tokenizing import write_tokenizer
@@ -223,9 +224,7 @@ def _train(recipe: Recipe, model: Any, tokenizer: Any, text: str, out: Path, pro
     begin = partial(train, model, windows, next_token_objective, _settings(recipe), out=out, place=alone)
     try:
         training = begin(progress=progress)
-    except EdgekitError as error:
-        if not error.message.startswith("the checkpoints there are of a training"):
-            raise
+    except OtherRun:
         shutil.rmtree(out)  # of another version of torch, or in another precision: a cache asks nobody to remove it
         training = begin(progress=progress)
     if training.stopped is not None:

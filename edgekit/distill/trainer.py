@@ -164,23 +164,14 @@ def _begun(
     work: stepping.Work, extra: Sequence[ParameterGroup], out: Path | None, key: RunKey | None, progress: Progress
 ) -> _Run:
     """The run at its first step: its optimizer, and all tensors that a checkpoint has."""
-    torch = import_extra("torch", extra="distill")
     optimizer = optimizing.optimizer_of(work.model, extra, work.settings)
     modules = {"model": work.model} | {g.name: g.module for g in extra if g.learning_rate is not None}
-    tensors: dict[str, Any] = {}
-    trained = optimizing.trained_parameters(modules)
-    for name, parameter in trained.items():
-        tensors[name] = parameter
-        for part, value in optimizer.state[parameter].items():
-            tensors[f"{name}:{part}"] = value
-    for name, module in modules.items():
-        for inner, value in module.state_dict(keep_vars=True).items():
-            if not isinstance(value, torch.nn.Parameter):
-                tensors[f"{name}.{inner}"] = value
+    trained = list(optimizing.trained_parameters(modules).values())
+    tensors = optimizing.tensors_of(modules, optimizer)
     course = Course(
         settings=work.settings, place=work.place, out=out, key=key, tensors=lambda: tensors, progress=progress
     )
-    return _Run(work=work, optimizer=optimizer, trained=list(trained.values()), course=course)
+    return _Run(work=work, optimizer=optimizer, trained=trained, course=course)
 
 
 # ---- the loop --------------------------------------------------------------------------------------------------------
