@@ -38,7 +38,7 @@ from edgekit.targets.remote import Remote, TargetLost, place
 from edgekit.targets.repeating import spread
 from edgekit.targets.run_lock import RunLock, run_lock
 from edgekit.targets.runners import Picked, file_sha256, pick
-from edgekit.targets.running import command_of, process_key, run_process
+from edgekit.targets.running import TARGET_LOST, command_of, fault_of, process_key, run_process
 from edgekit.targets.variants import features_of
 from edgekit.targets.watching import NOTHING_SEEN, Watched, doubts_of, kept_states, metered
 from edgekit.targets.where import Where, open_remote
@@ -82,8 +82,8 @@ def measure_there(
                 return run.by_edgekit(own, on_device)
             run.look()
             run.all_processes(run.runner(runner))
-        except TargetLost:
-            run.lost = True
+        except TargetLost as lost:
+            run.findings.append(fault_of(lost))
             raise
         finally:
             run.leave()
@@ -115,8 +115,6 @@ class _There:
     """Of the last process."""
     watched_since_s: float | None = None
     findings: list[Finding] = field(default_factory=list)
-    lost: bool = False
-    """Whether the connection was, so that something may still be at work there."""
 
     @property
     def remote(self) -> Remote:
@@ -125,7 +123,7 @@ class _There:
     def leave(self) -> None:
         """Clean up there, unless the same command is to go on with what stands there."""
         hint = ""
-        if self.lost:
+        if any(finding.code == TARGET_LOST for finding in self.findings):
             left = f"`{self.remote.folder}` stays on `{self.remote.name}`, where the connection was lost"
             hint = "run the same command again: it goes on there, and cleans up"
         else:
@@ -218,8 +216,7 @@ class _There:
             ready = self.ready(process_key(command, index, sha256=brought, timeout_s=timeout_s))
             self.held.renew()
         except EdgekitError as error:
-            self.lost = isinstance(error, TargetLost)
-            self.findings.append(_fault(error))
+            self.findings.append(fault_of(error))
             return False
         process = run_process(self.remote, command, index, sha256=brought, timeout_s=timeout_s)
         doubts = () if process.found else ready.obstacles  # how it was when that one began nobody looked
@@ -228,7 +225,6 @@ class _There:
             self.peaks += [] if sustained else [process.peak]
         self.watch(process.watched, ready, index)
         if process.fault is not None or process.run is None:
-            self.lost = process.fault is not None and process.fault.code == "target-lost"
             self.findings += [process.fault] if process.fault else []
             return False
         if process.found:
@@ -314,11 +310,6 @@ def _runtime(ran: ForeignRun, picked: Picked | None) -> Runtime:
 def _told(remote: Remote) -> Finding:
     words = f"ran on `{remote.name}` with llama-bench, the model's hash checked there; depths were not run"
     return Finding(level="note", code="elsewhere", message=words)
-
-
-def _fault(error: EdgekitError) -> Finding:
-    code = "target-lost" if isinstance(error, TargetLost) else "target-failed"
-    return Finding(level="fault", code=code, message=error.message, hint=error.hint)
 
 
 def _disturbed(index: int, words: str) -> Finding:

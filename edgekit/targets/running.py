@@ -48,6 +48,9 @@ rm -f out.json err.txt memory.txt watch.txt
 )
 
 
+TARGET_LOST = "target-lost"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
     """One process of llama-bench: its run or the fault that it ended with, and its peak where the OS told it."""
@@ -105,8 +108,14 @@ def run_process(remote: Remote, command: list[str], index: int, *, sha256: str, 
         # a round takes longer than its tenth on a busy device: the limit here is only for one that hangs
         once = run_once(remote, key, beside, timeout_s=4 * timeout_s + 60.0)
     except TargetLost as lost:
-        return Process(run=None, fault=Finding(level="fault", code="target-lost", message=lost.message, hint=lost.hint))
+        return Process(run=None, fault=fault_of(lost))
     return replace(_ended(once.ran, command[0], index), found=once.found)
+
+
+def fault_of(error: EdgekitError) -> Finding:
+    """What went wrong on the device, `TARGET_LOST` where it went away."""
+    code = TARGET_LOST if isinstance(error, TargetLost) else "target-failed"
+    return Finding(level="fault", code=code, message=error.message, hint=error.hint)
 
 
 def _ended(ran: Ran, program: str, index: int) -> Process:
