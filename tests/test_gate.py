@@ -313,6 +313,18 @@ def test_memory_here_checks_the_predictor(monkeypatch, peak, status) -> None:
     assert isinstance(check.figure, Unknown) or check.figure.value == r.memory().working_set.value
 
 
+def test_the_predictor_is_checked_by_the_pages_that_the_host_maps(monkeypatch) -> None:
+    found = replace(r.memory(isa=r.HOST_ISA), huge_page_bytes=200_000_000)
+    monkeypatch.setattr("edgekit.memory.predict_memory", lambda header, settings, isa: found)
+    mapped = replace(r.peak(found.working_set.value + 200e6), huge_mapped_bytes=found.weights_bytes)
+    check = check_of(r.evidence(measurement=r.measurement(peaks=(mapped,))), r.MEMORY)
+    assert check.status == "pass"
+    assert check.figure.value == found.working_set.value, "the device's pages are its own"
+    assert check.figure.high == pytest.approx(found.working_set.high)
+    by_page = replace(mapped, huge_mapped_bytes=0)
+    assert check_of(r.evidence(measurement=r.measurement(peaks=(by_page,))), r.MEMORY).status == "unknown"
+
+
 @pytest.mark.parametrize(("factor", "low", "high"), [(1.048, 1, 1.048), (1.0, 1, 1), (0.96, 0.96, 1)])
 def test_what_the_predictor_missed_here_widens_the_range(monkeypatch, factor, low, high) -> None:
     found = r.memory(isa=r.HOST_ISA)

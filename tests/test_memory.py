@@ -12,7 +12,16 @@ from edgekit.devices import load_device
 from edgekit.errors import EdgekitError
 from edgekit.header import read_header
 from edgekit.header.ggml import BLOCK
-from edgekit.memory import fit_table, memory_budget, predict_memory, process_budget, streamed_bytes, what_fits
+from edgekit.memory import (
+    fit_table,
+    judged_figure,
+    memory_budget,
+    predict_memory,
+    process_budget,
+    streamed_bytes,
+    what_fits,
+    working_set_mapped,
+)
 from edgekit.memory.buffers import compute_bytes, kv_bytes
 from edgekit.memory.repack import features_of, repacked_bytes
 from edgekit.records import Device, Gate, Header, Settings, Sourced, TensorInfo
@@ -175,6 +184,41 @@ def test_recorded_measurements(case: tuple[str, str, dict[str, bool], float, flo
     assert memory.unevictable.value / MIB == pytest.approx(unevictable, rel=0.02)
     assert memory.working_set.value / MIB == pytest.approx(working_set, rel=0.02)
     assert memory.unevictable.low <= unevictable * MIB <= memory.unevictable.high
+
+
+@pytest.mark.parametrize(
+    ("shape", "pages"), [("nano-0.6b", 300_769_280), ("nano-1.5b", 386_756_608), ("mini-3b", 565_010_432)]
+)
+def test_huge_pages_hold_what_lies_between_the_norms(shape: str, pages: int) -> None:
+    """Pages of the file in use, on Linux 6.18 with ext4, which mapped all but the file's end by 2 MB."""
+    memory = predict_memory(plan_header(load_shape(shape), "q4_0"), Settings(), "x86_64+avx512+vnni")
+    by_page = memory.weights_bytes - memory.dormant_bytes
+    assert by_page + memory.huge_page_bytes == pytest.approx(pages, rel=0.02)
+    assert by_page < 0.5 * pages
+    all_huge = working_set_mapped(memory, memory.weights_bytes)
+    assert all_huge.value == memory.working_set.value + memory.huge_page_bytes
+    half = working_set_mapped(memory, memory.weights_bytes // 2)
+    assert memory.working_set.low < half.low < all_huge.low
+    assert working_set_mapped(memory, 0) == memory.working_set
+
+
+def test_huge_pages_hold_no_more_than_the_file(nano: Header) -> None:
+    for settings in (Settings(repack=False), Settings(mmap=False)):
+        memory = predict_memory(nano, settings, AVX2)
+        assert memory.huge_page_bytes < 0.01 * memory.weights_bytes
+    shards = replace(nano, tensors=tuple(replace(one, shard=at) for at, one in enumerate(nano.tensors)))
+    memory = predict_memory(shards, Settings(), AVX2)
+    assert memory.huge_page_bytes <= memory.dormant_bytes
+
+
+def test_what_a_device_needs_reaches_up_to_huge_pages_on_linux_alone(nano: Header) -> None:
+    memory = predict_memory(nano, Settings(), AVX2)
+    assert judged_figure(memory, "working_set", "Windows 11") == memory.working_set
+    linux = judged_figure(memory, "working_set", "Linux or Windows")
+    assert linux.high == memory.working_set.high + memory.huge_page_bytes
+    assert "huge pages" in linux.note
+    assert (linux.value, linux.low) == (memory.working_set.value, memory.working_set.low)
+    assert judged_figure(memory, "unevictable", "Linux") == memory.unevictable
 
 
 def test_tied_table_is_copied_only_where_its_type_repacks(nano: Header) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.records import Buffer
-from edgekit.runtimes.memory_sampling import Sampler, referenced_bytes
+from edgekit.runtimes.memory_sampling import Sampler, mapped_bytes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -18,6 +18,7 @@ SMAPS = b"""\
 Size:            1048576 kB
 Rss:              900000 kB
 Referenced:       512000 kB
+FilePmdMapped:    409600 kB
 VmFlags: rd mr mw me ms sd
 7f0050000000-7f0050100000 rw-p 00000000 00:00 0
 Referenced:          900 kB
@@ -27,7 +28,10 @@ Referenced:          700 kB
 Referenced:         1000 kB
 7f0080000000-7f0080100000 r--s 00000000 fe:00 79                        /models/my student.gguf.other
 Referenced:         3000 kB
+FilePmdMapped:      2048 kB
 """
+
+REFERENCED, HUGE = b"Referenced:", b"FilePmdMapped:"
 
 
 class Process:
@@ -88,6 +92,7 @@ def test_working_set_from_accessed_pages(process: Process, tmp_path: Path) -> No
     sampler.close()
     assert peak is not None
     assert peak.working_set_bytes == (300 + 512000 + 1000) * 1024
+    assert peak.huge_mapped_bytes == 409600 * 1024
     assert "clear_refs" in peak.working_set_method
 
 
@@ -107,9 +112,10 @@ def test_working_set_from_the_log_where_the_kernel_cannot_tell(process: Process,
 
 
 def test_only_the_models_mappings_count() -> None:
-    assert referenced_bytes(SMAPS, [Path("/models/my student.gguf")]) == 513000 * 1024
-    assert referenced_bytes(SMAPS, [Path("/models/other.gguf")]) == 0
-    assert referenced_bytes(b"", []) == 0
+    assert mapped_bytes(SMAPS, [Path("/models/my student.gguf")], REFERENCED) == 513000 * 1024
+    assert mapped_bytes(SMAPS, [Path("/models/other.gguf")], REFERENCED) == 0
+    assert mapped_bytes(SMAPS, [Path("/models/my student.gguf")], HUGE) == 409600 * 1024
+    assert mapped_bytes(b"", [], REFERENCED) == 0
 
 
 def test_disk_reads_per_token(process: Process, tmp_path: Path) -> None:

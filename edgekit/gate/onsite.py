@@ -118,7 +118,7 @@ def checked_prediction(evidence: Evidence, predicted: Estimate, which: PeakName)
         return Unknown(reason=doubt, settle="bench the file that is judged")
     peaks = peaks_of(run, which)
     if not peaks:
-        return replace(predicted, note="the predictor could not be checked on this host: its OS does not tell")
+        return _noted(predicted, "the predictor could not be checked on this host: its OS does not tell")
     here = _predict_here(evidence, run, which)
     if isinstance(here, Unknown):
         return here
@@ -138,22 +138,30 @@ def checked_prediction(evidence: Evidence, predicted: Estimate, which: PeakName)
             f"{format_bytes(peak)} measured on `{run.host.isa}`), so its figure for the device is not trusted{also}",
             settle="run on the device itself: `--on-device`",
         )
-    return replace(
+    extended = replace(
         predicted,
         low=min(predicted.low, predicted.low * peak / here.value),
         high=max(predicted.high, predicted.high * peak / here.value),
-        note=f"the predictor was {format_percent(off)} off on this host, and the range is extended by that{also}",
+    )
+    return _noted(
+        extended, f"the predictor was {format_percent(off)} off on this host, and the range is extended by that{also}"
     )
 
 
+def _noted(figure: Estimate, note: str) -> Estimate:
+    return replace(figure, note=f"{note}; {figure.note}" if figure.note else note)
+
+
 def _predict_here(evidence: Evidence, run: Measurement, which: PeakName) -> Estimate | Unknown:
-    from edgekit.memory import predict_memory
+    from edgekit.memory import predict_memory, working_set_mapped
 
     try:
         memory = predict_memory(evidence.artifact.header, run.workload.settings, run.host.isa)
     except EdgekitError as error:
         return Unknown(reason=f"the predictor could not be checked here: {error.message}")
-    return memory.working_set if which == "working_set" else memory.unevictable
+    if which == "unevictable":
+        return memory.unevictable
+    return working_set_mapped(memory, max((0, *(peak.huge_mapped_bytes or 0 for peak in run.peaks))))
 
 
 def peaks_of(run: Measurement, which: PeakName) -> list[int]:

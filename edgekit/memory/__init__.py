@@ -18,7 +18,7 @@ from edgekit.errors import EdgekitError
 from edgekit.memory.buffers import check_settings, compute_bytes, kv_bytes
 from edgekit.memory.onnx import predict_onnx
 from edgekit.memory.repack import features_of
-from edgekit.memory.tensors import Placed, place, streamed
+from edgekit.memory.tensors import Metric, Placed, huge_page_bytes, place, streamed
 from edgekit.records import (
     Device,
     Estimate,
@@ -60,9 +60,9 @@ def predict_memory(header: Header, settings: Settings, isa: str) -> MemoryBreakd
     output = header.vocabulary * 4
     runtime = _runtime_bytes(header)
     private = weights.repacked + kv + touched + output + runtime
-    dormant = 0
+    dormant = huge = 0
     if settings.mmap:
-        dormant = weights.stored - weights.read
+        dormant, huge = weights.stored - weights.read, _huge_page_bytes(header, settings.repack, isa)
         unevictable, working_set, resident = private, private + weights.read, private + weights.stored
     else:
         unevictable = working_set = resident = private + weights.read + weights.idle
@@ -72,6 +72,7 @@ def predict_memory(header: Header, settings: Settings, isa: str) -> MemoryBreakd
         weights_bytes=weights.stored,
         repacked_bytes=weights.repacked,
         dormant_bytes=dormant,
+        huge_page_bytes=huge,
         kv_bytes=kv,
         compute_bytes=touched,
         reserved_bytes=max(reserved - touched, 0),
@@ -81,6 +82,26 @@ def predict_memory(header: Header, settings: Settings, isa: str) -> MemoryBreakd
         working_set=_estimate(working_set, isa),
         resident=_estimate(resident, isa),
     )
+
+
+def judged_figure(memory: MemoryBreakdown, metric: Metric, os: str) -> Estimate:
+    """The figure of `memory` that a device is judged by. On Linux the working set may be larger by what huge pages
+    hold, which its kernel's version and file system decide: the range reaches up to that.
+    """
+    if metric == "unevictable":
+        return memory.unevictable
+    found = memory.working_set
+    if "linux" not in os.lower() or not memory.huge_page_bytes:
+        return found
+    note = f"up to {format_bytes(memory.huge_page_bytes)} of its range is what huge pages of the file may hold"
+    return replace(found, high=found.high + memory.huge_page_bytes, note=note)
+
+
+def working_set_mapped(memory: MemoryBreakdown, huge_mapped_bytes: int) -> Estimate:
+    """The working set as a kernel counts it that mapped so much of the file by huge pages."""
+    share = min(1.0, huge_mapped_bytes / memory.weights_bytes) if memory.weights_bytes else 0.0
+    found, more = memory.working_set, share * memory.huge_page_bytes
+    return replace(found, value=found.value + more, low=found.low + more, high=found.high + more)
 
 
 def streamed_bytes(header: Header) -> tuple[tuple[str, int], ...]:
@@ -107,6 +128,11 @@ def _weights(header: Header, repack: bool, isa: str) -> Placed:
         read=sum(one.read for one in placed),
         idle=sum(one.idle for one in placed),
     )
+
+
+@lru_cache(maxsize=64)
+def _huge_page_bytes(header: Header, repack: bool, isa: str) -> int:
+    return huge_page_bytes(header, repack=repack, features=features_of(isa))
 
 
 def _runtime_bytes(header: Header) -> int:
@@ -234,10 +260,10 @@ def _row(header: Header, device: Device, settings: Settings) -> FitRow | None:
         memory = predict_memory(header, settings, device.isa)
     except EdgekitError:
         return None
-    needed = memory.working_set if device.memory_metric == "working_set" else memory.unevictable
+    needs = judged_figure(memory, device.memory_metric, device.os)
     budget = memory_budget(device)
-    status: Status = "pass" if needed.high <= budget.low else "fail" if needed.low > budget.high else "unknown"
-    return FitRow(settings=settings, needed=needed, budget=budget, status=status)
+    status: Status = "pass" if needs.high <= budget.low else "fail" if needs.low > budget.high else "unknown"
+    return FitRow(settings=settings, needed=needs, budget=budget, status=status)
 
 
 def _kv_types(base: Settings) -> tuple[KvType, ...]:

@@ -18,6 +18,10 @@ Metric = Literal["working_set", "unevictable"]
 """`MemoryBreakdown`'s figures that a device's memory is judged by."""
 
 
+HUGE_PAGE_BYTES = 2**21
+"""Of x86-64, and of arm64 with pages of 4 KB."""
+
+
 @dataclass(frozen=True, slots=True)
 class Placed:
     """Where a tensor's bytes lie: as in the file; copied into the kernels' layout; used as stored on every token;
@@ -39,6 +43,27 @@ def place(tensor: TensorInfo, *, tied: bool, repack: bool, features: frozenset[s
     idle = tensor.size_bytes if is_table and (copy or not tied) else 0
     read = tensor.size_bytes if not idle and not copy else 0
     return Placed(stored=tensor.size_bytes, repacked=copy, read=read, idle=idle)
+
+
+def huge_page_bytes(header: Header, *, repack: bool, features: frozenset[str]) -> int:
+    """Bytes by which the pages of `HUGE_PAGE_BYTES` that decoding touches exceed what it reads. Small tensors (norms)
+    between repacked ones keep much of those. Where in a page the data begin is not in the header: it moves the sum by
+    a page or two.
+    """
+    read, pages, begins, shard = 0, 0, 0, -1
+    last = -1  # a page may hold several tensors: each counts once
+    for tensor in header.tensors:
+        if tensor.shard != shard:
+            begins, last, shard = 0, -1, tensor.shard
+        placed = place(tensor, tied=header.tied_embedding, repack=repack, features=features)
+        ends = begins + tensor.size_bytes
+        if placed.read:
+            first, final = begins // HUGE_PAGE_BYTES, (ends - 1) // HUGE_PAGE_BYTES
+            read += placed.read
+            pages += final - max(first, last + 1) + 1
+            last = final
+        begins = ends
+    return max(0, min(pages * HUGE_PAGE_BYTES, sum(tensor.size_bytes for tensor in header.tensors)) - read)
 
 
 def memory_cost(

@@ -265,7 +265,9 @@ def _thread_counts(host: Host) -> tuple[int, ...]:
 
 def _target(device: Device, wish: Wish) -> Target:
     limit = exact(wish.memory_bytes, "claimed", "--memory") if wish.memory_bytes else memory_budget(device)
-    return Target(name=device.name, title=device.title, isa=device.isa, limit=limit, metric=device.memory_metric)
+    return Target(
+        name=device.name, title=device.title, isa=device.isa, limit=limit, metric=device.memory_metric, os=device.os
+    )
 
 
 def _this_host(host: Host, wish: Wish) -> Target:
@@ -274,7 +276,9 @@ def _this_host(host: Host, wish: Wish) -> Target:
     free = wish.memory_bytes or float(psutil.virtual_memory().available)
     note = "--memory" if wish.memory_bytes else "memory that is available here now"
     limit = exact(free, "claimed", note)
-    return Target(name="", title=f"this host ({host.cpu_model or host.machine})", isa=host.isa, limit=limit)
+    return Target(
+        name="", title=f"this host ({host.cpu_model or host.machine})", isa=host.isa, limit=limit, os=host.system
+    )
 
 
 # ---- what was found -------------------------------------------------------------------------------------------------

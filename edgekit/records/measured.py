@@ -83,6 +83,8 @@ class MemoryPeak:
     unevictable_bytes: int | None
     working_set_bytes: int | None
     working_set_method: str = ""
+    huge_mapped_bytes: int | None = None
+    """Bytes of the model file that were mapped by huge pages: their part of the working set is counted by 2 MB."""
     rss_bytes: int | None = None
     pss_bytes: int | None = None
     hwm_bytes: int | None = None

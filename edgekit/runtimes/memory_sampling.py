@@ -48,6 +48,7 @@ class Sampler:
         self._read_bytes = 0
         self._decoded_tokens = 0
         self._referenced: int | None = None
+        self._huge: int | None = None
         self._last = 0
         self._moved_at = time.monotonic()
 
@@ -127,7 +128,9 @@ class Sampler:
     def count_references(self, files: Sequence[Path]) -> None:
         """Count the bytes of `files`' mappings that were accessed since `clear_references`."""
         with contextlib.suppress(OSError):
-            self._referenced = referenced_bytes((self._proc / "smaps").read_bytes(), files)
+            smaps = (self._proc / "smaps").read_bytes()
+            self._referenced = mapped_bytes(smaps, files, b"Referenced:")
+            self._huge = mapped_bytes(smaps, files, b"FilePmdMapped:")
 
     def peak(self, process: int = 0, *, buffers: Sequence[Buffer] = ()) -> MemoryPeak | None:
         """The peaks so far; `None` when the process was never seen. `buffers` derive the working set where the kernel
@@ -144,6 +147,7 @@ class Sampler:
             unevictable_bytes=unevictable,
             working_set_bytes=None if mapped is None else unevictable + mapped,
             working_set_method=method,
+            huge_mapped_bytes=self._huge,
             rss_bytes=self._rss,
             pss_bytes=self._pss or None,
             hwm_bytes=self._hwm or None,
@@ -171,14 +175,14 @@ class Sampler:
         self._status = self._io = -1
 
 
-def referenced_bytes(smaps: bytes, files: Sequence[Path]) -> int:
-    """Sum of `Referenced` over the mappings of `files` in the text of a `/proc/PID/smaps`."""
+def mapped_bytes(smaps: bytes, files: Sequence[Path], field: bytes) -> int:
+    """Sum of `field` (`Referenced:`, `FilePmdMapped:`) over the mappings of `files` in a `/proc/PID/smaps`."""
     wanted = {os.fsencode(str(file)) for file in files}
     total, inside = 0, False
     for line in smaps.splitlines():
         key = line.split(None, 1)[0] if line else b""
         if key.endswith(b":"):
-            if inside and key == b"Referenced:":
+            if inside and key == field:
                 total += int(line.split()[1]) * 1024
         else:
             parts = line.split(None, 5)

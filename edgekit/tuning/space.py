@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 from edgekit.errors import EdgekitError
-from edgekit.memory import predict_memory
+from edgekit.memory import judged_figure, predict_memory
+from edgekit.memory.tensors import Metric
 from edgekit.records import Estimate, Header, MemoryBreakdown, Settings, Status
 
 UBATCHES = (512, 256, 128, 64)
@@ -43,7 +44,8 @@ class Target:
     title: str
     isa: str
     limit: Estimate
-    metric: Literal["working_set", "unevictable"] = "working_set"
+    metric: Metric = "working_set"
+    os: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +119,7 @@ def _weight(memory: MemoryBreakdown, target: Target) -> float:
 
 def needed(memory: MemoryBreakdown, target: Target) -> Estimate:
     """The figure of `memory` that `target` is judged by."""
-    return memory.working_set if target.metric == "working_set" else memory.unevictable
+    return judged_figure(memory, target.metric, target.os)
 
 
 def meets(figure: Estimate, limit: Estimate) -> Status:
