@@ -94,6 +94,14 @@ def test_a_visit_decodes_behind_its_prompt() -> None:
     assert steps == {("pp512", 512, 0, 0), ("tg32@d512", 0, 32, 512)}
 
 
+def test_warming_up_costs_little_of_a_trial() -> None:
+    made = fakes(lambda settings: 1.0)
+    bench(made).run(BASE, SLOW, rounds=1)
+    warming = [step for step in made.opened[0].steps if step.warmup]
+    assert [step.test for step in warming] == ["pp512", "tg32@d512"]
+    assert sum(step.prompt + step.generate + step.depth for step in warming) < 0.15 * 512
+
+
 def test_confirming_turns_the_order_and_gives_ranges() -> None:
     made = fakes(lambda settings: 1.25 if settings.threads == 2 else 1.0)
     pairs = bench(made).confirm(BASE, SLOW, lambda index: None)
@@ -109,7 +117,12 @@ def test_confirming_turns_the_order_and_gives_ranges() -> None:
 
 
 def test_the_plan_counts_what_runs() -> None:
-    assert len(trial_plan(BASE, trials=7, rounds=1).main) == 2 * (7 + CONFIRMING_PAIRS)
+    made = trial_plan(BASE, trials=7, rounds=3)
+    assert len(made.main) == 2 * (7 + CONFIRMING_PAIRS)
+    trial, confirming = made.main[0], made.main[-1]
+    timed = [[(one.test, one.repetitions) for one in each.steps if not one.warmup] for each in (trial, confirming)]
+    assert timed == [[("pp512", 3), ("tg32@d512", 6)], [("pp512", 1), ("tg32@d512", 2)]]
+    assert [one.repetitions for one in trial.steps if one.warmup] == [1, 1]
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,11 @@ from edgekit.records import Artifact, Basis, Estimate, Figure, Finding, MemoryPe
 from edgekit.runtimes import Step, Worker, WorkerDied
 
 PROMPT_TOKENS, GENERATED_TOKENS = 512, 32
+WARMING_TOKENS, WARMING_GENERATED = 64, 4
+"""Enough to bring weights and kernels in. The whole prompt would add half to the time of a trial, for pages of buffers
+that cost it milliseconds and both sides alike.
+"""
+
 ROUNDS = 3
 SETTLED = 0.08
 """What is slower by more than this in its first round is left; what is faster must be so in every round."""
@@ -66,11 +71,26 @@ def steps(settings: Settings) -> dict[str, Step]:
     return {"prefill": Step(test=f"pp{prompt}", prompt=prompt), "decode": decode}
 
 
+def _warming(step: Step) -> Step:
+    return replace(
+        step,
+        prompt=min(step.prompt, WARMING_TOKENS),
+        generate=min(step.generate, WARMING_GENERATED),
+        depth=0,
+        warmup=True,
+    )
+
+
 def trial_plan(settings: Settings, *, trials: int, rounds: int) -> Plan:
     """The processes of so many trials and of the confirming pairs, for telling how long they take."""
     found = []
-    for visits, count in ((1 + 2 * rounds, 2 * trials), (1 + 2, 2 * CONFIRMING_PAIRS)):
-        timed = tuple(replace(step, repetitions=visits, depth=0) for step in steps(settings).values())
+    tests = steps(settings)
+    for visited, count in ((rounds, 2 * trials), (1, 2 * CONFIRMING_PAIRS)):
+        timed = (
+            *map(_warming, tests.values()),
+            replace(tests["prefill"], repetitions=visited),
+            replace(tests["decode"], repetitions=2 * visited, depth=0),
+        )
         found += [ProcessPlan(settings=settings, steps=timed)] * count
     return Plan(main=tuple(found), after=(), notes=())
 
@@ -151,7 +171,7 @@ class Bench:
                 self.runtime = worker.runtime
                 self.findings += worker.findings
             for step in steps(settings).values():
-                for _ in worker.run(replace(step, generate=min(step.generate, 4), warmup=True)):
+                for _ in worker.run(_warming(step)):
                     pass
             yield worker
 
