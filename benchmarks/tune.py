@@ -10,7 +10,8 @@ Which memory is a matter of taste, so all are written down: peak resident (VmHWM
 unevictable (what the gates judge), and what llama.cpp allocates (touched or not). The limit is held against the first.
 
 A search takes an hour and more of a shape of 1.5B and more on four cores. For the shapes of `--also` only the peaks are
-taken, under the settings that were advised for the last shape before them.
+taken, and with `--also-pairs` both speeds, under the settings that were advised for the last shape before them. With
+`--settings FILE` those are taken from the last row of an earlier result, and nothing is searched.
 
 For the shapes of `--grid` every point that fits is then run against the advised one, in turn: one round, and three
 more where that one is not slower by more than 3 %. Wanted: none of them decodes faster by more than 2 % in every round,
@@ -22,6 +23,7 @@ Writes `results/tune.json`. Exit code 1 where a limit is missed, 3 where the mac
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import random
 import sys
@@ -31,8 +33,9 @@ from typing import Any
 
 from peer import circumstances, write_result
 
+from edgekit.bench.host import isa_that_ran, probe_host
 from edgekit.bench.noise import OTHERS_SPOIL, others_share, read_counters
-from edgekit.bench.trying import CONFIRMING_PAIRS, Bench, Tried, ratio
+from edgekit.bench.trying import CONFIRMING_PAIRS, Bench, ratio, steps
 from edgekit.memory import predict_memory
 from edgekit.pipeline import Overrides, open_artifact
 from edgekit.pipeline.tuning import Wish, prepare, tune
@@ -47,36 +50,39 @@ SCREENED = 0.03
 """A point that is slower by more than this in its first round is not looked at again."""
 
 
-def peak_of(artifact: Artifact, settings: Settings, isa: str) -> dict[str, float | None]:
+def peak_of(artifact: Artifact, settings: Settings) -> dict[str, float | None]:
     """Peaks of a fresh process under `settings`, and what llama.cpp allocates by its header."""
-    tried: Tried = Bench(artifact=artifact, together=True).run(settings, settings, rounds=1)
+    bench = Bench(artifact=artifact, together=True)
+    with bench.load(settings) as worker:
+        for step in steps(settings).values():
+            list(worker.run(step))
+        peak = worker.finish()
+        isa = isa_that_ran(probe_host(), worker.runtime)
     predicted = predict_memory(artifact.header, settings, isa)
-    peak = tried.peak
     return {
         "resident_bytes": peak.hwm_bytes if peak else None,
         "working_set_bytes": peak.working_set_bytes if peak else None,
         "unevictable_bytes": peak.unevictable_bytes if peak else None,
+        "huge_mapped_bytes": peak.huge_mapped_bytes if peak else None,
         "allocated_bytes": predicted.unevictable.value + predicted.reserved_bytes,
     }
 
 
-def peaks_of(artifact: Artifact, found: Tuning) -> dict[str, Any]:
-    """Peaks of `artifact` under llama.cpp's defaults and under the settings of `found`, and what those save."""
-    assert found.settings is not None
-    before, after = (peak_of(artifact, one, found.host.isa) for one in (found.default, found.settings))
+def peaks_of(artifact: Artifact, default: Settings, settings: Settings) -> dict[str, Any]:
+    """Peaks of `artifact` under llama.cpp's defaults and under `settings`, and what those save."""
+    before, after = (peak_of(artifact, one) for one in (default, settings))
     saved: dict[str, float | None] = {
         name: None if old is None or (new := after[name]) is None else old - new for name, old in before.items()
     }
     return {"default": before, "tuned": after, "saved": saved}
 
 
-def ratios_of(found: Tuning, count: int) -> dict[str, Figure]:
-    """Advised ÷ default over at least `count` pairs of fresh processes in turn."""
-    assert found.settings is not None
-    bench = Bench(artifact=found.artifact, together=True)
+def ratios_of(artifact: Artifact, default: Settings, settings: Settings, count: int) -> dict[str, Figure]:
+    """`settings` ÷ `default` over at least `count` pairs of fresh processes in turn."""
+    bench = Bench(artifact=artifact, together=True)
     pairs: list[Pair] = []
     for _ in range(math.ceil(count / CONFIRMING_PAIRS)):
-        pairs += bench.confirm(found.default, found.settings, lambda _: None)
+        pairs += bench.confirm(default, settings, lambda _: None)
     return {metric: ratio(pairs, metric) for metric in ("decode", "prefill")}
 
 
@@ -84,8 +90,8 @@ def against_defaults(shape: str, quant: str, wish: Wish, pairs: int) -> tuple[di
     """One shape: the record of the tuning, both peaks, and both speeds."""
     found = tune(cached_stand_in(shape, quant), wish)
     assert found.settings is not None
-    peaks = peaks_of(found.artifact, found)
-    ratios = ratios_of(found, pairs)
+    peaks = peaks_of(found.artifact, found.default, found.settings)
+    ratios = ratios_of(found.artifact, found.default, found.settings, pairs)
     row = {
         "shape": shape,
         "quant": quant,
@@ -118,6 +124,19 @@ def saves(saved: dict[str, float | None]) -> bool:
 
 def _at_least(figure: Figure, limit: float) -> bool:
     return isinstance(figure, Estimate) and figure.low >= limit
+
+
+def under_settings(shape: str, quant: str, default: Settings, settings: Settings, pairs: int) -> dict[str, Any]:
+    """One shape under settings that another one's search found: peaks, and speeds where `pairs` are asked for."""
+    artifact = open_artifact(cached_stand_in(shape, quant))
+    peaks = peaks_of(artifact, default, settings)
+    good = {"memory": saves(peaks["saved"])}
+    row: dict[str, Any] = {"shape": shape, "quant": quant, "changed": difference(settings, default), **peaks}
+    if pairs:
+        ratios = ratios_of(artifact, default, settings, pairs)
+        row |= {f"{metric}_ratio": asdict(figure) for metric, figure in ratios.items()}
+        good = holds(ratios, peaks["saved"])
+    return row | {"good": good}
 
 
 def against_grid(found: Tuning, wish: Wish, points: int) -> dict[str, Any]:
@@ -159,6 +178,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shapes", nargs="*", default=list(SHAPES))
     parser.add_argument("--also", nargs="*", default=[], help="shapes whose memory alone is taken")
+    parser.add_argument("--also-pairs", type=int, default=0, help="of those shapes  [default: none, memory alone]")
+    parser.add_argument("--settings", type=Path, help="an earlier result whose last row's settings `--also` takes")
     parser.add_argument("--quant", default="q4_0")
     parser.add_argument("--grid", nargs="*", default=["nano-0.6b"])
     parser.add_argument("--grid-points", type=int, default=0, help="draw so many points  [default: all]")
@@ -173,21 +194,27 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     grids: dict[str, dict[str, Any]] = {}
     also: dict[str, dict[str, Any]] = {}
-    for shape in dict.fromkeys([*arguments.shapes, *arguments.grid]):
+    advised: Settings | None = None
+    shapes = [] if arguments.settings else list(dict.fromkeys([*arguments.shapes, *arguments.grid]))
+    for shape in shapes:
         row, found = against_defaults(shape, arguments.quant, wish, arguments.pairs)
         rows.append(row)
+        advised = found.settings
         print(shape, row["changed"], row["saved"], row["decode_ratio"], row["good"], flush=True)
         if shape in arguments.grid:
-            grids[shape] = against_grid(replace(found), wish, arguments.grid_points)
+            grids[shape] = against_grid(found, wish, arguments.grid_points)
+    if arguments.settings:
+        advised = Settings(**json.loads(arguments.settings.read_text(encoding="utf-8"))["rows"][-1]["settings"])
+    for shape in arguments.also:
+        assert advised is not None, "no shape was searched, and no `--settings` named"
+        default = replace(Settings(), context_tokens=advised.context_tokens, threads=advised.threads)
+        also[shape] = under_settings(shape, arguments.quant, default, advised, arguments.also_pairs)
+        print(shape, also[shape], flush=True)
     busy = others_share(before, read_counters())
-    for shape in arguments.also:  # memory does not mind a busy machine
-        also[shape] = peaks_of(open_artifact(cached_stand_in(shape, arguments.quant)), found)
-        also[shape]["good"] = saves(also[shape]["saved"])
-        print(shape, also[shape]["saved"], flush=True)
     result = {
         "kind": "tune_benchmark",
         "version": 1,
-        **circumstances(cached_stand_in(rows[0]["shape"], arguments.quant)),
+        **circumstances(cached_stand_in((*shapes, *arguments.also)[0], arguments.quant)),
         "pinned": {"context_tokens": arguments.context, "threads": arguments.threads},
         "others_cpu_share": busy,
         "rows": rows,
@@ -198,7 +225,7 @@ def main() -> int:
     if busy is not None and busy > OTHERS_SPOIL:
         print("the machine was not quiet: speeds do not count", file=sys.stderr)
         return 3
-    good = [all(row["good"].values()) for row in rows] + [one["good"] for one in (*grids.values(), *also.values())]
+    good = [all(row["good"].values()) for row in (*rows, *also.values())] + [one["good"] for one in grids.values()]
     return 0 if all(good) else 1
 
 
