@@ -72,7 +72,9 @@ def peaks_of(artifact: Artifact, default: Settings, settings: Settings) -> dict[
     """Peaks of `artifact` under llama.cpp's defaults and under `settings`, and what those save."""
     before, after = (peak_of(artifact, one) for one in (default, settings))
     saved: dict[str, float | None] = {
-        name: None if old is None or (new := after[name]) is None else old - new for name, old in before.items()
+        name: None if old is None or (new := after[name]) is None else old - new
+        for name, old in before.items()
+        if name != "huge_mapped_bytes"
     }
     return {"default": before, "tuned": after, "saved": saved}
 
