@@ -14,7 +14,6 @@ from edgekit.header import read_header
 from edgekit.header.ggml import BLOCK
 from edgekit.memory import (
     fit_table,
-    judged_figure,
     memory_budget,
     predict_memory,
     process_budget,
@@ -211,14 +210,16 @@ def test_huge_pages_hold_no_more_than_the_file(nano: Header) -> None:
     assert memory.huge_page_bytes <= memory.dormant_bytes
 
 
-def test_what_a_device_needs_reaches_up_to_huge_pages_on_linux_alone(nano: Header) -> None:
-    memory = predict_memory(nano, Settings(), AVX2)
-    assert judged_figure(memory, "working_set", "Windows 11") == memory.working_set
-    linux = judged_figure(memory, "working_set", "Linux or Windows")
-    assert linux.high == memory.working_set.high + memory.huge_page_bytes
-    assert "huge pages" in linux.note
-    assert (linux.value, linux.low) == (memory.working_set.value, memory.working_set.low)
-    assert judged_figure(memory, "unevictable", "Linux") == memory.unevictable
+def test_the_range_reaches_up_to_huge_pages_on_linux_alone(nano: Header) -> None:
+    plain, windows, linux = (
+        predict_memory(nano, Settings(), AVX2, os=os) for os in ("", "Windows 11", "Linux or Windows")
+    )
+    assert windows == plain
+    assert linux.working_set.high == plain.working_set.high + plain.huge_page_bytes
+    assert (linux.working_set.value, linux.working_set.low) == (plain.working_set.value, plain.working_set.low)
+    assert "huge pages" in linux.working_set.note
+    assert (linux.unevictable, linux.resident) == (plain.unevictable, plain.resident)
+    assert predict_memory(nano, Settings(mmap=False), AVX2, os="Linux").working_set.note == ""
 
 
 def test_tied_table_is_copied_only_where_its_type_repacks(nano: Header) -> None:

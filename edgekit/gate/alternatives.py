@@ -95,7 +95,7 @@ def figure_of(subject: Subject, metric: Metric, build: Build) -> Figure:
 
 def _predict(device: Device, build: Build) -> MemoryBreakdown | Unknown:
     try:
-        return predict_memory(build.header, build.settings, device.isa)
+        return predict_memory(build.header, build.settings, device.isa, os=device.os)
     except EdgekitError as error:
         return Unknown(reason=error.message)
 

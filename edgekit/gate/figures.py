@@ -14,7 +14,7 @@ from typing import Literal
 from edgekit.energy import estimate_battery, measured_battery
 from edgekit.gate.onsite import Subject, checked_prediction, here_trusted, on_target, peaks_of
 from edgekit.gate.quality import quality_of as quality_of
-from edgekit.memory import judged_figure, process_budget
+from edgekit.memory import process_budget
 from edgekit.records import (
     Basis,
     Battery,
@@ -64,7 +64,8 @@ def _peak(subject: Subject, which: Literal["working_set", "unevictable"]) -> Fig
         )
     if memory.settings != subject.case.settings:
         return Unknown(reason="memory was predicted for other settings than the judged ones")
-    return checked_prediction(subject.evidence, judged_figure(memory, which, subject.device.os), which)
+    predicted = memory.working_set if which == "working_set" else memory.unevictable
+    return checked_prediction(subject.evidence, predicted, which)
 
 
 def _measured_peak(run: Measurement, which: Literal["working_set", "unevictable"], header: Header) -> Figure:

@@ -18,7 +18,7 @@ from edgekit.errors import EdgekitError
 from edgekit.memory.buffers import check_settings, compute_bytes, kv_bytes
 from edgekit.memory.onnx import predict_onnx
 from edgekit.memory.repack import features_of
-from edgekit.memory.tensors import Metric, Placed, huge_page_bytes, place, streamed
+from edgekit.memory.tensors import Placed, huge_page_bytes, place, streamed
 from edgekit.records import (
     Device,
     Estimate,
@@ -46,9 +46,11 @@ third more or less of the tokenizer's tables), page sizes and thread stacks.
 """
 
 
-def predict_memory(header: Header, settings: Settings, isa: str) -> MemoryBreakdown:
+def predict_memory(header: Header, settings: Settings, isa: str, *, os: str = "") -> MemoryBreakdown:
     """Bytes that `header`'s model takes under `settings` on `isa`, with 90 % ranges of basis `predicted`.
 
+    Where `os` names Linux, the range of the working set reaches up to what huge pages may hold: whether a file is
+    mapped by them depends on kernel, file system and how it was read before.
     Raises EdgekitError for settings the runtime refuses and for an instruction set edgekit does not know.
     """
     if header.format == "onnx":
@@ -79,22 +81,16 @@ def predict_memory(header: Header, settings: Settings, isa: str) -> MemoryBreakd
         output_bytes=output,
         runtime_bytes=runtime,
         unevictable=_estimate(unevictable, isa),
-        working_set=_estimate(working_set, isa),
+        working_set=_up_to(_estimate(working_set, isa), huge if "linux" in os.lower() else 0),
         resident=_estimate(resident, isa),
     )
 
 
-def judged_figure(memory: MemoryBreakdown, metric: Metric, os: str) -> Estimate:
-    """The figure of `memory` that a device is judged by. On Linux the working set may be larger by what huge pages
-    hold, which its kernel's version and file system decide: the range reaches up to that.
-    """
-    if metric == "unevictable":
-        return memory.unevictable
-    found = memory.working_set
-    if "linux" not in os.lower() or not memory.huge_page_bytes:
-        return found
-    note = f"up to {format_bytes(memory.huge_page_bytes)} of its range is what huge pages of the file may hold"
-    return replace(found, high=found.high + memory.huge_page_bytes, note=note)
+def _up_to(figure: Estimate, more_bytes: int) -> Estimate:
+    if not more_bytes:
+        return figure
+    note = f"up to {format_bytes(more_bytes)} of its range is what huge pages of the file may hold"
+    return replace(figure, high=figure.high + more_bytes, note=note)
 
 
 def working_set_mapped(memory: MemoryBreakdown, huge_mapped_bytes: int) -> Estimate:
@@ -257,13 +253,13 @@ def what_fits(header: Header, device: Device) -> WhatFits:
 def _row(header: Header, device: Device, settings: Settings) -> FitRow | None:
     """None where llama.cpp would refuse the settings for this model."""
     try:
-        memory = predict_memory(header, settings, device.isa)
+        memory = predict_memory(header, settings, device.isa, os=device.os)
     except EdgekitError:
         return None
-    needs = judged_figure(memory, device.memory_metric, device.os)
+    needed = memory.working_set if device.memory_metric == "working_set" else memory.unevictable
     budget = memory_budget(device)
-    status: Status = "pass" if needs.high <= budget.low else "fail" if needs.low > budget.high else "unknown"
-    return FitRow(settings=settings, needed=needs, budget=budget, status=status)
+    status: Status = "pass" if needed.high <= budget.low else "fail" if needed.low > budget.high else "unknown"
+    return FitRow(settings=settings, needed=needed, budget=budget, status=status)
 
 
 def _kv_types(base: Settings) -> tuple[KvType, ...]:

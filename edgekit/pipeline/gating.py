@@ -338,15 +338,15 @@ def case_of(header: Header, device: Device, settings: Settings) -> Case:
         device_title=device.title,
         device_sha256=device.sha256,
         settings=settings,
-        memory=_memory_or_reason(header, settings, device.isa),
+        memory=_memory_or_reason(header, settings, device),
         projection=projection,
         battery=estimate_battery(device, projection),
     )
 
 
-def _memory_or_reason(header: Header, settings: Settings, isa: str) -> MemoryBreakdown | Unknown:
+def _memory_or_reason(header: Header, settings: Settings, device: Device) -> MemoryBreakdown | Unknown:
     try:
-        return predict_memory(header, settings, isa)
+        return predict_memory(header, settings, device.isa, os=device.os)
     except EdgekitError as error:
         return Unknown(reason=error.message, settle=error.hint)
 

@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any
 
 from edgekit.errors import EdgekitError
-from edgekit.memory import judged_figure, predict_memory
+from edgekit.memory import predict_memory
 from edgekit.memory.tensors import Metric
 from edgekit.records import Estimate, Header, MemoryBreakdown, Settings, Status
 
@@ -93,7 +93,7 @@ class Space:
     def memory(self, settings: Settings, target: Target) -> MemoryBreakdown | None:
         """What `settings` take on `target`; `None` where llama.cpp refuses them for this model."""
         try:
-            return predict_memory(self.header, settings, target.isa)
+            return predict_memory(self.header, settings, target.isa, os=target.os)
         except EdgekitError:
             return None
 
@@ -119,7 +119,7 @@ def _weight(memory: MemoryBreakdown, target: Target) -> float:
 
 def needed(memory: MemoryBreakdown, target: Target) -> Estimate:
     """The figure of `memory` that `target` is judged by."""
-    return judged_figure(memory, target.metric, target.os)
+    return memory.working_set if target.metric == "working_set" else memory.unevictable
 
 
 def meets(figure: Estimate, limit: Estimate) -> Status:
