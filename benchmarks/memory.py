@@ -4,8 +4,8 @@
 
 Every cell is a fresh worker process: load, fill the context to its end, decode, read the peaks. Unevictable is
 RssAnon + VmSwap sampled at 100 Hz; the working set adds the mapped pages that three decoded tokens touch (counted by
-the kernel, in steps of 2 MB where it maps the file so); both without the worker's baseline. Wanted: p95 of the error
-≤ 5 % for both. Writes `results/memory.json`.
+the kernel, less what is dormant and counted for its page of 2 MB); both without the worker's baseline. Wanted: p95 of
+the error ≤ 5 % for both. Writes `results/memory.json`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from peer import circumstances, write_result
 
 from edgekit.bench.host import isa_that_ran, probe_host
 from edgekit.header import read_header
-from edgekit.memory import predict_memory, working_set_mapped
+from edgekit.memory import held_by_huge_pages, predict_memory
 from edgekit.records import Settings
 from edgekit.runtimes import Step, open_worker
 from edgekit.shapes import cached_stand_in, load_shape, planned_bytes
@@ -93,10 +93,12 @@ def measure_cell(model: Path, chosen: Settings, timeout_s: float) -> dict[str, A
     assert peak is not None, "this OS tells no peaks"
     predicted = predict_memory(read_header(model), chosen, isa_that_ran(probe_host(), runtime))
     row: dict[str, Any] = {"settings": asdict(chosen), "isa": predicted.isa, "method": peak.working_set_method}
-    huge = row["huge_mapped_bytes"] = peak.huge_mapped_bytes or 0
+    row["huge_mapped_bytes"] = peak.huge_mapped_bytes
     for name in FIGURES:
         measured = getattr(peak, f"{name}_bytes")
-        estimate = getattr(predicted, name) if name != "working_set" else working_set_mapped(predicted, huge)
+        if name == "working_set":  # the predictor counts by the page
+            measured -= round(held_by_huge_pages(predicted, peak.huge_mapped_bytes))
+        estimate = getattr(predicted, name)
         row[name] = {
             "measured": measured,
             "predicted": round(estimate.value),

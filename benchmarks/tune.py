@@ -134,6 +134,7 @@ def under_settings(shape: str, quant: str, default: Settings, settings: Settings
     peaks = peaks_of(artifact, default, settings)
     good = {"memory": saves(peaks["saved"])}
     row: dict[str, Any] = {"shape": shape, "quant": quant, "changed": difference(settings, default), **peaks}
+    row |= {"settings": asdict(settings), "default_settings": asdict(default)}
     if pairs:
         ratios = ratios_of(artifact, default, settings, pairs)
         row |= {f"{metric}_ratio": asdict(figure) for metric, figure in ratios.items()}
@@ -190,6 +191,8 @@ def main() -> int:
     parser.add_argument("--context", type=int, default=4096)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
+    if arguments.settings and not arguments.also:
+        parser.error("--settings is for --also")
     pinned = Overrides(context_tokens=arguments.context, threads=arguments.threads)
     wish = Wish(overrides=pinned)
     before = read_counters()
@@ -209,7 +212,7 @@ def main() -> int:
         advised = Settings(**json.loads(arguments.settings.read_text(encoding="utf-8"))["rows"][-1]["settings"])
     for shape in arguments.also:
         assert advised is not None, "no shape was searched, and no `--settings` named"
-        default = replace(Settings(), context_tokens=advised.context_tokens, threads=advised.threads)
+        default = replace(Settings(), context_tokens=advised.context_tokens, threads=arguments.threads or 0)
         also[shape] = under_settings(shape, arguments.quant, default, advised, arguments.also_pairs)
         print(shape, also[shape], flush=True)
     busy = others_share(before, read_counters())

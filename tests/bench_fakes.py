@@ -97,6 +97,7 @@ class Fakes:
     on_open: Callable[[int], None] = lambda process: None
     runtimes: Callable[[int], Runtime] = lambda process: RUNTIME
     peak_bytes: Callable[[int], int] = lambda process: PEAK_BYTES
+    huge_bytes: Callable[[Path], int | None] = lambda path: None
     findings: tuple[Finding, ...] = ()
     read_bytes: float | None = None
     opened: list[Opened] = field(default_factory=list)
@@ -154,6 +155,7 @@ class FakeWorker:
             baseline_bytes=10_000_000,
             unevictable_bytes=size_bytes,
             working_set_bytes=size_bytes,
+            huge_mapped_bytes=self.fakes.huge_bytes(self.fakes.opened[self.process].path),
             read_bytes_per_token=self.fakes.read_bytes,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def compared(
     seed: int = 1,
     limits: dict[str, float] | None = None,
     root: Path | None = None,
+    huge: Callable[[Path], int | None] = lambda path: None,
 ) -> Comparison:
     """A comparison of fake builds: NEW takes `slower` times as long, runs scatter by `noise`, and the whole machine
     gets slower by `drift` with every second.
@@ -69,6 +71,7 @@ def compared(
 
     fakes.seconds = seconds
     fakes.peak_bytes = lambda process: int(9e8 * (peak if "new" in fakes.opened[process].path.name else 1.0))
+    fakes.huge_bytes = huge
     return compare(
         build("base"),
         build("new"),
@@ -112,6 +115,24 @@ def test_more_memory_fails_by_itself() -> None:
     comparison = compared(peak=1.02)
     assert change(comparison, "memory")[0] == "fail"
     assert comparison.status == "fail"
+
+
+@pytest.mark.parametrize("peak", [1.0, 1.4])
+def test_files_mapped_unlike_say_nothing_of_memory(peak: float) -> None:
+    whole = build("base").header.size_bytes
+    unlike = compared(peak=peak, huge=lambda path: whole if "new" in path.name else 0)
+    found = next(one for one in unlike.changes if one.metric == "memory")
+    assert (found.status, unlike.status) == ("unknown", "unknown")
+    assert "huge pages" in found.reason
+    alike = compared(peak=peak, huge=lambda path: whole)
+    assert change(alike, "memory")[0] == ("pass" if peak == 1.0 else "fail")
+
+
+def test_both_files_are_fetched_anew_before_the_first_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    put: list[str] = []
+    monkeypatch.setattr("edgekit.bench.comparing.put_out", lambda files: put.extend(file.name for file in files))
+    compared()
+    assert put == ["base.gguf", "new.gguf"]
 
 
 def test_false_alarms_and_misses_over_many_seeds() -> None:
@@ -264,6 +285,17 @@ def test_runs_without_a_test_in_common_are_not_divided() -> None:
     found = compare_recorded(recorded(), recorded(samples=short), LIMITS)
     assert next(one for one in found.changes if one.metric == "decode").status == "unknown"
     assert "no test in common" in found.changes[0].reason
+
+
+def test_records_of_files_mapped_unlike_say_nothing_of_memory() -> None:
+    size = recorded_evidence().artifact.header.size_bytes
+    huge, small = (
+        recorded(peaks=tuple(replace(peak, huge_mapped_bytes=mapped) for peak in measurement().peaks))
+        for mapped in (size, 0)
+    )
+    found = next(one for one in compare_recorded(small, huge, LIMITS).changes if one.metric == "memory")
+    assert (found.status, "huge pages" in found.reason) == ("unknown", True)
+    assert change(compare_recorded(huge, huge, LIMITS), "memory")[0] == "pass"
 
 
 def test_a_spoilt_record_settles_nothing() -> None:

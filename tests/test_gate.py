@@ -325,6 +325,29 @@ def test_the_predictor_is_checked_by_the_pages_that_the_host_maps(monkeypatch) -
     assert check_of(r.evidence(measurement=r.measurement(peaks=(by_page,))), r.MEMORY).status == "unknown"
 
 
+def test_a_process_is_checked_by_its_own_pages(monkeypatch) -> None:
+    found = replace(r.memory(isa=r.HOST_ISA), huge_page_bytes=200_000_000)
+    monkeypatch.setattr("edgekit.memory.predict_memory", lambda header, settings, isa: found)
+    right = replace(r.peak(found.working_set.value + 200e6), huge_mapped_bytes=found.weights_bytes)
+    missed = r.peak(found.working_set.value + 150e6)
+    assert check_of(r.evidence(measurement=r.measurement(peaks=(right,))), r.MEMORY).status == "pass"
+    assert check_of(r.evidence(measurement=r.measurement(peaks=(right, missed))), r.MEMORY).status == "unknown"
+
+
+def test_on_a_linux_device_the_next_start_may_hold_more(monkeypatch) -> None:
+    found = replace(r.memory(isa=r.ISA), huge_page_bytes=200_000_000)
+    monkeypatch.setattr("edgekit.memory.predict_memory", lambda header, settings, isa: found)
+    small = r.on_phone(peaks=(replace(r.peak(1.1e9), huge_mapped_bytes=0),))
+    huge = r.on_phone(peaks=(replace(r.peak(1.1e9), huge_mapped_bytes=found.weights_bytes),))
+    gate = Gate(metric="memory_bytes", max=1.2e9)
+    check = check_of(r.evidence(measurement=small), gate)
+    assert (check.status, check.figure.high) == ("unknown", pytest.approx(1.3e9))
+    assert "huge pages" in check.figure.note
+    assert check_of(r.evidence(measurement=huge), gate).status == "pass"
+    windows = replace(small, host=replace(small.host, system="Windows"))
+    assert check_of(r.evidence(measurement=windows), gate).status == "pass"
+
+
 @pytest.mark.parametrize(("factor", "low", "high"), [(1.048, 1, 1.048), (1.0, 1, 1), (0.96, 0.96, 1)])
 def test_what_the_predictor_missed_here_widens_the_range(monkeypatch, factor, low, high) -> None:
     found = r.memory(isa=r.HOST_ISA)

@@ -14,16 +14,18 @@ from edgekit.header import read_header
 from edgekit.header.ggml import BLOCK
 from edgekit.memory import (
     fit_table,
+    held_by_huge_pages,
+    may_map_huge,
     memory_budget,
     predict_memory,
     process_budget,
     streamed_bytes,
     what_fits,
-    working_set_mapped,
 )
 from edgekit.memory.buffers import compute_bytes, kv_bytes
 from edgekit.memory.repack import features_of, repacked_bytes
-from edgekit.records import Device, Gate, Header, Settings, Sourced, TensorInfo
+from edgekit.pipeline import case_of
+from edgekit.records import Device, Gate, Header, MemoryBreakdown, Settings, Sourced, TensorInfo
 from edgekit.runtimes import open_worker
 from edgekit.shapes import load_shape
 from edgekit.shapes.mix import plan_header
@@ -194,32 +196,59 @@ def test_huge_pages_hold_what_lies_between_the_norms(shape: str, pages: int) -> 
     by_page = memory.weights_bytes - memory.dormant_bytes
     assert by_page + memory.huge_page_bytes == pytest.approx(pages, rel=0.02)
     assert by_page < 0.5 * pages
-    all_huge = working_set_mapped(memory, memory.weights_bytes)
-    assert all_huge.value == memory.working_set.value + memory.huge_page_bytes
-    half = working_set_mapped(memory, memory.weights_bytes // 2)
-    assert memory.working_set.low < half.low < all_huge.low
-    assert working_set_mapped(memory, 0) == memory.working_set
+    assert held_by_huge_pages(memory, memory.weights_bytes) == memory.huge_page_bytes
+    assert held_by_huge_pages(memory, memory.weights_bytes // 2) == pytest.approx(0.5 * memory.huge_page_bytes)
+    assert held_by_huge_pages(memory, 10 * memory.weights_bytes) == memory.huge_page_bytes
+    assert held_by_huge_pages(memory, None) == held_by_huge_pages(memory, -5) == 0.0
 
 
 def test_huge_pages_hold_no_more_than_the_file(nano: Header) -> None:
     for settings in (Settings(repack=False), Settings(mmap=False)):
         memory = predict_memory(nano, settings, AVX2)
         assert memory.huge_page_bytes < 0.01 * memory.weights_bytes
-    shards = replace(nano, tensors=tuple(replace(one, shard=at) for at, one in enumerate(nano.tensors)))
-    memory = predict_memory(shards, Settings(), AVX2)
-    assert memory.huge_page_bytes <= memory.dormant_bytes
+
+
+def test_a_page_counts_once_and_every_file_begins_with_one(nano: Header) -> None:
+    def table(name: str, kind: str, size_bytes: int, shard: int) -> TensorInfo:
+        shape = (256, size_bytes // BLOCK[kind][1] * BLOCK[kind][0] // 256)
+        return TensorInfo(name=name, type=kind, shape=shape, size_bytes=size_bytes, shard=shard)
+
+    def norm(at: int, shard: int = 0) -> TensorInfo:
+        return TensorInfo(name=f"blk.{at}.attn_norm.weight", type="f32", shape=(1024,), size_bytes=4096, shard=shard)
+
+    packed = 9 * 2**20  # q4_0 repacks on AVX2
+    tensors = (norm(0), norm(1), table("blk.0.a.weight", "q4_0", packed, 0), norm(2), norm(3, shard=1))
+    memory = predict_memory(replace(nano, tensors=tensors), Settings(), AVX2)
+    assert memory.repacked_bytes == packed
+    assert memory.huge_page_bytes == min(3 * 2**21, 4 * 4096 + packed) - 4 * 4096
 
 
 def test_the_range_reaches_up_to_huge_pages_on_linux_alone(nano: Header) -> None:
     plain, windows, linux = (
-        predict_memory(nano, Settings(), AVX2, os=os) for os in ("", "Windows 11", "Linux or Windows")
+        predict_memory(nano, Settings(), AVX2, os=os) for os in (None, "Windows 11", "Linux or Windows")
     )
     assert windows == plain
+    table = next(tensor for tensor in nano.tensors if tensor.name == "token_embd.weight")
     assert linux.working_set.high == plain.working_set.high + plain.huge_page_bytes
+    phone, board = (predict_memory(nano, Settings(), PHONE, os=os) for os in ("Android 14", "Linux"))
+    more = board.working_set.high - phone.working_set.high
+    assert more == min(phone.dormant_bytes, phone.huge_page_bytes + table.size_bytes), "rows looked up keep pages, too"
     assert (linux.working_set.value, linux.working_set.low) == (plain.working_set.value, plain.working_set.low)
     assert "huge pages" in linux.working_set.note
     assert (linux.unevictable, linux.resident) == (plain.unevictable, plain.resident)
     assert predict_memory(nano, Settings(mmap=False), AVX2, os="Linux").working_set.note == ""
+
+
+@pytest.mark.parametrize(
+    ("os", "may"),
+    [
+        *((name, False) for name in ("Windows 11 Arm", "iPadOS, Android or Windows", "EMUI 11 (Android)", "Darwin")),
+        ("Android 16, HyperOS 3", False),
+        *((name, True) for name in ("", "Linux", "Windows (WSL)", "Ubuntu 25.10", "Windows, macOS or Linux", ",")),
+    ],
+)
+def test_a_system_nobody_named_may_map_huge_pages(os: str, may: bool) -> None:
+    assert may_map_huge(os) is may
 
 
 def test_tied_table_is_copied_only_where_its_type_repacks(nano: Header) -> None:
@@ -374,3 +403,20 @@ def test_what_fits_says_what_is_missing(nano: Header) -> None:
     assert "too many" in found.reason
     leanest = min(row.needed.high for row in fit_table(nano, device(0.5e9)))
     assert found.row.needed.high <= leanest
+
+
+def test_the_fit_of_a_linux_device_reckons_with_huge_pages(nano: Header) -> None:
+    phone = load_device("smartphone").members[0]
+    windows, linux = (
+        fit_table(nano, replace(load_device(phone), isa=AVX2, os=os))[0].needed for os in ("Windows 11", "Linux")
+    )
+    assert linux.value == windows.value
+    assert linux.high > windows.high + 100e6
+
+
+def test_the_case_of_a_linux_device_reckons_with_huge_pages(nano: Header) -> None:
+    device = replace(load_device(load_device("smartphone").members[0]), isa=AVX2)
+    windows, linux = (case_of(nano, replace(device, os=os), Settings()).memory for os in ("Windows 11", ""))
+    assert isinstance(windows, MemoryBreakdown)
+    assert isinstance(linux, MemoryBreakdown)
+    assert linux.working_set.high > windows.working_set.high + 100e6, "a system nobody named may be one"

@@ -96,6 +96,18 @@ def test_working_set_from_accessed_pages(process: Process, tmp_path: Path) -> No
     assert "clear_refs" in peak.working_set_method
 
 
+def test_huge_pages_are_unknown_where_the_kernel_has_none(process: Process, tmp_path: Path) -> None:
+    sampler = Sampler(42, tmp_path)
+    sampler.sample()
+    (process.folder / "smaps").write_bytes(b"\n".join(line for line in SMAPS.split(b"\n") if b"Pmd" not in line))
+    sampler.count_references([Path("/models/my student.gguf")])
+    peak = sampler.peak()
+    sampler.close()
+    assert peak is not None
+    assert peak.working_set_bytes
+    assert peak.huge_mapped_bytes is None
+
+
 def test_working_set_from_the_log_where_the_kernel_cannot_tell(process: Process, tmp_path: Path) -> None:
     sampler = Sampler(42, tmp_path)
     sampler.sample()

@@ -261,3 +261,15 @@ def test_every_change_that_is_felt_is_said() -> None:
     unknown = "; ".join(costs_of(LEAN, Settings(), Unknown(reason="not run"), Unknown(reason="random weights")))
     assert "by how much is unknown: random weights" in unknown
     assert costs_of(Settings(), Settings(), exact(1.0, "measured-here"), exact(0.0, "predicted")) == ()
+
+
+def test_what_huge_pages_may_hold_counts_against_the_limit_of_linux() -> None:
+    where = space(repack=True, mmap=True, ubatch_tokens=512, output_rows=0, kv_type="f16")
+    memory = where.memory(where.default, where.targets[0])
+    assert memory is not None
+    limit = exact(memory.working_set.high + memory.huge_page_bytes / 2, "claimed")
+    states = {
+        os: replace(where, targets=(replace(where.targets[0], limit=limit, os=os),)).status(where.default)
+        for os in ("Windows 11", "Linux")
+    }
+    assert states == {"Windows 11": "pass", "Linux": "unknown"}

@@ -15,6 +15,9 @@ STOPPING_CONFIDENCE = 0.95
 
 PEAKS_APART = 0.05
 
+MAPPED_APART = 0.05
+"""Part of a file by which two may differ in how they are mapped: the end of a file is no huge page."""
+
 
 def half_width(samples: Sequence[Sample]) -> float | None:
     """Larger side of the exact binomial interval of the median speed as a fraction of the median; `None` when there
@@ -85,10 +88,28 @@ def compare_peaks(peaks: Sequence[MemoryPeak]) -> tuple[Finding, ...]:
                     code="peaks-apart",
                     message=f"the processes' peaks of {words} lie {format_percent(max(known) / min(known) - 1)} apart: "
                     f"{format_bytes(min(known))} to {format_bytes(max(known))}",
-                    hint="was the machine short of memory? run again with more of it free",
+                    hint="was the machine short of memory? was the file mapped by other pages? run again",
                 )
             )
     return tuple(findings)
+
+
+def mapped_unlike(base: Sequence[MemoryPeak], new: Sequence[MemoryPeak], sizes: tuple[int, int]) -> str:
+    """Why the working sets of two builds must not be compared; empty where the kernel mapped both files by pages of the
+    same size. By huge pages a file shows up to 40 % more of it in use (`benchmarks/LOG.md`, Memory).
+    """
+    shares = [
+        [(peak.huge_mapped_bytes or 0) / size for peak in peaks]
+        for peaks, size in zip((base, new), sizes, strict=True)
+        if size > 0
+    ]
+    known = [share for one in shares for share in one]
+    if not known or max(known) - min(known) <= MAPPED_APART:
+        return ""
+    return (
+        f"the kernel mapped {format_percent(min(known))} of one file by huge pages and {format_percent(max(known))} of "
+        "the other, so that their working sets are counted unlike"
+    )
 
 
 def limit_notes(limit: MemoryLimit | None, peaks: Sequence[MemoryPeak], header: Header) -> tuple[Finding, ...]:

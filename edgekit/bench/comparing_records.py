@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from edgekit import __version__, in_turn
+from edgekit.bench.checks import mapped_unlike
 from edgekit.bench.comparing import BETTER, check_limits, first_difference, overall
 from edgekit.bench.noise import not_quiet
 from edgekit.errors import EdgekitError
@@ -109,7 +110,7 @@ def _values(evidence: Evidence, metric: str, test: str) -> list[float]:
 
 def _doubt(metric: str, test: str, runs: Sequence[Measurement]) -> str:
     """Why the runs' times say nothing of the builds; empty where both machines were seen to be quiet."""
-    if metric in ("size", "memory"):
+    if metric == "size":
         return ""
     if metric in _TESTS and not test:
         return f"the two ran no test in common: {' or '.join(_TESTS[metric])}"
@@ -128,7 +129,8 @@ def _change(metric: str, limit: float | None, base: Evidence, new: Evidence) -> 
     test = _common_test(metric, *runs) if metric in _TESTS else ""
     ours, theirs = _values(base, metric, test), _values(new, metric, test)
     ratio = _ratio(ours, theirs, exact=metric in ("size", "memory"))
-    doubt = _doubt(metric, test, runs)
+    sizes = (base.artifact.header.size_bytes, new.artifact.header.size_bytes)
+    doubt = mapped_unlike(runs[0].peaks, runs[1].peaks, sizes) if metric == "memory" else _doubt(metric, test, runs)
     status = "unknown" if doubt else _judged(ratio, limit, metric)
     words = {"pass": "the whole range keeps to the limit", "fail": "the whole range breaks the limit"}
     reason = f"inconclusive: {doubt or 'the range holds the limit'}"

@@ -12,9 +12,9 @@ from statistics import median
 from typing import Literal
 
 from edgekit.energy import estimate_battery, measured_battery
-from edgekit.gate.onsite import Subject, checked_prediction, here_trusted, on_target, peaks_of
+from edgekit.gate.onsite import Subject, checked_prediction, here_trusted, may_be_held, on_target, peaks_of
 from edgekit.gate.quality import quality_of as quality_of
-from edgekit.memory import process_budget
+from edgekit.memory import figure_of, process_budget
 from edgekit.records import (
     Basis,
     Battery,
@@ -29,6 +29,7 @@ from edgekit.records import (
     weakest,
 )
 from edgekit.summary import load_time, speed, sustained_speed, time_to_first_token
+from edgekit.units import format_bytes
 
 MetricFunction = Callable[[Subject], Figure]
 PROMPT_TOKENS = 512
@@ -64,8 +65,7 @@ def _peak(subject: Subject, which: Literal["working_set", "unevictable"]) -> Fig
         )
     if memory.settings != subject.case.settings:
         return Unknown(reason="memory was predicted for other settings than the judged ones")
-    predicted = memory.working_set if which == "working_set" else memory.unevictable
-    return checked_prediction(subject.evidence, predicted, which)
+    return checked_prediction(subject.evidence, figure_of(memory, which), which)
 
 
 def _measured_peak(run: Measurement, which: Literal["working_set", "unevictable"], header: Header) -> Figure:
@@ -81,7 +81,9 @@ def _measured_peak(run: Measurement, which: Literal["working_set", "unevictable"
             settle="let the profile name a `memory_metric` that the OS counts",
         )
     # the judged end of the range is the worst process seen, not a typical one
-    return Estimate(value=median(peaks), low=min(peaks), high=max(peaks), basis="measured")
+    more = may_be_held(run, header) if which == "working_set" else 0.0
+    note = f"up to {format_bytes(more)} of its range is what huge pages of the file may hold" if more else ""
+    return Estimate(value=median(peaks), low=min(peaks), high=max(peaks) + more, basis="measured", note=note)
 
 
 def budget_share(subject: Subject) -> Figure:

@@ -20,6 +20,7 @@ from edgekit.records import (
     Header,
     Host,
     Measurement,
+    MemoryBreakdown,
     MemoryPeak,
     Settings,
     Unknown,
@@ -108,20 +109,23 @@ def checked_prediction(evidence: Evidence, predicted: Estimate, which: PeakName)
     """`predicted`, unless a measurement here proves the predictor wrong for this artifact.
 
     The check compares like with like: the peak measured here against a prediction for *this host's* ISA and the
-    settings that ran. What the predictor missed here it may miss on the device too: the range is extended by as much.
+    settings that ran, without what huge pages hold here. What the predictor missed here it may miss on the device too:
+    the range is extended by as much.
     """
+    from edgekit.memory import figure_of
+
     run = evidence.measurement
     if run is None:
         return predicted
     doubt = _other_artifact(evidence)
     if doubt:
         return Unknown(reason=doubt, settle="bench the file that is judged")
-    peaks = peaks_of(run, which)
-    if not peaks:
+    if not peaks_of(run, which):
         return _noted(predicted, "the predictor could not be checked on this host: its OS does not tell")
-    here = _predict_here(evidence, run, which)
-    if isinstance(here, Unknown):
-        return here
+    memory = _predict_here(evidence.artifact.header, run)
+    if isinstance(memory, Unknown):
+        return memory
+    here = figure_of(memory, which)
     reads = disk_reads(run.peaks, evidence.artifact.header)
     if reads and run.memory_limit is not None:
         held = format_bytes(run.memory_limit.limit_bytes)
@@ -130,7 +134,7 @@ def checked_prediction(evidence: Evidence, predicted: Estimate, which: PeakName)
             settle="run without `--limit-memory`, or on the device itself: `--on-device`",
         )
     also = f"; {reads}, so that its peak may be too low" if reads else ""
-    peak = max(peaks)  # one process is enough to show what the configuration takes
+    peak = _peak_by_page(run, memory, which)
     off = abs(here.value - peak) / peak
     if off > PREDICTOR_TOLERANCE and abs(here.value - peak) > PREDICTOR_SLACK_BYTES:
         return Unknown(
@@ -152,16 +156,39 @@ def _noted(figure: Estimate, note: str) -> Estimate:
     return replace(figure, note=f"{note}; {figure.note}" if figure.note else note)
 
 
-def _predict_here(evidence: Evidence, run: Measurement, which: PeakName) -> Estimate | Unknown:
-    from edgekit.memory import predict_memory, working_set_mapped
+def _predict_here(header: Header, run: Measurement) -> MemoryBreakdown | Unknown:
+    from edgekit.memory import predict_memory
 
     try:
-        memory = predict_memory(evidence.artifact.header, run.workload.settings, run.host.isa)
+        return predict_memory(header, run.workload.settings, run.host.isa)
     except EdgekitError as error:
         return Unknown(reason=f"the predictor could not be checked here: {error.message}")
+
+
+def _peak_by_page(run: Measurement, memory: MemoryBreakdown, which: PeakName) -> float:
+    """The highest peak of a process (one is enough to show what the configuration takes), less what huge pages hold."""
+    from edgekit.memory import held_by_huge_pages
+
     if which == "unevictable":
-        return memory.unevictable
-    return working_set_mapped(memory, max((0, *(peak.huge_mapped_bytes or 0 for peak in run.peaks))))
+        return max(peaks_of(run, which))
+    return max(
+        peak.working_set_bytes - held_by_huge_pages(memory, peak.huge_mapped_bytes)
+        for peak in run.peaks
+        if peak.working_set_bytes
+    )
+
+
+def may_be_held(run: Measurement, header: Header) -> float:
+    """Bytes that huge pages may hold of the file on the machine of `run`, and did not while it ran: after the next
+    start the file may be mapped otherwise.
+    """
+    from edgekit.memory import held_by_huge_pages, may_map_huge
+
+    memory = _predict_here(header, run)
+    if isinstance(memory, Unknown) or not may_map_huge(run.host.system):
+        return 0.0
+    held = min((held_by_huge_pages(memory, peak.huge_mapped_bytes) for peak in run.peaks), default=0.0)
+    return memory.huge_page_bytes - held
 
 
 def peaks_of(run: Measurement, which: PeakName) -> list[int]:

@@ -9,6 +9,7 @@ token's logits are asked, as chat and llama-bench do. `benchmarks/memory.py` com
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,7 +19,7 @@ from edgekit.errors import EdgekitError
 from edgekit.memory.buffers import check_settings, compute_bytes, kv_bytes
 from edgekit.memory.onnx import predict_onnx
 from edgekit.memory.repack import features_of
-from edgekit.memory.tensors import Placed, huge_page_bytes, place, streamed
+from edgekit.memory.tensors import Metric, Placed, huge_page_bytes, place, streamed
 from edgekit.records import (
     Device,
     Estimate,
@@ -40,17 +41,22 @@ RUNTIME_BASE_BYTES = 4_500_000
 
 RELATIVE_ERROR, ABSOLUTE_ERROR_BYTES = 0.005, 4_000_000
 """Half-width of the 90 % range where the predictor was checked (x86-64 Linux): residuals of `benchmarks/memory.py`."""
+MAPS_BY_SMALL_PAGES = ("windows", "macos", "darwin", "ios", "ipados", "android", "emui", "hyperos")
+"""Systems that map model files by pages of 4 to 64 KB. Android's kernels (6.12 and before) cache ext4 and f2fs by small
+folios; Linux may have large ones since 5.18 (xfs) and 6.16 (ext4).
+"""
+
 UNCHECKED_WIDENING = 3.0
 """On an instruction set no measurement has checked, ranges are this much wider: by judgement, for other allocators (a
 third more or less of the tokenizer's tables), page sizes and thread stacks.
 """
 
 
-def predict_memory(header: Header, settings: Settings, isa: str, *, os: str = "") -> MemoryBreakdown:
+def predict_memory(header: Header, settings: Settings, isa: str, *, os: str | None = None) -> MemoryBreakdown:
     """Bytes that `header`'s model takes under `settings` on `isa`, with 90 % ranges of basis `predicted`.
 
-    Where `os` names Linux, the range of the working set reaches up to what huge pages may hold: whether a file is
-    mapped by them depends on kernel, file system and how it was read before.
+    Where a system is named by `os` that may map files by huge pages, the range of the working set reaches up to what
+    those may hold: whether they do depends on kernel, file system and how the file was read before.
     Raises EdgekitError for settings the runtime refuses and for an instruction set edgekit does not know.
     """
     if header.format == "onnx":
@@ -81,9 +87,17 @@ def predict_memory(header: Header, settings: Settings, isa: str, *, os: str = ""
         output_bytes=output,
         runtime_bytes=runtime,
         unevictable=_estimate(unevictable, isa),
-        working_set=_up_to(_estimate(working_set, isa), huge if "linux" in os.lower() else 0),
+        # of a table that is looked up, every row in use keeps a page
+        working_set=_up_to(
+            _estimate(working_set, isa), min(dormant, huge + weights.idle) if os is not None and may_map_huge(os) else 0
+        ),
         resident=_estimate(resident, isa),
     )
+
+
+def figure_of(memory: MemoryBreakdown, metric: Metric) -> Estimate:
+    """The figure of `memory` that a device is judged by."""
+    return memory.working_set if metric == "working_set" else memory.unevictable
 
 
 def _up_to(figure: Estimate, more_bytes: int) -> Estimate:
@@ -93,11 +107,19 @@ def _up_to(figure: Estimate, more_bytes: int) -> Estimate:
     return replace(figure, high=figure.high + more_bytes, note=note)
 
 
-def working_set_mapped(memory: MemoryBreakdown, huge_mapped_bytes: int) -> Estimate:
-    """The working set as a kernel counts it that mapped so much of the file by huge pages."""
-    share = min(1.0, huge_mapped_bytes / memory.weights_bytes) if memory.weights_bytes else 0.0
-    found, more = memory.working_set, share * memory.huge_page_bytes
-    return replace(found, value=found.value + more, low=found.low + more, high=found.high + more)
+def may_map_huge(os: str) -> bool:
+    """Whether a system of that name may map files by huge pages: every one but those known not to."""
+    names = re.split(r"[,;/()]|\bor\b|\band\b", os.lower())
+    named = [name.strip() for name in names if name.strip()]
+    return not named or not all(name.startswith(MAPS_BY_SMALL_PAGES) for name in named)
+
+
+def held_by_huge_pages(memory: MemoryBreakdown, huge_mapped_bytes: int | None) -> float:
+    """What of a measured working set is dormant and counted for its huge page, where so much of the file was mapped by
+    them. `None` (not recorded) is taken for none.
+    """
+    share = min(1.0, max(0, huge_mapped_bytes or 0) / memory.weights_bytes) if memory.weights_bytes else 0.0
+    return share * memory.huge_page_bytes
 
 
 def streamed_bytes(header: Header) -> tuple[tuple[str, int], ...]:
@@ -256,7 +278,7 @@ def _row(header: Header, device: Device, settings: Settings) -> FitRow | None:
         memory = predict_memory(header, settings, device.isa, os=device.os)
     except EdgekitError:
         return None
-    needed = memory.working_set if device.memory_metric == "working_set" else memory.unevictable
+    needed = figure_of(memory, device.memory_metric)
     budget = memory_budget(device)
     status: Status = "pass" if needed.high <= budget.low else "fail" if needed.low > budget.high else "unknown"
     return FitRow(settings=settings, needed=needed, budget=budget, status=status)

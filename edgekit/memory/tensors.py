@@ -19,7 +19,9 @@ Metric = Literal["working_set", "unevictable"]
 
 
 HUGE_PAGE_BYTES = 2**21
-"""Of x86-64, and of arm64 with pages of 4 KB."""
+"""Of x86-64, and of arm64 with pages of 4 KB. With pages of 16 KB huge ones are larger, and a file is not read ahead in
+steps that would fill one.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ class MemoryBreakdown:
     repacked_bytes: int
     dormant_bytes: int
     huge_page_bytes: int = 0
-    """What a kernel keeps in memory beyond the working set where it maps the file by huge pages, of which one byte in
-    use keeps the whole: Linux, where the file system caches large folios (xfs, ext4 since 6.16)."""
+    """What a kernel counts in use beyond the working set where it maps the file by huge pages, of which one byte in use
+    keeps the whole: Linux, where the file system caches large folios (xfs, ext4 since 6.16)."""
     kv_bytes: int
     compute_bytes: int
     """What generation touches of the compute buffer; llama.cpp reserves `reserved_bytes` more for logits of every

@@ -130,7 +130,9 @@ class Sampler:
         with contextlib.suppress(OSError):
             smaps = (self._proc / "smaps").read_bytes()
             self._referenced = mapped_bytes(smaps, files, b"Referenced:")
-            self._huge = mapped_bytes(smaps, files, b"FilePmdMapped:")
+            if b"FilePmdMapped:" in smaps:
+                fields = (b"FilePmdMapped:", b"ShmemPmdMapped:")  # the second on tmpfs
+                self._huge = sum(mapped_bytes(smaps, files, field) for field in fields)
 
     def peak(self, process: int = 0, *, buffers: Sequence[Buffer] = ()) -> MemoryPeak | None:
         """The peaks so far; `None` when the process was never seen. `buffers` derive the working set where the kernel

@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any
 
 from edgekit.errors import EdgekitError
-from edgekit.memory import predict_memory
+from edgekit.memory import figure_of, predict_memory
 from edgekit.memory.tensors import Metric
 from edgekit.records import Estimate, Header, MemoryBreakdown, Settings, Status
 
@@ -45,7 +45,7 @@ class Target:
     isa: str
     limit: Estimate
     metric: Metric = "working_set"
-    os: str = ""
+    os: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +119,7 @@ def _weight(memory: MemoryBreakdown, target: Target) -> float:
 
 def needed(memory: MemoryBreakdown, target: Target) -> Estimate:
     """The figure of `memory` that `target` is judged by."""
-    return memory.working_set if target.metric == "working_set" else memory.unevictable
+    return figure_of(memory, target.metric)
 
 
 def meets(figure: Estimate, limit: Estimate) -> Status:
