@@ -146,6 +146,21 @@ def pass_memory(plan: QuantPlan, header: Header, name: str) -> tuple[float, floa
     return memory.working_set.high, plan.on[0].limit_bytes
 
 
+@pytest.mark.parametrize("limit", [1.2e9, 1.4e9, 1.7e9])
+@pytest.mark.parametrize("name", ["raspberry-pi-5", "n150-mini-pc"])
+def test_a_plan_for_linux_leaves_room_for_huge_pages(
+    nano: Header, nano_table: Sensitivities, name: str, limit: float
+) -> None:
+    device = load_device(name)
+    plan = solve(nano_table, nano, budget=Budget(memory_bytes=limit), device=device)
+    planned = planned_header(nano, types_of(plan))
+    memory = predict_memory(planned, device.settings, device.isa, os=device.os)
+    assert memory.working_set.note
+    assert plan.on[0].memory.high == memory.working_set.high <= limit
+    held = memory.working_set.high - predict_memory(planned, device.settings, device.isa).working_set.high
+    assert limit - memory.working_set.high < held, "no more is left than what was kept free for them"
+
+
 @pytest.mark.parametrize("limit", [0.95e9, 1.1e9, 1.2e9, 1.5e9])
 def test_never_over_and_nearly_full(nano: Header, nano_table: Sensitivities, limit: float) -> None:
     device = load_device("galaxy-s25")

@@ -38,11 +38,18 @@ class Place:
     limit_bytes: float
     unevictable: bool = False
     device: Device | None = None
+    held_bytes: float = 0.0
+    """Kept free for what no sum over tensors tells: huge pages hold what lies between tensors that are read."""
 
     def memory(self, header: Header) -> Estimate:
         """Predicted memory by the device's own metric."""
-        memory: MemoryBreakdown = predict_memory(header, self.settings, self.isa)
+        os = self.device.os if self.device is not None else None
+        memory: MemoryBreakdown = predict_memory(header, self.settings, self.isa, os=os)
         return memory.unevictable if self.unevictable else memory.working_set
+
+    def excess(self, header: Header) -> float:
+        """Bytes by which the high end of the range is over the limit; negative where it is within."""
+        return self.memory(header).high - self.limit_bytes
 
     def cost(self, tensor: TensorInfo, header: Header) -> int:
         """Bytes by which `tensor` raises it."""
@@ -52,7 +59,7 @@ class Place:
     def room(self, header: Header) -> int:
         """Bytes that the tensors of `header` may cost together for the high end of the range to be within the limit."""
         fixed = round(self.memory(header).value) - sum(self.cost(tensor, header) for tensor in header.tensors)
-        return largest_within(self.limit_bytes, self.isa) - fixed
+        return largest_within(self.limit_bytes - self.held_bytes, self.isa) - fixed
 
     def decode(self, header: Header) -> Figure:
         """Projected tok/s of burst decode."""

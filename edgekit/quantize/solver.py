@@ -64,6 +64,12 @@ class Problem:
     limits: tuple[Limit, ...]
 
 
+ROUNDS = 6
+"""Of solving, each with as much kept free as the plan before was over its limit: what huge pages hold depends on which
+tensors are repacked, and hardly changes from one plan to the next.
+"""
+
+
 def solve(
     sens: Sensitivities,
     header: Header,
@@ -89,8 +95,13 @@ def solve(
         raise EdgekitError("no budget given", hint="add `--for smartphone`, `--budget 1.2GB` or `--bpw 4.5`")
     if min_decode > 0 and device is None:
         raise EdgekitError("a speed can only be promised on a device", hint="add `--for smartphone`")
-    problem = _problem(sens, header, budget, places, types)
-    chosen, cuts = _search(problem, header, places, min_decode)
+    for _ in range(ROUNDS):
+        problem = _problem(sens, header, budget, places, types)
+        chosen, cuts = _search(problem, header, places, min_decode)
+        planned = planned_header(header, _types(problem, chosen))
+        if all(place.excess(planned) <= 0 for place in places):
+            break
+        places = [replace(one, held_bytes=one.held_bytes + max(0.0, one.excess(planned))) for one in places]
     return _plan(sens, header, problem, chosen, budget, device, min_decode, places, bool(cuts))
 
 
