@@ -24,7 +24,7 @@ from peer import circumstances, write_result
 
 from edgekit.bench.host import isa_that_ran, probe_host
 from edgekit.header import read_header
-from edgekit.memory import held_by_huge_pages, predict_memory
+from edgekit.memory import predict_memory, working_set_by_page
 from edgekit.records import Settings
 from edgekit.runtimes import Step, open_worker
 from edgekit.shapes import cached_stand_in, load_shape, planned_bytes
@@ -97,7 +97,7 @@ def measure_cell(model: Path, chosen: Settings, timeout_s: float) -> dict[str, A
     for name in FIGURES:
         measured = getattr(peak, f"{name}_bytes")
         if name == "working_set":  # the predictor counts by the page
-            measured -= round(held_by_huge_pages(predicted, peak.huge_mapped_bytes))
+            measured = round(working_set_by_page(predicted, peak))
         estimate = getattr(predicted, name)
         row[name] = {
             "measured": measured,

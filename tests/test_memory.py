@@ -21,11 +21,12 @@ from edgekit.memory import (
     process_budget,
     streamed_bytes,
     what_fits,
+    working_set_by_page,
 )
 from edgekit.memory.buffers import compute_bytes, kv_bytes
 from edgekit.memory.repack import features_of, repacked_bytes
 from edgekit.pipeline import case_of
-from edgekit.records import Device, Gate, Header, MemoryBreakdown, Settings, Sourced, TensorInfo
+from edgekit.records import Device, Gate, Header, MemoryBreakdown, MemoryPeak, Settings, Sourced, TensorInfo
 from edgekit.runtimes import open_worker
 from edgekit.shapes import load_shape
 from edgekit.shapes.mix import plan_header
@@ -196,10 +197,35 @@ def test_huge_pages_hold_what_lies_between_the_norms(shape: str, pages: int) -> 
     by_page = memory.weights_bytes - memory.dormant_bytes
     assert by_page + memory.huge_page_bytes == pytest.approx(pages, rel=0.02)
     assert by_page < 0.5 * pages
-    assert held_by_huge_pages(memory, memory.weights_bytes) == memory.huge_page_bytes
-    assert held_by_huge_pages(memory, memory.weights_bytes // 2) == pytest.approx(0.5 * memory.huge_page_bytes)
-    assert held_by_huge_pages(memory, 10 * memory.weights_bytes) == memory.huge_page_bytes
-    assert held_by_huge_pages(memory, None) == held_by_huge_pages(memory, -5) == 0.0
+    whole, huge = memory.weights_bytes, memory.huge_page_bytes
+    assert held_by_huge_pages(memory, whole) == held_by_huge_pages(memory, 10 * whole) == (huge, huge)
+    assert held_by_huge_pages(memory, whole // 10) == (0, min(huge, whole // 10))
+    assert held_by_huge_pages(memory, None) == held_by_huge_pages(memory, -5) == (0, 0)
+
+
+def test_a_measured_working_set_by_the_page(nano: Header) -> None:
+    memory = predict_memory(nano, Settings(), AVX2)
+    private, read = 900_000_000, memory.weights_bytes - memory.dormant_bytes
+    whole, huge = memory.weights_bytes, memory.huge_page_bytes
+
+    def by_page(in_use: int, mapped: int | None) -> float:
+        peak = MemoryPeak(
+            process=0,
+            baseline_bytes=0,
+            unevictable_bytes=private,
+            working_set_bytes=private + in_use,
+            huge_mapped_bytes=mapped,
+        )
+        return working_set_by_page(memory, peak) - private
+
+    assert by_page(read + 7, None) == by_page(read + huge + 7, whole) == read + 7
+    assert by_page(read + huge + 7, 0) == read + huge + 7, "nothing excuses it"
+    half = whole // 2
+    assert by_page(read, half) == by_page(read + huge, half) == read, "either is what such a mapping may show"
+    assert by_page(read + huge + 7, half) == read + 7
+    assert by_page(read - 7, half) == read - 7
+    none = MemoryPeak(process=0, baseline_bytes=0, unevictable_bytes=5, working_set_bytes=None)
+    assert working_set_by_page(memory, none) == 0.0
 
 
 def test_huge_pages_hold_no_more_than_the_file(nano: Header) -> None:

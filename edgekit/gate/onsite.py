@@ -167,15 +167,11 @@ def _predict_here(header: Header, run: Measurement) -> MemoryBreakdown | Unknown
 
 def _peak_by_page(run: Measurement, memory: MemoryBreakdown, which: PeakName) -> float:
     """The highest peak of a process (one is enough to show what the configuration takes), less what huge pages hold."""
-    from edgekit.memory import held_by_huge_pages
+    from edgekit.memory import working_set_by_page
 
     if which == "unevictable":
         return max(peaks_of(run, which))
-    return max(
-        peak.working_set_bytes - held_by_huge_pages(memory, peak.huge_mapped_bytes)
-        for peak in run.peaks
-        if peak.working_set_bytes
-    )
+    return max(working_set_by_page(memory, peak) for peak in run.peaks)
 
 
 def may_be_held(run: Measurement, header: Header) -> float:
@@ -187,7 +183,7 @@ def may_be_held(run: Measurement, header: Header) -> float:
     memory = _predict_here(header, run)
     if isinstance(memory, Unknown) or not may_map_huge(run.host.system):
         return 0.0
-    held = min((held_by_huge_pages(memory, peak.huge_mapped_bytes) for peak in run.peaks), default=0.0)
+    held = min((held_by_huge_pages(memory, peak.huge_mapped_bytes)[0] for peak in run.peaks), default=0.0)
     return memory.huge_page_bytes - held
 
 

@@ -26,6 +26,7 @@ from edgekit.records import (
     Header,
     KvType,
     MemoryBreakdown,
+    MemoryPeak,
     Settings,
     Sourced,
     Status,
@@ -114,12 +115,24 @@ def may_map_huge(os: str) -> bool:
     return not named or not all(name.startswith(MAPS_BY_SMALL_PAGES) for name in named)
 
 
-def held_by_huge_pages(memory: MemoryBreakdown, huge_mapped_bytes: int | None) -> float:
-    """What of a measured working set is dormant and counted for its huge page, where so much of the file was mapped by
-    them. `None` (not recorded) is taken for none.
+def held_by_huge_pages(memory: MemoryBreakdown, huge_mapped_bytes: int | None) -> tuple[float, float]:
+    """What of a measured working set is dormant and counted for its huge page, at least and at most, where so much of
+    the file was mapped by them: which part that was is not known. `None` (not recorded) is taken for none.
     """
-    share = min(1.0, max(0, huge_mapped_bytes or 0) / memory.weights_bytes) if memory.weights_bytes else 0.0
-    return share * memory.huge_page_bytes
+    mapped = min(memory.weights_bytes, max(0, huge_mapped_bytes or 0))
+    return max(0, memory.huge_page_bytes - (memory.weights_bytes - mapped)), min(mapped, memory.huge_page_bytes)
+
+
+def working_set_by_page(memory: MemoryBreakdown, peak: MemoryPeak) -> float:
+    """The measured working set of a process less what huge pages hold of the file; where the mapping leaves that open,
+    as much as brings the file's part nearest to `memory`, the prediction. 0 where none was measured.
+    """
+    if not peak.working_set_bytes:
+        return 0.0
+    private = peak.unevictable_bytes or 0
+    in_use, read = peak.working_set_bytes - private, memory.weights_bytes - memory.dormant_bytes
+    least, most = held_by_huge_pages(memory, peak.huge_mapped_bytes)
+    return private + min(max(read, in_use - most), in_use - least)
 
 
 def streamed_bytes(header: Header) -> tuple[tuple[str, int], ...]:
