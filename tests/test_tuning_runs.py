@@ -203,7 +203,7 @@ def test_nothing_is_run_where_nothing_surely_fits() -> None:
     space = quest.space
     least = min(
         (memory.working_set for one in space.grid(4096) if (memory := space.memory(one, space.targets[0]))),
-        key=lambda figure: figure.value,
+        key=lambda figure: figure.high,
     )
     made = fakes(factor)
     found = tuned(made, Wish(memory_bytes=least.high - 1, overrides=Overrides(context_tokens=4096)))
